@@ -81,7 +81,8 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
     document lists each unknown one.
     A ``certificate`` that this service's CA has signed and its store has lost is recorded, and revoked, in one step.
     An operator who has no valid certificate left leaves: unused tokens that he made are void, and requests that he
-    approved wait again, unless ``keep_tokens`` is set; ``operators`` tells of each.
+    approved wait again, unless ``keep_tokens`` is set: a later call without it takes back what was kept. ``operators``
+    tells of each, without the numbers ending in ``_left`` if they could not be counted.
     """
     by, since, keep = operator.device.name, body.invalidity_date, body.keep_tokens
     if body.devices or body.serials:
@@ -113,10 +114,14 @@ def ended_answer(outcome: RevocationOutcome) -> dict[str, Any]:
 
 def _departed_item(departed: Departed) -> dict[str, Any]:
     left = departed.left
-    return {
+    item: dict[str, Any] = {
         "name": departed.name,
         "tokens_voided": departed.tokens_voided,
         "approvals_undone": departed.approvals_undone,
+    }
+    if left is None:  # What could not be counted is left out: it is no zero.
+        return item
+    return item | {
         "tokens_left": left.tokens,
         "approvals_left": left.approvals,
         "claims_left": left.claims,

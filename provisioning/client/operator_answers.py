@@ -65,17 +65,20 @@ class RevokedCertificate(Answer):
 
 
 class DepartedOperator(Answer):
-    """An operator who has left: what is void of what that operator had promised, and what still lets others in."""
+    """An operator who has left: what is void of what that operator had promised, and what still lets others in.
+
+    None: the service could not count it.
+    """
 
     name: str
     tokens_voided: int
     approvals_undone: int
-    tokens_left: int
-    approvals_left: int
-    claims_left: int
-    listed_left: int
-    manufacturers_left: int
-    operators_left: int
+    tokens_left: int | None = None
+    approvals_left: int | None = None
+    claims_left: int | None = None
+    listed_left: int | None = None
+    manufacturers_left: int | None = None
+    operators_left: int | None = None
 
 
 class ReleasedCertificate(Answer):

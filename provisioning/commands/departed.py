@@ -22,12 +22,12 @@ KeepTokens = Annotated[
     ),
 ]
 _LEFT: Final = (
-    ("tokens_left", "open token", ""),
-    ("approvals_left", "approved request", ""),
-    ("claims_left", "claim", ""),
-    ("listed_left", "key on lists", "keys on lists"),
-    ("manufacturers_left", "manufacturer", ""),
-    ("operators_left", "operator with a role from there", "operators with a role from there"),
+    ("tokens_left", "open token", "", "token void"),
+    ("approvals_left", "approved request", "", "approval deny"),
+    ("claims_left", "claim", "", "claim end"),
+    ("listed_left", "key on lists", "keys on lists", "listed remove"),
+    ("manufacturers_left", "manufacturer", "", "manufacturer end"),
+    ("operators_left", "operator with a role from there", "operators with a role from there", "operator grant"),
 )
 
 
@@ -35,11 +35,17 @@ def say_who_left(operators: Iterable[DepartedOperator]) -> None:
     """Say of each of *operators* what is void, and what is left."""
     for each in operators:
         say_what_is_void(each.name, each.tokens_voided, each.approvals_undone)
-        left = [counted(number, what, plural) for field, what, plural in _LEFT if (number := getattr(each, field)) > 0]
-        if left:
+        if each.claims_left is None:
             say(
-                f"fleet-provisioning: {each.name} leaves behind what lets others in: {', '.join(left)}; if that is not "
-                f"to stay: token void, claim end, listed remove, manufacturer end (audit show --by {each.name})"
+                f"fleet-provisioning: what {each.name} leaves behind that lets others in could not be counted: "
+                f"audit show --by {each.name}"
+            )
+        left = [each_kind for each_kind in _LEFT if getattr(each, each_kind[0])]
+        if left:
+            numbers = ", ".join(counted(getattr(each, field), what, plural) for field, what, plural, _ in left)
+            say(
+                f"fleet-provisioning: {each.name} leaves behind what lets others in: {numbers}; if that is not "
+                f"to stay: {', '.join(remedy for *_, remedy in left)} (audit show --by {each.name})"
             )
 
 

@@ -17,10 +17,10 @@ from datetime import datetime
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.enrolment.ways.approval import IN_FORCE, enrolled_since, newest_of
+from provisioning.enrolment.ways.approval import enrolled_since, newest_of
 from provisioning.errors import Code, Refused
 from provisioning.store import approvals, audit
-from provisioning.store.approvals import ApprovalState, StoredApproval
+from provisioning.store.approvals import IN_FORCE, ApprovalState, StoredApproval
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 

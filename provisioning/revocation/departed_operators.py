@@ -6,28 +6,37 @@ approved requests wait for another decision. Whoever ends an operator may keep b
 
 Rules
 -----
-1. An operator leaves who is ended as a whole, or has no good certificate once some of theirs were revoked. With a
-   compromised key it does not matter what else they have.
+1. An operator leaves who is ended as a whole, or has no good certificate once some of theirs were revoked, nor one on
+   hold. With a compromised key it does not matter what else they have.
 2. Nothing is taken back by a suspension: it may be over tomorrow (`provisioning.enrolment.ways.token` asks who is).
-3. What they leave behind otherwise, claims, lists and manufacturers, is told.
+3. What they leave behind otherwise, claims, lists and manufacturers, is told. It is counted after the commit, by whole
+   tables: neither does anybody wait for that, nor is anybody let in because it failed.
+4. What is taken back is counted with it, by an index. An operator may have made a million tokens: so such a transaction
+   does not run on the event loop (`MayBeLong`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
+import structlog
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
-from provisioning.errors import invalid
+from provisioning.errors import Refused, invalid
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
 from provisioning.store import certificates_of_device, promises
+from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.promises import Left
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,8 @@ class Departed:
     name: str
     tokens_voided: int
     approvals_undone: int
-    left: Left
+    left: Left | None = None
+    """None: it is not counted yet, or could not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +58,32 @@ class Voided:
     """Bound to them, or made by them."""
     approvals: Counter[str]
     departed: Sequence[Departed] = ()
+    makers: frozenset[str] = frozenset()
+    """Whose unused tokens are void now: perhaps only expired ones."""
+    kept_tokens: Counter[str] = field(default_factory=Counter)
+    kept_approvals: Counter[str] = field(default_factory=Counter)
 
     def __bool__(self) -> bool:
-        return bool(self.tokens.total() or self.approvals.total())
+        return bool(self.tokens.total() or self.approvals.total() or self.makers)
+
+    def changes(self, name: str) -> bool:
+        """Whether anything of the party called *name* was good before."""
+        return bool(self.tokens[name] or self.approvals[name] or name in self.makers)
 
     def facts_of(self, name: str) -> dict[str, object]:
         """Return what the audit log says of the party called *name*."""
         facts: dict[str, object] = {"tokens_voided": self.tokens[name]}
         if self.approvals[name]:
             facts["approvals_undone"] = self.approvals[name]
-        left = next((each.left for each in self.departed if each.name == name), None)
-        if left is not None and left.tokens:
-            facts["tokens_kept"] = left.tokens
-        if left is not None and left.approvals:
-            facts["approvals_kept"] = left.approvals
+        if self.kept_tokens[name]:
+            facts["tokens_kept"] = self.kept_tokens[name]
+        if self.kept_approvals[name]:
+            facts["approvals_kept"] = self.kept_approvals[name]
         return facts
+
+
+class MayBeLong(Exception):
+    """This cannot be done on the event loop, as it is about an operator; nothing was done."""
 
 
 def check_may_keep(grounds: Grounds, *, keep: bool) -> None:
@@ -88,11 +109,26 @@ def take_back(
     """
     void = Counter[str]() if bound is None else bound
     names = _who_leave(connection, whole, singly, grounds, now)
-    made, approved = (Counter[str](), Counter[str]()) if keep or not names else promises.take_back(
-        connection, names, now
-    )  # fmt: skip
-    departed = [Departed(each, made[each], approved[each], promises.left_of(connection, each, now)) for each in names]
-    return Voided(void + made, approved, departed)
+    if not names:
+        return Voided(void, Counter())
+    if keep:
+        departed = [Departed(each, 0, 0) for each in names]
+        return Voided(void, Counter(), departed, frozenset(), *promises.kept_of(connection, names, now))
+    made, approved = promises.take_back(connection, names, now)
+    departed = [Departed(each, made[each], approved[each]) for each in names]
+    return Voided(void + made, approved, departed, frozenset(made))
+
+
+async def with_what_is_left(database: Database, departed: Sequence[Departed], now: datetime) -> Sequence[Departed]:
+    """Return *departed* with what each of them leaves behind; as they are if that cannot be counted."""
+    if not departed:
+        return departed
+    try:
+        left = await database.survey(partial(promises.left_of, names=[each.name for each in departed], now=now))
+    except (Refused, SQLAlchemyError) as error:  # Whatever it is: they are gone, and that is what is answered.
+        log.warning("what operators leave behind is not counted", operators=len(departed), error=str(error))
+        return departed
+    return [replace(each, left=left[each.name]) for each in departed]
 
 
 def _who_leave(
@@ -101,6 +137,6 @@ def _who_leave(
     ended = {each.name for each in whole if each.role is Role.OPERATOR}
     touched = {each.id: each.name for each in singly if each.role is Role.OPERATOR}
     if touched and grounds.reason is not RevocationReason.KEY_COMPROMISE:
-        good = certificates_of_device.good_until(connection, sorted(touched), now)
-        touched = {identifier: name for identifier, name in touched.items() if identifier not in good}
+        stay = certificates_of_device.not_gone(connection, sorted(touched), now)
+        touched = {identifier: name for identifier, name in touched.items() if identifier not in stay}
     return sorted(ended | {*touched.values()})

@@ -17,7 +17,7 @@ from provisioning.errors import Refusals
 from provisioning.pki.role import Role
 from provisioning.program.collector import paused
 from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
-from provisioning.revocation.departed_operators import Departed, Voided, take_back
+from provisioning.revocation.departed_operators import Departed, Voided, take_back, with_what_is_left
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
@@ -126,7 +126,8 @@ class EndOfMany:
         facts = {each.id: fact for each, fact in zip(begun.ended, begun.facts, strict=True)}
         named = {each.id for each in (*begun.batch.at_once, *begun.batch.singly)}
         others = [fact for identifier, fact in facts.items() if identifier not in named]
-        return RevocationOutcome(told(begun.batch, facts, later, [*of_keys, *others]), changed, begun.departed)
+        departed = await with_what_is_left(self._database, begun.departed, self._clock())
+        return RevocationOutcome(told(begun.batch, facts, later, [*of_keys, *others]), changed, departed)
 
     @paused()
     def _begin(self, connection: Connection, end: End) -> _Begun:
@@ -193,7 +194,7 @@ def _entries(
     every: dict[int, Device] = {each.id: each for each in (*batch.named, *(each.device for each in ended))}
     for identifier, device in every.items():
         taken = of_device.get(identifier, ())
-        undone = bool(voided.tokens[device.name] or voided.approvals[device.name])
+        undone = voided.changes(device.name)
         if not (taken or identifier in fresh or undone):
             continue
         serials = IN_WHAT_FOLLOWS if identifier in later and not taken else [each.serial for each in taken]

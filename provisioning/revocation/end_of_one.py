@@ -23,7 +23,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -31,8 +31,15 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation import portions as portioned
-from provisioning.revocation.departed_operators import Departed, Voided, take_back
+from provisioning.revocation.departed_operators import (
+    Departed,
+    MayBeLong,
+    Voided,
+    take_back,
+    with_what_is_left,
+)
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.issued_to import TooMany, first_of_key
 from provisioning.revocation.listed_end import revoke_portion
@@ -80,24 +87,35 @@ class EndOfOne:
 
         *keep* what its operator has promised (`provisioning.revocation.departed_operators`).
         """
+        work = partial(self._at_once, named=named, grounds=grounds, by=by, keep=keep)
         try:
-            outcome, fresh = await self._database.write(
-                partial(self._at_once, named=named, grounds=grounds, by=by, keep=keep), short=True
-            )
+            try:
+                outcome, fresh = await self._database.write(partial(work, short=True), short=True)
+            except MayBeLong:
+                outcome, fresh = await self._database.write(partial(work, short=False))
         except TooMany:
-            return await self._in_portions(named, grounds, by)
+            return await self._told(await self._in_portions(named, grounds, by))
         for each in fresh:
             log.info(
                 "certificate revoked", device=each.device.name, serial=each.serial, reason=grounds.reason.value, by=by
             )
         self._tell(fresh)
-        return outcome
+        return await self._told(outcome)
+
+    async def _told(self, outcome: RevocationOutcome) -> RevocationOutcome:
+        departed = await with_what_is_left(self._database, outcome.departed, self._clock())
+        return replace(outcome, departed=departed)
 
     def _at_once(
-        self, connection: Connection, named: NamedCertificate, grounds: Grounds, by: str, *, keep: bool
+        self, connection: Connection, named: NamedCertificate, grounds: Grounds, by: str, *, keep: bool, short: bool
     ) -> tuple[RevocationOutcome, Changed]:
-        """Revoke all in this transaction; raise `TooMany` if the key has more than a few certificates."""
+        """Revoke all in this transaction; raise `TooMany` if the key has more than a few certificates.
+
+        Raises `MayBeLong` for an operator's, if the transaction is to be *short*.
+        """
         certificate = named.locked(connection, self._clock, by)
+        if short and certificate.device.role is Role.OPERATOR:
+            raise MayBeLong
         fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
         if grounds.reason is RevocationReason.KEY_COMPROMISE:
             same_key = first_of_key(connection, key_of(certificate))

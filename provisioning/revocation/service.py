@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -38,7 +39,13 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation import issued_to
 from provisioning.revocation.batch import EVERY, Heard, nobody_follows, refused_alone
-from provisioning.revocation.departed_operators import Voided, check_may_keep, take_back
+from provisioning.revocation.departed_operators import (
+    MayBeLong,
+    Voided,
+    check_may_keep,
+    take_back,
+    with_what_is_left,
+)
 from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
 from provisioning.revocation.grounds import Grounds, grounds_of
@@ -122,9 +129,11 @@ class RevocationService:
 
     async def _end_device(self, name: str, end: End) -> RevocationOutcome:
         try:
-            outcome, ended, voided = await self._database.write(
-                partial(self._end_at_once, name=name, end=end), lambda: {("device", name)}, short=True
-            )
+            work, apart = partial(self._end_at_once, name=name, end=end), lambda: {("device", name)}
+            try:
+                outcome, ended, voided = await self._database.write(partial(work, short=True), apart, short=True)
+            except MayBeLong:
+                outcome, ended, voided = await self._database.write(partial(work, short=False), apart)
         except TooMany:
             with refused_alone():
                 return await self._many.end(end, EVERY)
@@ -139,12 +148,20 @@ class RevocationService:
                 tokens=voided.tokens.total(),
                 by=end.by,
             )
-        return outcome
+        departed = await with_what_is_left(self._database, outcome.departed, self._clock())
+        return replace(outcome, departed=departed)
 
-    def _end_at_once(self, connection: Connection, name: str, end: End) -> tuple[RevocationOutcome, Changed, Voided]:
-        """End a device in this transaction; raise `TooMany` if it has more than a few certificates."""
+    def _end_at_once(
+        self, connection: Connection, name: str, end: End, *, short: bool
+    ) -> tuple[RevocationOutcome, Changed, Voided]:
+        """End a device in this transaction; raise `TooMany` if it has more than a few certificates.
+
+        Raises `MayBeLong` for an operator, if the transaction is to be *short*.
+        """
         now, grounds = self._clock(), end.grounds
         device, bound = _to_be_ended(connection, name, end, now)
+        if short and device.role is Role.OPERATOR:
+            raise MayBeLong
         issued = first_of_device(connection, device)
         expired = surely_expired(issued, now)
         ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ from provisioning.store.tables import approvals
 
 _NUMBERS: Final = "approval"
 _PROOF_OCTETS: Final = 32
+IN_FORCE: Final = timedelta(days=90)
+"""An approval that nobody has used counts for as long as a token may last."""
 
 
 class ApprovalState(StrEnum):
@@ -145,6 +147,16 @@ def undo_of(connection: Connection, operators: Sequence[str]) -> Counter[str]:
         as_before = {"state": ApprovalState.PENDING.value, "decided_at": None, "decided_by": None}
         connection.execute(update(approvals).where(*theirs).values(as_before | {"certificate_id": None}))
     return undone
+
+
+def count_in_force(connection: Connection, operators: Sequence[str], now: datetime) -> Counter[str]:
+    """Return how many requests that one of *operators* has approved still let somebody in *now*."""
+    statement = select(approvals.c.decided_by, func.count()).where(
+        approvals.c.state == ApprovalState.APPROVED.value,
+        approvals.c.decided_by.in_(operators),
+        approvals.c.decided_at > now - IN_FORCE,
+    )
+    return Counter({row[0]: row[1] for row in connection.execute(statement.group_by(approvals.c.decided_by))})
 
 
 def count_pending(connection: Connection, group: str, asked_from: str | None) -> tuple[int, int]:

@@ -99,6 +99,17 @@ _GOOD_UNTIL: Final = Prepared(
     ),
     at_once=True,
 )
+_NOT_GONE: Final = Prepared(
+    select(certificates.c.device_id)
+    .select_from(with_ends_above(certificates))
+    .where(
+        certificates.c.device_id == bindparam("wanted"),
+        bindparam("now", type_=UtcDateTime) < EXPIRY,
+        func.coalesce(REASON, RevocationReason.CERTIFICATE_HOLD.value) == RevocationReason.CERTIFICATE_HOLD.value,
+        NOT_ENDED_ABOVE,
+    ),
+    at_once=True,
+)
 _DECIDED: Final = Prepared(
     select(certificates.c.id, certificates.c.serial, *_REVOCATION_COLUMNS, *ENDS_ABOVE)
     .select_from(with_ends_above(certificates))
@@ -207,6 +218,11 @@ def good_until(connection: Connection, device_ids: Sequence[int], now: datetime)
     for device_id, not_after, _place in _GOOD_UNTIL.placed(connection, device_ids, {"now": now}):
         ends[device_id] = max(not_after, ends.get(device_id, not_after))
     return ends
+
+
+def not_gone(connection: Connection, device_ids: Sequence[int], now: datetime) -> set[int]:
+    """Return those of the devices that have a certificate which is good *now*, or is on hold and may be again."""
+    return {row[0] for row in _NOT_GONE.placed(connection, device_ids, {"now": now})}
 
 
 def withdrawn(connection: Connection, device: Device, since: int = 0) -> Withdrawal | None:

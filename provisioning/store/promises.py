@@ -16,11 +16,10 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from provisioning.operator_role import OperatorRole
+from provisioning.pki.role import Role
 from provisioning.store import approvals, tokens
-from provisioning.store.approvals import ApprovalState
 from provisioning.store.manufacturer_tables import manufacturers
-from provisioning.store.tables import approvals as approval_rows
-from provisioning.store.tables import claims, listed_devices, operators
+from provisioning.store.tables import claims, devices, listed_devices, operators
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +41,37 @@ def take_back(connection: Connection, names: Sequence[str], now: datetime) -> tu
     return tokens.void_made_by(connection, names, now), approvals.undo_of(connection, names)
 
 
-def left_of(connection: Connection, name: str, now: datetime) -> Left:
-    """Count what the operator called *name* has made that still lets somebody in *now*."""
-    unused = approval_rows.c.state == ApprovalState.APPROVED.value, approval_rows.c.decided_by == name
-    going_on = claims.c.created_by == name, claims.c.ended_at.is_(None), claims.c.expires_at > now
-    pinned = listed_devices.c.added_by == name, listed_devices.c.spki_sha256.is_not(None)
-    trusted = manufacturers.c.created_by == name, manufacturers.c.ended_at.is_(None)
-    raised = operators.c.granted_by == name, operators.c.name != name, operators.c.role != OperatorRole.AUDITOR.value
+def kept_of(connection: Connection, names: Sequence[str], now: datetime) -> tuple[Counter[str], Counter[str]]:
+    """Count the operators' tokens, and their approvals, that could still be used *now*; both by name."""
+    return tokens.count_left_by(connection, names, now), approvals.count_in_force(connection, names, now)
+
+
+def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict[str, Left]:
+    """Count what each operator called *names* has made that still lets somebody in *now*: it reads whole tables."""
+    going_on = claims.c.created_by, claims.c.ended_at.is_(None), claims.c.expires_at > now
+    pinned = listed_devices.c.added_by, listed_devices.c.spki_sha256.is_not(None)
+    trusted = manufacturers.c.created_by, manufacturers.c.ended_at.is_(None)
+    # Who has not enrolled yet will only read: the promise ends with who has made it.
+    here = select(devices.c.id).where(
+        devices.c.name == operators.c.name,
+        devices.c.role == Role.OPERATOR.value,
+        devices.c.revoked_at.is_(None),
+        devices.c.decommissioned_at.is_(None),
+    )
+    raised = (
+        operators.c.granted_by,
+        operators.c.name != operators.c.granted_by,
+        operators.c.role != OperatorRole.AUDITOR.value,
+        here.exists(),
+    )
     counted = [
-        connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
-        for table, conditions in (
-            (approval_rows, unused), (claims, going_on), (listed_devices, pinned), (manufacturers, trusted),
-            (operators, raised),
-        )
+        Counter({
+            row[0]: row[1]
+            for row in connection.execute(
+                select(maker, func.count()).where(maker.in_(names), *conditions).group_by(maker)
+            )
+        })
+        for maker, *conditions in (going_on, pinned, trusted, raised)
     ]  # fmt: skip
-    return Left(tokens.count_open(connection, now, made_by=name), *counted)
+    every = [*kept_of(connection, names, now), *counted]
+    return {name: Left(*(each[name] for each in every)) for name in names}

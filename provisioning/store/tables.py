@@ -222,6 +222,7 @@ tokens = Table(
     Index("ix_tokens_device", "device"),
     Index("ix_tokens_group_name", "group_name", "id"),
     Index("ix_tokens_expires_at", "expires_at"),
+    Index("ix_tokens_created_by", "created_by", "id"),  # Finds what a maker has made since a number.
 )
 
 voided_makers = Table(

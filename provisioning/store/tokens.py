@@ -96,6 +96,14 @@ _PROMISED: Final = Prepared(
     ),
     at_once=True,
 )
+_UNUSED_SINCE: Final = select(
+    func.count(), func.count().filter(tokens.c.expires_at > bindparam("now", type_=UtcDateTime))
+).where(
+    tokens.c.created_by == bindparam("wanted"),
+    tokens.c.id > bindparam("through"),
+    tokens.c.used_at.is_(None),
+    tokens.c.voided_at.is_(None),
+)
 _SPEND: Final = Prepared(
     update(tokens).where(tokens.c.id == bindparam("wanted"), tokens.c.used_at.is_(None)), at_once=True
 )
@@ -210,14 +218,20 @@ def void_of_each(connection: Connection, devices: Sequence[str], now: datetime) 
 
 
 def void_made_by(connection: Connection, operators: Sequence[str], now: datetime) -> Counter[str]:
-    """Void every unused token that one of *operators* has made; return how many of each could still be used *now*."""
-    could_be_used = func.count().filter(tokens.c.expires_at > now)
-    statement = (
-        select(tokens.c.created_by, could_be_used)
-        .where(tokens.c.created_by.in_(operators), *UNUSED)
-        .group_by(tokens.c.created_by)
+    """Void every unused token that one of *operators* has made; return how many of each could still be used *now*.
+
+    Whoever has only expired ones is among them, with 0. Only what each has made since the last time is looked at.
+    """
+    before = select(voided_makers.c.operator, func.max(voided_makers.c.through_id)).where(
+        voided_makers.c.operator.in_(operators)
     )
-    made = Counter({row[0]: row[1] for row in connection.execute(statement)})
+    through = {row[0]: row[1] for row in connection.execute(before.group_by(voided_makers.c.operator))}
+    made = Counter[str]()
+    for name in operators:
+        found = {"wanted": name, "through": through.get(name, 0), "now": now}
+        unused, could_be_used = connection.execute(_UNUSED_SINCE, found).one()
+        if unused:
+            made[name] = could_be_used
     if made:  # Also of expired ones: a clock that is set back would let them in again.
         last = connection.execute(select(func.max(tokens.c.id))).scalar_one()
         rows = [{"operator": name, "through_id": last, "voided_at": now} for name in made]
@@ -248,11 +262,19 @@ def not_kept(absent: Absent) -> ColumnElement[bool]:
     return or_(tokens.c.created_by.in_(absent.suspended), for_admins)
 
 
-def count_open(connection: Connection, now: datetime, *, made_by: str | None = None) -> int:
-    """Return how many tokens could still be used *now*: all, or those that one operator has made."""
+def count_open(connection: Connection, now: datetime) -> int:
+    """Return how many tokens could still be used *now*."""
     left = not_kept(operators.absent(connection, now))
     statement = select(func.count()).select_from(tokens).where(*UNUSED, tokens.c.expires_at > now, ~left)
-    if made_by is not None:
-        statement = statement.where(tokens.c.created_by == made_by)
     number: int = connection.execute(statement).scalar_one()
     return number
+
+
+def count_left_by(connection: Connection, names: Sequence[str], now: datetime) -> Counter[str]:
+    """Return how many tokens could still be used *now* that operators called *names*, who have left, have made.
+
+    Those for admins to make cannot: none of them is one any more.
+    """
+    could_be_used = *UNUSED, tokens.c.expires_at > now, tokens.c.role == Role.DEVICE.value
+    statement = select(tokens.c.created_by, func.count()).where(tokens.c.created_by.in_(names), *could_be_used)
+    return Counter({row[0]: row[1] for row in connection.execute(statement.group_by(tokens.c.created_by))})

@@ -24,21 +24,18 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.enrolment.attempt import Attempt
-from provisioning.enrolment.tokens import MAXIMUM_TTL
 from provisioning.enrolment.trial_names import is_still_its_own
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
 from provisioning.pki import address_key
 from provisioning.store import approvals, certificates_of_device, certificates_of_key, devices
-from provisioning.store.approvals import ApprovalRequest, ApprovalState, StoredApproval
+from provisioning.store.approvals import IN_FORCE, ApprovalRequest, ApprovalState, StoredApproval
 from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.groups import Group, WayName
 
 RETRY_SECONDS: Final = 30
 MAXIMUM_PENDING: Final = 2000
 """Per group: strangers may ask where nothing else is needed. One address never has more of them than are free."""
-IN_FORCE: Final = MAXIMUM_TTL
-"""An approval that nobody has used counts for as long as a token may last."""
 MOST_ANSWERED: Final = 16
 """How often a lost answer is made up for: then an operator is asked again."""
 MOST_OF_ONE: Final = 8

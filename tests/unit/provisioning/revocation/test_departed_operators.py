@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 from cryptography import x509
 from sqlalchemy import func, select
+from sqlalchemy.engine import Connection
 
+from provisioning.api.revocations import ended_answer
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
@@ -23,15 +29,18 @@ from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.departed_operators import Departed
-from provisioning.store import audit, listed_devices, token_inventory, tokens
+from provisioning.store import audit, listed_devices, promises, token_inventory, tokens
+from provisioning.store.approvals import IN_FORCE
 from provisioning.store.groups import Group
 from provisioning.store.listed_devices import ListedDevice
 from provisioning.store.promises import Left
 from provisioning.store.tables import tokens as token_rows
 from provisioning.store.token_inventory import TokenFilter, TokenState
+from provisioning.store.tokens import TokenGrant
 from tests.support.fleet import Fleet
 from tests.support.operators import operator
 from tests.support.requests import csr_der
+from tests.support.searched import noted, scanned
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 DAY = timedelta(days=1)
@@ -110,7 +119,7 @@ async def test_of_every_operator_who_is_ended_with_others(fleet: Fleet, reason: 
     await fleet.enrol("meter-9")
     outcome = await fleet.revocation.revoke_batch(["meter-9", *ended], [], reason, by="boss")
     assert {(await states(fleet))[f"meter-{number}"] for number in range(2)} == {TokenState.VOID}
-    assert [(each.name, each.tokens_voided, each.left.tokens) for each in outcome.departed] == [
+    assert [(each.name, each.tokens_voided, each.left and each.left.tokens) for each in outcome.departed] == [
         ("anna", 2, 0), ("bert", 2, 0),
     ]  # fmt: skip
     assert [await audited(fleet, name) for name in (*ended, "meter-9")] == [{"tokens_voided": 2}] * 2 + [
@@ -126,16 +135,29 @@ async def test_of_who_has_another_good_certificate_only_if_the_key_is_compromise
     outcome = await fleet.revocation.revoke_serial(first, superseded, by="boss")
     assert ((await states(fleet))["meter-1"], list(outcome.departed)) == (TokenState.OPEN, [])
     outcome = await fleet.revocation.revoke_serial(second, superseded, by="boss", keep_tokens=True)
-    assert [each.left.tokens for each in outcome.departed] == [1], "he has none left, and it is told what he leaves"
+    assert [each.left and each.left.tokens for each in outcome.departed] == [1], (
+        "he has none left, and it is told what he leaves"
+    )
     assert ((await states(fleet))["meter-1"], await audited(fleet, "carl")) == (
         TokenState.OPEN, {"tokens_voided": 0, "tokens_kept": 1},
     )  # fmt: skip
     again = await fleet.revocation.revoke_batch([], [second], superseded, by="boss")
     assert (again.changed, (await states(fleet))["meter-1"]) == (True, TokenState.VOID)
     await operator(fleet, "carl")
-    await made(fleet, "carl", "meter-2")
+    (late,) = await made(fleet, "carl", "meter-2")
     await fleet.revocation.revoke_serial(first, COMPROMISED, by="boss")
     assert (await states(fleet))["meter-2"] is TokenState.VOID
+    await made(fleet, "carl", "meter-3")
+    fleet.clock.advance(DAY)
+    again = await fleet.revocation.revoke_serial(first, COMPROMISED, by="boss")
+    assert (again.changed, await audited(fleet, "carl")) == (True, {"tokens_voided": 0}), "an expired one is void, too"
+    entries = len(await fleet.database.read(lambda connection: audit.entries(connection, 0, 99)))
+    assert not (await fleet.revocation.revoke_serial(first, COMPROMISED, by="boss")).changed
+    assert len(await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))) == entries
+    fleet.clock.advance(-DAY)
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-2"]), late)
+    assert (await states(fleet))["meter-3"] is TokenState.VOID
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -156,9 +178,12 @@ async def test_what_whoever_dismisses_him_keeps_is_good_unless_the_key_is_compro
 async def test_while_he_is_suspended_they_are_void(fleet: Fleet) -> None:
     """Whether somebody else has his key is what is looked into."""
     await operator(fleet, "boss")
-    await operator(fleet, "anna", OperatorRole.ENROLLER)
+    old, _ = [await operator(fleet, "anna", OperatorRole.ENROLLER) for _ in range(2)]
     (token,) = await made(fleet, "anna", "meter-1")
     await fleet.suspension.suspend_device("anna", by="boss")
+    serial = f"{old.serial_number:x}"
+    outcome = await fleet.revocation.revoke_serial(serial, RevocationReason.SUPERSEDED, by="boss")
+    assert (outcome.changed, outcome.departed) == (True, ()), "the other one is on hold, and may be good tomorrow"
     with pytest.raises(Refused, match="TOKEN_VOID: anna, who made this token, is suspended"):
         await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token)
     assert (await states(fleet))["meter-1"] is TokenState.VOID
@@ -183,12 +208,54 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
     await fleet.database.write(
         lambda connection: listed_devices.put(connection, "line", entries, by="anna", now=fleet.clock())
     )
-    order = TokenOrder(["dora"], None, Role.OPERATOR, operator_role=OperatorRole.ENROLLER)
-    await fleet.token_service.create(order, by="anna")
+    order = TokenOrder(["dora", "emil", "zoe"], None, Role.OPERATOR, operator_role=OperatorRole.ENROLLER)
+    found = await fleet.token_service.create(order, by="anna")
+    for each in found[:2]:  # Zoe's role ends with her token, as emil does by himself.
+        name = str(each.grant.device)
+        await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, each.token))
+    await fleet.revocation.decommission("emil", by="boss")
     (departed,) = (await fleet.revocation.decommission("anna", by="boss")).departed
     assert departed == Departed(
         "anna", 1, 0, Left(tokens=0, approvals=0, claims=1, listed=1, manufacturers=0, operators=1)
     )
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_that_it_cannot_be_counted_keeps_nobody_in(fleet: Fleet, many: bool) -> None:
+    await operator(fleet, "boss")
+    serial = f"{(await operator(fleet, 'anna')).serial_number:x}"
+    await made(fleet, "anna", "meter-1")
+    await fleet.database.write(
+        lambda connection: connection.exec_driver_sql("ALTER TABLE listed_devices RENAME TO locked_away")
+    )
+    revocation, reason = fleet.revocation, RevocationReason.SUPERSEDED
+    outcome = await (
+        revocation.revoke_batch(["anna"], [], reason, by="boss")
+        if many
+        else revocation.revoke_serial(serial, reason, by="boss")
+    )
+    assert (outcome.changed, outcome.departed) == (True, [Departed("anna", 1, 0, None)])
+    assert ended_answer(outcome)["operators"] == [{"name": "anna", "tokens_voided": 1, "approvals_undone": 0}]
+    assert (await states(fleet))["meter-1"] is TokenState.VOID
+
+
+async def test_what_others_have_made_is_not_looked_at(fleet: Fleet) -> None:
+    """With a million tokens nobody could enrol meanwhile, nor be shut out."""
+    await operator(fleet, "boss")
+    await operator(fleet, "anna")
+    grant, now = TokenGrant(None, "north", Role.DEVICE), fleet.clock()
+    others = [(number.to_bytes(32), grant) for number in range(2000)]
+    await fleet.database.write(
+        lambda connection: tokens.add(connection, others, created_by="boss", now=now, expires_at=now + DAY)
+    )
+    await fleet.database.write(lambda connection: connection.exec_driver_sql("ANALYZE"))
+
+    def end(connection: Connection) -> Counter[str]:
+        return tokens.void_made_by(connection, ["anna"], fleet.clock())
+
+    asked, _ = await noted(fleet.database.write(end))
+    assert len(asked) >= 2
+    assert await fleet.database.read(lambda connection: scanned(connection, asked, frozenset({"tokens"}))) == set()
 
 
 async def test_what_is_made_after_void_tokens_were_removed_is_not_void(fleet: Fleet) -> None:
@@ -225,8 +292,21 @@ ENDS: dict[str, END] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_what_he_has_approved_and_nobody_has_had_is_to_be_decided_again(fleet: Fleet, end: str) -> None:
-    """Else a thief of his key keeps a request back that he has approved, until the key is of no use to him any more."""
+async def test_what_he_has_approved_and_nobody_has_had_is_to_be_decided_again(
+    fleet: Fleet, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a thief of his key keeps a request back that he has approved, until the key is of no use to him any more.
+
+    The event loop serves others meanwhile: he may have made a million tokens.
+    """
+    where = list[int]()
+
+    def noted_take_back(*given: Any) -> Any:
+        where.append(threading.get_ident())
+        return take_back(*given)
+
+    take_back = promises.take_back
+    monkeypatch.setattr(promises, "take_back", noted_take_back)
     await operator(fleet, "anna")
     boss = await operator(fleet, "boss")
     await fleet.groups.create(Group("line", ways=parse_ways(["approval"])), by="admin")
@@ -237,6 +317,8 @@ async def test_what_he_has_approved_and_nobody_has_had_is_to_be_decided_again(fl
         await service.decide(numbers[name], approve=name != "denied", by=by)
     had = await fleet.enrolment.enrol(csr_der(keys["had"], names=["had"]), None, "line")
     await ENDS[end](fleet, boss)
+    assert len(where) == 1
+    assert where[0] != threading.get_ident()
     assert await waiting(fleet, "held", keys["held"]) == numbers["held"], "it waits as it did before"
     found, _ = await service.page(limit=9, after=0, group="line", state=None)
     assert {each.request.name: (each.state.value, each.decided_by) for each in found} == {
@@ -262,6 +344,10 @@ async def test_what_he_has_approved_stays_approved_if_it_is_kept(fleet: Fleet) -
     key = generate_key()
     number = await waiting(fleet, "meter-1", key)
     await ApprovalService(fleet.database, fleet.clock).decide(number, approve=True, by="boss")
-    await fleet.revocation.revoke_device("boss", RevocationReason.SUPERSEDED, by="anna", keep_tokens=True)
+    kept = await fleet.revocation.revoke_device("boss", RevocationReason.SUPERSEDED, by="anna", keep_tokens=True)
     assert await audited(fleet, "boss") == {"tokens_voided": 0, "approvals_kept": 1}
+    look = partial(promises.left_of, names=["boss"], now=fleet.clock() + IN_FORCE)
+    lapsed = (await fleet.database.read(look))["boss"]
+    assert [each.left and each.left.approvals for each in kept.departed] == [1]
+    assert lapsed.approvals == 0, "it counts no longer than a token"
     await fleet.enrolment.enrol(csr_der(key, names=["meter-1"]), None, "line")
