@@ -89,7 +89,7 @@ FIELDS: Final = {
     "not_before": f"Since when the certificate is valid ({_MOMENT}).",
     "number": "Number of the list.",
     "open": "How many can still be used.",
-    "operators_left": "How many operators have a role that the operator granted, and may do more than read.",
+    "operators_left": "How many enrolled operators have a role that the operator granted, and may do more than read.",
     "operators": "Operators who have left by it.",
     "operator_role": "What an operator may do; only with role `operator`.",
     "pem": "The certificate, PEM.",

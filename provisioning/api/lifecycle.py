@@ -46,7 +46,8 @@ async def suspend(body: Target, operator: Operator, services: Services, response
     """Suspend until resumed. 201 if this call did it, 200 with the original record if it was done before.
 
     ``devices`` and ``serials`` are suspended together. If one cannot be, none is; ``items`` of the problem document
-    lists each one that cannot.
+    lists each one that cannot. Tokens that an operator has made are void while that is suspended as a whole, by
+    ``device`` or ``devices``.
     """
     by = operator.device.name
     if body.devices or body.serials:
@@ -87,7 +88,8 @@ async def decommission(
     """Revoke a device with cessationOfOperation and never certify its name again. 200 if it was done before.
 
     ``devices`` are decommissioned together. If one cannot be, none is; ``items`` of the problem document lists each one
-    that cannot. Of operators ``keep_tokens`` keeps what they have promised, as in a revocation.
+    that cannot. Of operators ``keep_tokens`` keeps what they have promised, as in a revocation,
+    until a later call without it.
     """
     by, keep = operator.device.name, body.keep_tokens
     if body.device is not None:

@@ -54,7 +54,8 @@ def revoke(
     revokes it by its file. If the service has lost its device too, that is revoked, with its open tokens.
 
     An operator who has no valid certificate left leaves: tokens that he made and nobody has used are void, and requests
-    that he approved wait for another decision. --keep-tokens keeps both, except for keyCompromise.
+    that he approved wait for another decision. --keep-tokens keeps both, except for keyCompromise, until the command is
+    repeated without it.
 
     \b
     Example:
@@ -108,7 +109,8 @@ def suspend(
 
     A file or a group is suspended in steps of five hundred, each done completely: devices that cannot be suspended
     are reported, the others are suspended. Repeating it is harmless. A suspended device cannot enrol; one of which
-    only a certificate is suspended (--serial) can, with an open token.
+    only a certificate is suspended (--serial) can, with an open token. While an operator is suspended as a whole
+    (--device), tokens that he made are void; while only a certificate is, they are good.
 
     \b
     Example:
@@ -190,7 +192,7 @@ def decommission(
     are reported, the others are decommissioned. Repeating it is harmless.
 
     Tokens that an operator among them has made and nobody has used are void, and requests that he approved wait for
-    another decision; --keep-tokens keeps both.
+    another decision; --keep-tokens keeps both, until the command is repeated without it.
 
     \b
     Example:

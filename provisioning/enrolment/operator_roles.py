@@ -4,7 +4,8 @@ Rules
 -----
 1. There is always an admin who can log in: the last one with a good certificate keeps the role.
 2. A role is granted only to an operator, or to a name that is not used yet.
-3. Who is made an auditor leaves the tokens and approvals behind that nobody has used yet, as who is dismissed.
+3. Who is made an auditor leaves the tokens and approvals behind that nobody has used yet, as who is dismissed. That is
+   `OperatorRoleService.grant`: a token for who has enrolled makes nobody an auditor.
 4. A role for a name that nobody has enrolled under is a promise. It ends with the last token for that name, and with
    the admin who has made it (`provisioning.store.operators.usable_admins`): whoever gets the name later only reads.
 """
@@ -18,7 +19,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Refused, invalid
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.store import audit, devices, operators, promises, tokens
@@ -39,12 +40,19 @@ class GrantedRole:
 
 
 def change_operator_role(
-    connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime, keep_tokens: bool = False
+    connection: Connection,
+    name: str,
+    role: OperatorRole,
+    *,
+    by: str,
+    now: datetime,
+    keep_tokens: bool = False,
+    has_promised: bool = True,
 ) -> GrantedRole:
     """Grant *role* in the caller's transaction; raise `Refused` if no operator would be left who can grant roles.
 
     Whoever may let nobody in any more has the tokens and approvals taken back that nobody has used, unless
-    *keep_tokens*.
+    *keep_tokens*, or nothing was promised.
     """
     device = devices.find(connection, name)
     if device is not None and device.role is not Role.OPERATOR:
@@ -53,11 +61,14 @@ def change_operator_role(
         raise operators.last_admin_stays(name)
     operators.grant(connection, name, role, by=by, now=now)
     made, approved = 0, 0
-    if device is not None and not (keep_tokens or role.permits(OperatorRole.ENROLLER)):
-        made, approved = (each[name] for each in promises.take_back(connection, [name], now))
-    facts = {"role": role.value, "tokens_voided": made, "approvals_undone": approved}
-    told = {key: value for key, value in facts.items() if value}
-    audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, told)
+    facts: dict[str, object] = {"role": role.value}
+    if has_promised and device is not None and not role.permits(OperatorRole.ENROLLER):
+        counted = promises.kept_of if keep_tokens else promises.take_back
+        told = ("tokens_kept", "approvals_kept") if keep_tokens else ("tokens_voided", "approvals_undone")
+        numbers = [each[name] for each in counted(connection, [name], now)]
+        made, approved = (0, 0) if keep_tokens else numbers
+        facts |= {key: number for key, number in zip(told, numbers, strict=True) if number}
+    audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, facts)
     return GrantedRole(OperatorGrant(name, role, now, by), made, approved)
 
 
@@ -66,19 +77,32 @@ def promise_roles(
 ) -> None:
     """Grant *role* to those for whom *by* makes tokens now; None: they keep theirs, but for a promise that has ended.
 
-    It has if they have not enrolled, and had no open token any more.
+    It has if they have not enrolled, and had no open token any more. Raises `Refused` if it would make an auditor of
+    who lets devices in: what that operator has promised would be taken back, which nobody has asked for.
     """
     for name in names:
         if role is not None:
-            change_operator_role(connection, name, role, by=by, now=now)
+            if not role.permits(OperatorRole.ENROLLER):
+                _check_lets_nobody_in(connection, name)
+            change_operator_role(connection, name, role, by=by, now=now, has_promised=False)
         elif not is_operator(connection, name) and not tokens.is_bound_to(connection, name, now):
             _end_promise(connection, name, by=by, now=now)
 
 
 def end_promise_of_who_left(connection: Connection, name: str, *, by: str, now: datetime) -> None:
     """End the role of who is new, if who has promised it is no admin any more; *by* has made the token."""
-    if operators.granter(connection, name) in operators.no_admins(connection, now):
+    promised = operators.role_of(connection, name) is not OperatorRole.AUDITOR
+    if promised and operators.granter(connection, name) in operators.no_admins(connection, now):
         _end_promise(connection, name, by=by, now=now)
+
+
+def _check_lets_nobody_in(connection: Connection, name: str) -> None:
+    held = operators.role_of(connection, name)
+    if held.permits(OperatorRole.ENROLLER) and is_operator(connection, name):
+        raise invalid(
+            f"operator_role: {name} is enrolled and has the role {held}; tokens that {name} has made end with it: "
+            f"operator grant {name} --role auditor first"
+        )
 
 
 def is_operator(connection: Connection, name: str) -> bool:
@@ -89,7 +113,7 @@ def is_operator(connection: Connection, name: str) -> bool:
 
 def _end_promise(connection: Connection, name: str, *, by: str, now: datetime) -> None:
     if operators.role_of(connection, name) is not OperatorRole.AUDITOR:
-        change_operator_role(connection, name, OperatorRole.AUDITOR, by=by, now=now)
+        change_operator_role(connection, name, OperatorRole.AUDITOR, by=by, now=now, has_promised=False)
 
 
 class OperatorRoleService:

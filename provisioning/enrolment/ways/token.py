@@ -137,7 +137,8 @@ def _check_usable(token: StoredToken, now: datetime) -> None:
     if token.voided_at is not None:
         raise Refused(
             Code.TOKEN_VOID,
-            "this token was voided, or its device or its maker revoked after it was made: ask for a new one",
+            "this token was voided, or its device was ended, or who made it has left or lets nobody in any more: ask "
+            "for a new one",
         )
     if now >= token.expires_at:
         raise Refused(

@@ -48,6 +48,10 @@ async def test_a_new_operator_may_only_read_unless_his_token_says_more(fleet: Fl
     assert await enrol_operator(fleet, "anna", None) is OperatorRole.AUDITOR
     assert await enrol_operator(fleet, "bert", OperatorRole.ENROLLER) is OperatorRole.ENROLLER
     assert await enrol_operator(fleet, "bert", None) is OperatorRole.ENROLLER, "a new certificate changes nothing"
+    with pytest.raises(
+        Refused, match="tokens that bert has made end with it: operator grant bert --role auditor first"
+    ):
+        await enrol_operator(fleet, "bert", OperatorRole.AUDITOR)
     found = [each.grant for each in await OperatorRoleService(fleet.database, fleet.clock).every()]
     assert [(each.name, each.role, each.granted_by) for each in found] == [
         ("anna", OperatorRole.AUDITOR, None),
@@ -115,20 +119,25 @@ async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
     )
     assert [each.grant.name for each in await service.every()] == ["anna", "bert"]
     await enrol_operator(fleet, "carl", OperatorRole.ADMIN)
-    await service.grant("anna", OperatorRole.AUDITOR, by="carl")
+    await fleet.token_service.create(TokenOrder(["meter-1"], "north", Role.DEVICE), by="anna")
+    await service.grant("anna", OperatorRole.AUDITOR, by="carl", keep_tokens=True)
+    assert await enrol_operator(fleet, "anna", OperatorRole.AUDITOR) is OperatorRole.AUDITOR
+    assert (await service.grant("anna", OperatorRole.AUDITOR, by="carl")).tokens_voided == 1, "what was kept"
     fleet.clock.advance(timedelta(days=400))
     await service.grant("carl", OperatorRole.AUDITOR, by="carl")  # Nobody can get in any more: nothing to protect.
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
     granted_roles = [
-        (each.subject, json.loads(each.details)["role"]) for each in entries if each.action == "operator role granted"
+        (each.subject, json.loads(each.details)) for each in entries if each.action == "operator role granted"
     ]
     assert granted_roles == [
-        ("anna", "admin"),
-        ("bert", "admin"),
-        ("anna", "admin"),
-        ("carl", "admin"),
-        ("anna", "auditor"),
-        ("carl", "auditor"),
+        ("anna", {"role": "admin"}),
+        ("bert", {"role": "admin"}),
+        ("anna", {"role": "admin"}),
+        ("carl", {"role": "admin"}),
+        ("anna", {"role": "auditor", "tokens_kept": 1}),
+        ("anna", {"role": "auditor"}),
+        ("anna", {"role": "auditor", "tokens_voided": 1}),
+        ("carl", {"role": "auditor"}),
     ]
 
 
