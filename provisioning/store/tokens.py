@@ -96,8 +96,11 @@ _PROMISED: Final = Prepared(
     ),
     at_once=True,
 )
+_NOT_EXPIRED: Final = tokens.c.expires_at > bindparam("now", type_=UtcDateTime)
 _UNUSED_SINCE: Final = select(
-    func.count(), func.count().filter(tokens.c.expires_at > bindparam("now", type_=UtcDateTime))
+    func.count(),
+    func.count().filter(_NOT_EXPIRED),
+    func.count().filter(_NOT_EXPIRED, tokens.c.role == Role.DEVICE.value),
 ).where(
     tokens.c.created_by == bindparam("wanted"),
     tokens.c.id > bindparam("through"),
@@ -222,16 +225,8 @@ def void_made_by(connection: Connection, operators: Sequence[str], now: datetime
 
     Whoever has only expired ones is among them, with 0. Only what each has made since the last time is looked at.
     """
-    before = select(voided_makers.c.operator, func.max(voided_makers.c.through_id)).where(
-        voided_makers.c.operator.in_(operators)
-    )
-    through = {row[0]: row[1] for row in connection.execute(before.group_by(voided_makers.c.operator))}
-    made = Counter[str]()
-    for name in operators:
-        found = {"wanted": name, "through": through.get(name, 0), "now": now}
-        unused, could_be_used = connection.execute(_UNUSED_SINCE, found).one()
-        if unused:
-            made[name] = could_be_used
+    found = _unused_of(connection, operators, now)
+    made = Counter({name: could_be_used for name, (unused, could_be_used, _) in found.items() if unused})
     if made:  # Also of expired ones: a clock that is set back would let them in again.
         last = connection.execute(select(func.max(tokens.c.id))).scalar_one()
         rows = [{"operator": name, "through_id": last, "voided_at": now} for name in made]
@@ -275,6 +270,19 @@ def count_left_by(connection: Connection, names: Sequence[str], now: datetime) -
 
     Those for admins to make cannot: none of them is one any more.
     """
-    could_be_used = *UNUSED, tokens.c.expires_at > now, tokens.c.role == Role.DEVICE.value
-    statement = select(tokens.c.created_by, func.count()).where(tokens.c.created_by.in_(names), *could_be_used)
-    return Counter({row[0]: row[1] for row in connection.execute(statement.group_by(tokens.c.created_by))})
+    found = _unused_of(connection, names, now)
+    return Counter({name: of_devices for name, (_, _, of_devices) in found.items()})
+
+
+def _unused_of(connection: Connection, makers: Sequence[str], now: datetime) -> dict[str, tuple[int, int, int]]:
+    """Return how many unused tokens each has made, how many of them could be used *now*, and those for devices."""
+    statement = select(voided_makers.c.operator, func.max(voided_makers.c.through_id)).where(
+        voided_makers.c.operator.in_(makers)
+    )
+    through = {row[0]: row[1] for row in connection.execute(statement.group_by(voided_makers.c.operator))}
+    found = {}
+    for name in makers:
+        since = {"wanted": name, "through": through.get(name, 0), "now": now}
+        unused, could_be_used, of_devices = connection.execute(_UNUSED_SINCE, since).one()
+        found[name] = unused, could_be_used, of_devices
+    return found
