@@ -141,6 +141,18 @@ def test_options_are_read_as_libpq_reads_them(options: str, settings: list[tuple
     assert list(settings_of(options)) == settings
 
 
+async def test_a_server_that_does_not_tell_its_timeline_is_not_compared(url: str) -> None:
+    """Some that speak PostgreSQL's protocol have no write-ahead log: the session was left for it, and so each one."""
+    with psycopg.connect(url.replace("+psycopg", "")) as administrator:
+        administrator.execute(
+            "CREATE FUNCTION public.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE 'not supported here' USING ERRCODE = 'feature_not_supported'; END $$"
+        )
+    database = Database(url + "?options=-c%20search_path%3Dpublic,pg_catalog")
+    assert await database.read(lambda connection: shown("search_path", connection)) == "public,pg_catalog"
+    await database.close()
+
+
 @pytest.fixture
 def primary() -> Iterator[PostgresqlServer]:
     with PostgresqlServer() as server:
