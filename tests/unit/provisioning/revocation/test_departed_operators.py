@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from sqlalchemy import func, select
+from structlog.testing import capture_logs
 
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
@@ -159,8 +160,10 @@ async def test_while_he_is_suspended_they_are_void(fleet: Fleet) -> None:
     await operator(fleet, "anna", OperatorRole.ENROLLER)
     (token,) = await made(fleet, "anna", "meter-1")
     await fleet.suspension.suspend_device("anna", by="boss")
-    with pytest.raises(Refused, match="TOKEN_VOID: anna, who made this token, is suspended"):
+    told = "^TOKEN_VOID: this token's maker cannot promise it now: ask another operator for a new one$"
+    with capture_logs() as logs, pytest.raises(Refused, match=told):  # A thief is not told that somebody has noticed.
         await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token)
+    assert [(each["maker"], each["why"]) for each in logs if "maker" in each] == [("anna", "is suspended")]
     assert (await states(fleet))["meter-1"] is TokenState.VOID
     assert await fleet.database.read(lambda connection: tokens.count_open(connection, fleet.clock())) == 0
     await fleet.suspension.resume_device("anna", by="boss")

@@ -124,7 +124,7 @@ async def test_open_tokens_are_found_behind_any_number_of_spent_ones(fleet: Flee
     found, statements = await walked(fleet, tokens(fleet, TokenFilter(state=TokenState.OPEN)), 5)
     assert [each.device for each in found] == ["meter-99"]  # type: ignore[attr-defined]
     assert len(statements) == 2
-    assert max(statements) <= 8
+    assert max(statements) <= 9  # Two, once a page: whose tokens do not count, as they are suspended or no admins.
 
 
 @pytest.mark.usefixtures("short")
