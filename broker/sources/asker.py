@@ -32,7 +32,7 @@ from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
 from broker.timing.beat import next_beat
 from provisioning.pki.crl import distribution_points
-from provisioning.pki.panic import awaited_without_panic
+from provisioning.pki.panic import NoPanic
 from provisioning.pki.revocation import CertificateKey
 from provisioning.program.once_a_minute import OnceAMinute
 
@@ -197,7 +197,8 @@ class StatusAsker:
 
     async def _ask_about_one(self, connection: Client, issuer: Issuer) -> None:
         try:
-            await awaited_without_panic(self._ask_about(connection, issuer))
+            with NoPanic():
+                await self._ask_about(connection, issuer)
         except MemoryError:
             raise
         except Exception:  # A bug that one client meets: the others would not be asked about as long as it stays.

@@ -7,7 +7,7 @@ an error like any other.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
@@ -41,16 +41,6 @@ def without_panic(call: Callable[_P, _R], *given: _P.args, **named: _P.kwargs) -
     """Return what *call* does; raise what that raises, and `GaveUp` if it panics."""
     with NoPanic():
         return call(*given, **named)
-
-
-async def awaited_without_panic(work: Awaitable[_R]) -> _R:
-    """Do as `without_panic` for what is awaited."""
-    try:
-        return await work
-    except BaseException as error:
-        if is_panic(error):
-            raise gave_up(error) from error
-        raise
 
 
 def panics_fail(work: Callable[[_T], _R]) -> Callable[[_T], _R]:
