@@ -18,9 +18,10 @@ from tests.support.long_tests import LONGEST, dealt
 from tests.support.memory_place import memory_place
 from tests.support.postgresql import PostgresqlServer
 
-# A machine may be busy with other tests: an example takes as long as it needs.
-settings.register_profile("fleetgate", deadline=None)
-settings.register_profile("thorough", deadline=None, max_examples=2_000)  # `make test-thorough`
+# A machine may be busy with other tests: an example takes as long as it needs. Where `CI` is set, Hypothesis would have
+# both try the same examples in each run.
+settings.register_profile("fleetgate", deadline=None, derandomize=False)
+settings.register_profile("thorough", deadline=None, derandomize=False, max_examples=2_000)  # `make test-thorough`
 settings.load_profile("fleetgate")
 
 

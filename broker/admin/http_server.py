@@ -48,6 +48,7 @@ import structlog
 
 from broker.admission.refusal import RefusalCode
 from broker.settings.origins import MOST_SHOWN, NO_PAGES
+from provisioning.pki.panic import NoPanic
 from provisioning.pki.polite_handshake import take_turns
 from provisioning.program.once_a_minute import OnceAMinute
 
@@ -359,7 +360,8 @@ class HttpServer:
 
     async def _handled(self, request: Request) -> Response:
         try:
-            return await self._handle(request)
+            with NoPanic():
+                return await self._handle(request)
         except Exception:  # A bug in one handler must not end the broker.
             log.exception("admin request failed", code="INTERNAL_ERROR", path=request.path)
             return problem(500, "INTERNAL_ERROR", "a defect; the broker's log has the traceback")

@@ -52,6 +52,7 @@ from provisioning.pki.certificate_reader import CertificateFacts, CertificateRea
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.panic import NoPanic
 from provisioning.pki.revocation import CasAbove, CertificateKey
 
 _MOST_ISSUERS: Final = 1024
@@ -165,14 +166,15 @@ class Admission:
         issuer: Issuer | None = None
         parsed: x509.Certificate | None = None
         try:
-            if self.trust is None:
-                facts = self._reader.recall(certificate)
-            else:
-                parsed = x509.load_der_x509_certificate(certificate)
-                issuer = self.trust.issuer_of(parsed, path(), self.status.time_for(None, now), self.trust_domain)
-                if issuer is None:
-                    return _untrusted(parsed)
-                facts = facts_of(parsed, issuer.bundle.terms.identify)
+            with NoPanic():
+                if self.trust is None:
+                    facts = self._reader.recall(certificate)
+                else:
+                    parsed = x509.load_der_x509_certificate(certificate)
+                    issuer = self.trust.issuer_of(parsed, path(), self.status.time_for(None, now), self.trust_domain)
+                    if issuer is None:
+                        return _untrusted(parsed)
+                    facts = facts_of(parsed, issuer.bundle.terms.identify)
         except (InvalidIdentity, UnreadableAuthority, *UNREADABLE) as error:
             return _unknown_for(error)
         clock, now = now, self.status.time_for(issuer, now)

@@ -39,6 +39,7 @@ from broker.admission.issuers import UnreadableAuthority, authorities_of, revoke
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.panic import NoPanic
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex
 
 # Not final: tests set them, in compiled code as well.
@@ -60,7 +61,8 @@ class VerifiedPath:
         """Take the CA certificates in *ders*, the one that issues to clients first. Raises `UnreadableAuthority`."""
         self.above = tuple(ders)
         try:
-            self._read([x509.load_der_x509_certificate(der) for der in ders])
+            with NoPanic():
+                self._read([x509.load_der_x509_certificate(der) for der in ders])
         except UNUSABLE as error:
             raise UnreadableAuthority(str(error)) from error
 

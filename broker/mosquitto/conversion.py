@@ -13,19 +13,21 @@ Rules
 3. A value is never invented: what the file does not say has the broker's default, and a comment where that differs.
 
 Does not handle: whether the named files exist and fit (``--test-config`` does), but for CAs without the one above them,
-which only mosquitto does not trust; bridges and plugins, which are
-impossible; the messages and sessions in mosquitto.db.
+which only mosquitto does not trust, where all files with CAs can be read here: if not, a comment says so; bridges and
+plugins, which are impossible; the messages and sessions in mosquitto.db.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from broker.mosquitto.bounds import defaults, limits
 from broker.mosquitto.conf import Conf, Listener, read_conf
@@ -35,8 +37,9 @@ from broker.mosquitto.listeners import FOR_STRANGERS, Shared, doors, judge, judg
 from broker.mosquitto.setting import Setting, comment, table
 from broker.mosquitto.topic_rules import TopicRules, topic_rules
 from broker.settings.mosquitto_options import OPTIONS, Fate
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.tls import certificates_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.program.loopback import is_loopback
@@ -173,25 +176,64 @@ def _anchors(alike: Shared, findings: Findings) -> list[str]:
     return [*found, *(str(each) for each in files)]
 
 
-def _judge_anchors(files: Sequence[str], line: Line, findings: Findings) -> None:
+def _judge_anchors(files: Sequence[str], line: Line, findings: Findings) -> list[str]:
     """Take note of a CA in *files* that mosquitto, that is OpenSSL, trusts only together with the one above it.
 
-    The broker trusts each by itself, so it would admit clients that mosquitto refuses. What cannot be read here is
-    passed over: ``--test-config`` says so.
+    The broker trusts each by itself, so it would admit clients that mosquitto refuses. Return the files that cannot be
+    read here: if there are any, no CA is judged, since the one above it may be in them.
     """
-    found: list[tuple[str, str]] = []
+    found: list[_Ca] = []
+    unread: list[str] = []
     for each in files:
-        with contextlib.suppress(OSError, *UNREADABLE):
-            content = contents_of(Path(each), PEM_BYTES)
-            found += [(ca.subject.rfc4514_string(), ca.issuer.rfc4514_string()) for ca in certificates_in(content)]
-    subjects = {subject for subject, _ in found}
-    for subject, issuer in found:
-        if issuer not in subjects:
-            findings.impossible(
-                line,
-                f"{subject} is trusted by mosquitto only together with the CA above it, {issuer}, which is not there; "
-                "the broker would trust it by itself: add that, or remove it",
-            )
+        try:
+            found += map(_read_ca, certificates_in(contents_of(Path(each), PEM_BYTES)))
+        except (OSError, *UNUSABLE):
+            unread.append(each)
+    for ca in [] if unread else _without_root(found):
+        findings.impossible(
+            line,
+            f"{ca.name} is trusted by mosquitto only together with the CA above it, {ca.above}, which is not there; "
+            "the broker would trust it by itself: add that, or remove it",
+        )
+    return unread
+
+
+@dataclass(frozen=True, slots=True)
+class _Ca:
+    """A certificate, of which everything is read that is asked here."""
+
+    certificate: x509.Certificate
+    subject: tuple[x509.Name, bytes]
+    """Name and key."""
+    name: str
+    above: str
+
+
+def _read_ca(certificate: x509.Certificate) -> _Ca:
+    """Return what is asked of *certificate*. Raises one of `UNUSABLE`."""
+    name, key = certificate.subject, certificate.public_key()
+    subject = name, key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return _Ca(certificate, subject, name.rfc4514_string(), certificate.issuer.rfc4514_string())
+
+
+def _without_root(found: Sequence[_Ca]) -> list[_Ca]:
+    """Return those above which, among all that were *found*, there is no certificate that has signed itself.
+
+    What another CA has signed of such a root (a cross-signed copy) is not among them if it comes behind that: OpenSSL
+    takes the first that has the name and the key, and with the copy refuses the clients of both.
+    """
+    rooted: list[_Ca] = []
+    left: list[_Ca] = []
+    for ca in found:
+        if is_issued_by(ca.certificate, ca.certificate):
+            rooted.append(ca)
+        elif all(ca.subject != root.subject for root in rooted):
+            left.append(ca)
+    for above in rooted:  # It grows.
+        below = [ca for ca in left if is_issued_by(ca.certificate, above.certificate)]
+        rooted += below
+        left = [ca for ca in left if ca not in below]
+    return left
 
 
 class _Settings:
@@ -205,9 +247,9 @@ class _Settings:
 
     def lines(self, path: Path, ports: Collection[int], output: Path | None) -> list[str]:
         """Return them all, as lines of TOML."""
-        whom = _anchors(self._alike, self._findings)
+        whom, unread = _anchors(self._alike, self._findings), list[str]()
         if named := self._alike.said.get("cafile") or self._alike.said.get("capath"):
-            _judge_anchors(whom, named, self._findings)
+            unread = _judge_anchors(whom, named, self._findings)
         made = limits(self._conf, self._listeners, self._findings)
         one, several = doors(self._listeners, self._findings)
         again = "".join(f" --listener {port}" for port in ports)
@@ -224,7 +266,7 @@ class _Settings:
         lines += table("[limits]", made)
         if others := defaults(made):
             lines += [*comment("Not in the file, so the broker's defaults apply:"), *others]
-        lines += self._trust(whom)
+        lines += self._trust(whom, unread)
         if notes := self._findings.notes:
             lines += ["", "# Left out:"]
             lines += [line for note in notes for line in comment(note, "  ")]
@@ -292,13 +334,16 @@ class _Settings:
                 levels.append(self._findings.value(line, _level_of, otherwise="error"))
         return min(levels, key=_FROM_MOST.index, default="error")
 
-    def _trust(self, whom: list[str]) -> list[str]:
-        said = self._alike.said
+    def _trust(self, whom: list[str], unread: Sequence[str]) -> list[str]:
+        said, why = self._alike.said, ""
+        if unread:
+            why = f"Not looked at, for it could not be read: {', '.join(unread)}. The broker trusts each CA by itself, "
+            why += "mosquitto an issuing CA only together with its root: see to it that each has its root there."
         by_name = "use_username_as_clientid" in said and self._findings.value(
             said["use_username_as_clientid"], Line.is_true, otherwise=False
         )
         prefix = self._conf.said.get("clientid_prefixes")
-        settings = [Setting("name", "mosquitto"), Setting("anchors", whom, self._where("cafile", "capath"))]
+        settings = [Setting("name", "mosquitto"), Setting("anchors", whom, self._where("cafile", "capath"), why)]
         if "crlfile" in said:
             settings.append(Setting("crlfile", [said["crlfile"].value], self._where("crlfile")))
         else:

@@ -29,6 +29,7 @@ from broker.reload.report import Outcome, Part, PartReport, ReloadReport
 from broker.settings.config import BrokerConfig
 from broker.settings.config_file import ConfigError
 from broker.timing.beat import left_until
+from provisioning.pki.panic import without_panic
 from provisioning.pki.tls import TlsConfigurationError
 
 log = structlog.get_logger("broker")
@@ -125,7 +126,7 @@ class Reloader:
     ) -> ReloadReport:
         config, unusable = self._config, ""
         try:
-            config = await asyncio.to_thread(self._settings)  # With very many bundles it takes a while.
+            config = await asyncio.to_thread(without_panic, self._settings)  # With very many bundles it takes a while.
         except ConfigError as error:
             unusable = str(error)
         except Exception:
@@ -147,7 +148,7 @@ class Reloader:
         self, each: Reloadable, config: BrokerConfig, candidate: Candidate | None, *, dry_run: bool
     ) -> PartReport:
         try:
-            loaded = await asyncio.to_thread(each.load, config, candidate)
+            loaded = await asyncio.to_thread(without_panic, each.load, config, candidate)
         except _UNUSABLE as error:
             return PartReport(each.part, Outcome.REFUSED, str(error))
         except Exception:  # The file may contain anything: failing to explain what is wrong must not end the broker.

@@ -56,7 +56,9 @@ from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
 from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.panic import without_panic
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
 
@@ -117,6 +119,7 @@ class ReloadedTrust:
         self._urls = urls
         self._staple = staple
         self._clock = clock
+        self._failures = OnceAMinute()
         self._mark = _mark_of(config, before)
         self.anchors = anchors
         """The anchors of the present contexts, in PEM, whatever the files contain by now."""
@@ -208,7 +211,7 @@ class ReloadedTrust:
             now, wall = self._clock(), datetime.now(UTC)
             for connection in connections[start : start + _CONNECTIONS_A_STEP]:
                 session = connection.session
-                outcome = _judged(admission, connection, wall, own)
+                outcome = self._judged(admission, connection, wall, own)
                 if isinstance(outcome, Refused) and session is not None:
                     disconnected += 1
                     going[session] = sends_will(engine, outcome)
@@ -228,6 +231,20 @@ class ReloadedTrust:
             await asyncio.sleep(0)
         more = disconnected - len(affected)
         return Effects(connected, disconnected, wills_dropped=wills, affected=tuple(affected), more=more)
+
+    def _judged(
+        self, admission: Admission, connection: Client, wall: datetime, own: OwnAnchors | None
+    ) -> Peer | Refused | None:
+        """Do as `judge`; whoever cannot be judged is refused, and nobody behind it stays for that."""
+        try:
+            return without_panic(judge, admission, connection, wall, own)
+        except MemoryError:  # Not the fault of this client: `provisioning.program.out_of_memory`.
+            raise
+        except Exception:  # A bug that one client meets, or each of them.
+            if times := self._failures.happened(self._clock()):
+                facts = {"address": connection.address, "times": times}
+                log.exception("a client cannot be judged", code="INTERNAL_ERROR", **facts)
+            return unavailable(RefusalCode.TRUST_CHANGED, "the certificate cannot be judged; connect again")
 
 
 def _mark_of(config: BrokerConfig, files: bytes) -> tuple[object, ...]:
@@ -267,17 +284,6 @@ def judge(
     if isinstance(outcome, Peer) and outcome.identity != session.owner:
         return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {outcome.identity} now")
     return outcome
-
-
-def _judged(admission: Admission, connection: Client, wall: datetime, own: OwnAnchors | None) -> Peer | Refused | None:
-    """Do as `judge`; whoever cannot be judged is refused, and nobody behind it stays for that."""
-    try:
-        return judge(admission, connection, wall, own)
-    except MemoryError:  # Not the fault of this client: `provisioning.program.out_of_memory`.
-        raise
-    except Exception:  # A bug that one client meets.
-        log.exception("a client cannot be judged", code="INTERNAL_ERROR", address=connection.address)
-        return unavailable(RefusalCode.TRUST_CHANGED, "the certificate cannot be judged; connect again")
 
 
 def _under_cafile(before: Peer, outcome: Peer) -> Peer:

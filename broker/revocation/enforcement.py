@@ -54,7 +54,9 @@ def enforce(engine: Engine, connection: Client, now: float) -> bool:
 def distrust(engine: Engine, connection: Client, refusal: Refused, now: float) -> None:
     """Close *connection*, whose certificate new trust settings refuse with *refusal*."""
     why = replace(refusal, detail=f"the trust settings have changed: {refusal.detail}")
-    _put_out(engine, connection, why, now, ReasonCode.NOT_AUTHORIZED)
+    # Whoever may be admitted again is not told otherwise. A DISCONNECT cannot say "unavailable": MQTT 5 §3.14.2.1.
+    later = refusal.reason_code is ReasonCode.SERVER_UNAVAILABLE
+    _put_out(engine, connection, why, now, ReasonCode.SERVER_BUSY if later else ReasonCode.NOT_AUTHORIZED)
 
 
 def sends_will(engine: Engine, refusal: Refused) -> bool:

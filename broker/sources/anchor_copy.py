@@ -35,6 +35,7 @@ from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.certificate_message import certificates_in_message
 from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable
 from provisioning.pki.keys import replace_private
+from provisioning.pki.panic import without_panic
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program.durable_names import make_folder
@@ -111,7 +112,7 @@ def anchors_in(settings: TrustSettings, content: bytes, now: datetime | None) ->
 def unreadable(certificate: x509.Certificate) -> str:
     """Return why *certificate* cannot be an anchor, even if OpenSSL accepts it; empty: it is readable."""
     try:
-        check_readable(certificate)
+        without_panic(check_readable, certificate)
     except UNUSABLE as error:
         return str(error) or type(error).__name__
     return ""
@@ -138,7 +139,7 @@ def _pinned(settings: TrustSettings, found: Sequence[x509.Certificate]) -> list[
 
 
 def _pem_certificates(content: bytes) -> list[x509.Certificate]:
-    found = x509.load_pem_x509_certificates(content)
+    found = without_panic(x509.load_pem_x509_certificates, content)
     if len(found) != content.count(b"-----BEGIN"):  # Part of an answer would be a change of trust.
         raise AnchorsRefused("incomplete: a certificate is cut off, or there is other text")
     return found
@@ -162,7 +163,7 @@ def _certificates(content: bytes) -> list[x509.Certificate]:
             return _pem_certificates(content)
         der = content if content[:1] == b"\x30" else base64.b64decode(b"".join(content.split()), validate=True)
         try:
-            return [x509.load_der_x509_certificate(der)]
+            return [without_panic(x509.load_der_x509_certificate, der)]
         except UNREADABLE:
             return certificates_in_message(der)
     except AnchorsRefused:

@@ -32,7 +32,9 @@ from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
 from broker.timing.beat import next_beat
 from provisioning.pki.crl import distribution_points
+from provisioning.pki.panic import NoPanic
 from provisioning.pki.revocation import CertificateKey
+from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
 
@@ -56,6 +58,8 @@ class StatusAsker:
         self._urls = urls
         self._ocsp = ocsp
         self._clock = clock
+        self._failures = OnceAMinute()
+        """About connected clients that cannot be asked about."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._rounds: dict[str, asyncio.Task[None]] = {}
         """By bundle: the questions about connected clients that are under way."""
@@ -193,11 +197,14 @@ class StatusAsker:
 
     async def _ask_about_one(self, connection: Client, issuer: Issuer) -> None:
         try:
-            await self._ask_about(connection, issuer)
+            with NoPanic():
+                await self._ask_about(connection, issuer)
         except MemoryError:
             raise
         except Exception:  # A bug that one client meets: the others would not be asked about as long as it stays.
-            log.exception("certificate status unknown", code="INTERNAL_ERROR", address=connection.address)
+            if times := self._failures.happened(self._clock()):  # Each round meets it again.
+                facts = {"address": connection.address, "times": times}
+                log.exception("certificate status unknown", code="INTERNAL_ERROR", **facts)
 
     async def _ask_about(self, connection: Client, issuer: Issuer) -> None:
         der, _ = connection.presented() if connection.session is not None else (None, ())

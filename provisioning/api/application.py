@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.api import est
 from provisioning.api.body import BodyLimit
@@ -33,6 +33,7 @@ from provisioning.api.whole_requests import WholeRequests
 from provisioning.config import Settings
 from provisioning.enrolment.problems import INTERNAL_ERROR, pending_answer, problem_answer, text_answer
 from provisioning.errors import Code, Pending, Refused
+from provisioning.pki.panic import NoPanic
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,18 @@ _HTTP_CODES: Final = {HTTPStatus.NOT_FOUND: Code.NOT_FOUND, HTTPStatus.METHOD_NO
 _V1: Final = "/v1"
 _PLAIN: Final = ("/healthz", "/readyz", "/crl", "/ca", "/ocsp")
 _ON_HTTP: Final = "/ca/bundle.pem, /crl/NAME.crl, /ca/NAME.crt, /ocsp, /healthz and /readyz"
+
+
+class PanicsFail:
+    """Has a panic that a request meets answered as any other fault of ours; an ASGI middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        with NoPanic():
+            await self._app(scope, receive, send)
 
 
 def new_application(
@@ -85,6 +98,7 @@ def new_application(
             authorities=authorities,
         )
         app.add_middleware(RateLimit, refuse=rates.refuse)
+    app.add_middleware(PanicsFail)
     app.add_middleware(CountRequests, metrics=metrics, port=port)
     if responder is not None:
         app.state.whole = WholeRequests(responder, metrics, port, rates, answered)

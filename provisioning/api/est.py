@@ -39,7 +39,6 @@ from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.enrolment.vouching import nothing_shown
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
-from provisioning.pki.panic import gave_up, is_panic
 from provisioning.quick_values import quickly_made
 
 PREFIX: Final = "/.well-known/est"
@@ -157,10 +156,6 @@ class EstResponder:
             response = self._answer(path, refusal, None)
         except Pending as waiting:
             response = pending_answer(waiting)
-        except BaseException as error:
-            if is_panic(error):  # Else nobody would be answered.
-                raise gave_up(error) from error
-            raise
         return without_text(response) if is_closed_unread(response.status_code, dict(scope["headers"])) else response
 
     def _named(self, path: str) -> tuple[_Operation | None, str | None]:

@@ -41,7 +41,7 @@ from provisioning.ca.ocsp import Failure, OcspRefused, failure_response
 from provisioning.connections.written_answer import ReadyAnswer
 from provisioning.enrolment.problems import text_answer
 from provisioning.errors import Code, Refused
-from provisioning.pki.panic import without_panic
+from provisioning.pki.panic import NoPanic, without_panic
 from provisioning.revocation.ocsp import OcspAnswer, OcspResponder
 
 log = structlog.get_logger(__name__)
@@ -120,7 +120,8 @@ class OcspQuestions:
     async def answered(self, scope: Scope, request: bytes) -> Reply:
         """Return the answer to *request*."""
         try:
-            answer = await self._responder.answer(request)
+            with NoPanic():
+                answer = await self._responder.answer(request)
         except Exception as error:  # noqa: BLE001 - `_fault` says why.
             return self._fault(error)
         return self._reply(scope, answer)

@@ -34,6 +34,7 @@ from provisioning.pki.address_key import address_key
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import spki_fingerprint
+from provisioning.pki.panic import NoPanic
 
 _REMEMBERED: Final = 4096
 """Certificates whose names are remembered, about 1 KB each."""
@@ -79,10 +80,11 @@ class Callers:
     def _name(self, der: bytes) -> Hashable:
         """Return whom a certificate names, and by whose key: the same for its successors."""
         try:
-            certificate = x509.load_der_x509_certificate(der)
-            for authority in self._authorities():
-                if is_issued_by(certificate, authority):
-                    return spki_fingerprint(authority.public_key()) + certificate.subject.public_bytes()
+            with NoPanic():  # Otherwise who makes it panic would have no bucket.
+                certificate = x509.load_der_x509_certificate(der)
+                for authority in self._authorities():
+                    if is_issued_by(certificate, authority):
+                        return spki_fingerprint(authority.public_key()) + certificate.subject.public_bytes()
         except UNREADABLE:
             pass
         return _itself(der)

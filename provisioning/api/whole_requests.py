@@ -21,6 +21,7 @@ from provisioning.api.metrics import Metrics
 from provisioning.api.rate_limit import RequestRates
 from provisioning.enrolment.problems import INTERNAL_ERROR
 from provisioning.errors import Refused
+from provisioning.pki.panic import NoPanic
 
 if TYPE_CHECKING:  # It knows the framework, which is late: `provisioning.api.late`.
     from provisioning.api.whole_revocations import RevocationResponder
@@ -61,17 +62,18 @@ class WholeRequests:
 
     async def _answered(self, scope: Scope, respond: Callable[[], Coroutine[Any, Any, Response]]) -> Response:
         begun = self._metrics.now()
-        response = None if self._rates is None else self._rates.refuse(scope)
-        if response is None:
-            try:
-                response = await respond()
-            except Refused as refusal:
-                response = self._answer(scope["path"], refusal, None)
-            except asyncio.CancelledError:  # By the stop.
-                response = self._answer(scope["path"], cut_off(), None)
-            except Exception:
-                # As the application's: whatever it is, it is ours.
-                log.exception("request failed", code="INTERNAL", method=scope["method"], path=scope["path"])
-                response = self._answer(scope["path"], INTERNAL_ERROR, None)
+        try:
+            with NoPanic():  # A panic would leave the caller without an answer.
+                response = None if self._rates is None else self._rates.refuse(scope)
+                if response is None:
+                    response = await respond()
+        except Refused as refusal:
+            response = self._answer(scope["path"], refusal, None)
+        except asyncio.CancelledError:  # By the stop.
+            response = self._answer(scope["path"], cut_off(), None)
+        except Exception:
+            # As the application's: whatever it is, it is ours.
+            log.exception("request failed", code="INTERNAL", method=scope["method"], path=scope["path"])
+            response = self._answer(scope["path"], INTERNAL_ERROR, None)
         self._metrics.answered(self._port, scope, response.status_code, begun)
         return response

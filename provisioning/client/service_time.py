@@ -44,6 +44,7 @@ from provisioning.client.network_backend import GONE
 from provisioning.client.plain_http import OK, AnswerRefused, HttpFailed, PlainHttp, body_of
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.ocsp import OcspRefused, Question, ask, read_answer, responders
+from provisioning.pki.panic import NoPanic
 from provisioning.pki.tls import TlsConfigurationError, client_context
 from provisioning.pki.verified_path import verified_path
 
@@ -94,9 +95,10 @@ def told(response: bytes, question: Question, path: Sequence[x509.Certificate]) 
     """
     own, issuer = path[:_WITH_ISSUER]
     try:
-        read = ocsp.load_der_ocsp_response(response)
-        now = read.produced_at_utc
-        nonce = read.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce
+        with NoPanic():
+            read = ocsp.load_der_ocsp_response(response)
+            now = read.produced_at_utc
+            nonce = read.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce
         if nonce != question.nonce:
             raise TimeUnknown("the OCSP response is for another request")
         answer = read_answer(response, question, own.serial_number, issuer, now)

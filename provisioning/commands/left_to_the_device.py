@@ -27,7 +27,7 @@ async def tell_what_is_left(client: EnrolmentOperatorClient, devices: Iterable[s
     names = [name for name in dict.fromkeys(devices) if name != PROVISIONING]  # That is no device, and renews itself.
     if len(names) > _MOST:
         say(
-            "fleet-provisioning: other certificates and open tokens of these devices stay valid: certificate list, "
+            "fleet-provisioning: these devices may have other valid certificates and open tokens: certificate list, "
             f"token list --state open; to end the devices' access, {ending} --devices-file"
         )
         return

@@ -1,7 +1,9 @@
 """The log line of a refused enrolment: what the client is told, or why it is told less.
 
 A device that cannot show the text of an answer, and whoever is told nothing because nothing was shown, are helped by
-nobody but a person who reads the log: so each refusal is in it, also of a request that could not be read.
+nobody but a person who reads the log: so each refusal of what was asked for is in it, also of a request that could not
+be read. Not in it, as whoever asks is told all that there is to tell: what is answered before an operation is asked
+(another method, a label that no group can have, a body that is too long or late, too many requests).
 """
 
 from __future__ import annotations

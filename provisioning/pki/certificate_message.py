@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from provisioning.pki.named_curves import describes_curve
+from provisioning.pki.panic import without_panic
 
 MOST_KEYS: Final = 500
 """Keys on curves: more than anybody's authorities."""
@@ -26,4 +27,4 @@ def certificates_in_message(der: bytes) -> list[x509.Certificate]:
         raise ValueError("a key in it describes a curve of its own")
     if der.count(_EC_PUBLIC_KEY) > MOST_KEYS:
         raise ValueError(f"more than {MOST_KEYS} keys")
-    return pkcs7.load_der_pkcs7_certificates(der)
+    return without_panic(pkcs7.load_der_pkcs7_certificates, der)

@@ -37,11 +37,13 @@ from enum import StrEnum
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.x509.oid import ExtensionOID
 
 from provisioning.pki.crl_frame import cut_out, portions
 from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.panic import GaveUp, NoPanic, without_panic
 from provisioning.pki.revocation import Entries, pack
 from provisioning.pki.revocation_reason import RevocationReason
 
@@ -171,11 +173,12 @@ def parse(der: bytes) -> CertificateList:
     """
     try:
         signed, entries, frame = cut_out(der)
-        crl = x509.load_der_x509_crl(frame)
-        extensions = list(crl.extensions)
-        next_update = crl.next_update_utc
-        this_update = crl.last_update_utc
-        issuer = crl.issuer
+        with NoPanic():  # Who fetches lists expects them to be refused.
+            crl = x509.load_der_x509_crl(frame)
+            extensions = list(crl.extensions)
+            next_update = crl.next_update_utc
+            this_update = crl.last_update_utc
+            issuer = crl.issuer
     except UNREADABLE as error:
         raise CrlRefused(CrlProblem.CRL_MALFORMED, f"not a CRL: {error}") from error
     if next_update is None:
@@ -249,29 +252,33 @@ def may_sign_lists(certificate: x509.Certificate) -> bool:
 
 def verify(listed: CertificateList, authority: x509.Certificate) -> None:
     """Raise `CrlRefused` unless *authority*, which may sign lists, has signed *listed*, without a weak hash."""
-    crl, key = listed.crl, authority.public_key()
+    key = authority.public_key()
     if listed.issuer != authority.subject or not may_sign_lists(authority):
         raise CrlRefused(CrlProblem.CRL_WRONG_ISSUER, f"{authority.subject.rfc4514_string()} may not sign this list")
     try:
-        algorithm = crl.signature_hash_algorithm
-        if algorithm is None:
-            if not isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
-                raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, "the signature is not one of the issuer's kind of key")
-            key.verify(crl.signature, listed.signed)
-            return
-        if algorithm.name not in _HASHES:
-            raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, f"signed with the weak hash {algorithm.name}")
-        # hashlib releases the GIL, so that a list of 50 MB does not stop the broker.
-        digest = hashlib.new(algorithm.name, listed.signed).digest()
-        parameters = crl.signature_algorithm_parameters
-        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
-            key.verify(crl.signature, digest, ec.ECDSA(Prehashed(algorithm)))
-        elif isinstance(key, rsa.RSAPublicKey) and isinstance(parameters, padding.PKCS1v15 | padding.PSS):
-            key.verify(crl.signature, digest, parameters, Prehashed(algorithm))
-        else:
-            raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, "the signature is not one of the issuer's kind of key")
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError) as error:
+        without_panic(_check_signature, listed, key)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, GaveUp) as error:
         raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, "the signature is not that of its issuer") from error
+
+
+def _check_signature(listed: CertificateList, key: CertificatePublicKeyTypes) -> None:
+    crl, algorithm = listed.crl, listed.crl.signature_hash_algorithm
+    if algorithm is None:
+        if not isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+            raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, "the signature is not one of the issuer's kind of key")
+        key.verify(crl.signature, listed.signed)
+        return
+    if algorithm.name not in _HASHES:
+        raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, f"signed with the weak hash {algorithm.name}")
+    # hashlib releases the GIL, so that a list of 50 MB does not stop the broker.
+    digest = hashlib.new(algorithm.name, listed.signed).digest()
+    parameters = crl.signature_algorithm_parameters
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
+        key.verify(crl.signature, digest, ec.ECDSA(Prehashed(algorithm)))
+    elif isinstance(key, rsa.RSAPublicKey) and isinstance(parameters, padding.PKCS1v15 | padding.PSS):
+        key.verify(crl.signature, digest, parameters, Prehashed(algorithm))
+    else:
+        raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, "the signature is not one of the issuer's kind of key")
 
 
 def read_entries(listed: CertificateList, pause: Callable[[], None], base: Entries | None = None) -> Entries:
@@ -282,13 +289,14 @@ def read_entries(listed: CertificateList, pause: Callable[[], None], base: Entri
     entries: dict[int, int] = dict(base or {})
     seen = 0
     try:
-        for revoked in _each_revoked(listed, pause):
-            seen += 1
-            code = _entry(revoked)
-            if code == _REMOVE:
-                entries.pop(revoked.serial_number, None)
-            else:
-                entries[revoked.serial_number] = code
+        with NoPanic():
+            for revoked in _each_revoked(listed, pause):
+                seen += 1
+                code = _entry(revoked)
+                if code == _REMOVE:
+                    entries.pop(revoked.serial_number, None)
+                else:
+                    entries[revoked.serial_number] = code
     except UNREADABLE as error:
         raise CrlRefused(CrlProblem.CRL_MALFORMED, f"entry {seen} or one behind it cannot be read: {error}") from error
     return entries

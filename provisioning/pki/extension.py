@@ -10,12 +10,15 @@ from typing import Final, TypeVar
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from provisioning.pki.panic import GaveUp
+
 UNREADABLE: Final = (
     ValueError,
     TypeError,  # For a BIT STRING in a name.
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
+    GaveUp,  # Where it is read in a `provisioning.pki.panic.NoPanic`.
 )
 """What `cryptography` raises for a certificate or list that it cannot parse, even if only one extension or name."""
 UNUSABLE: Final = (*UNREADABLE, UnsupportedAlgorithm)

@@ -30,6 +30,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.panic import NoPanic
 from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.revocation_reason import RevocationReason
 
@@ -109,14 +110,15 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
     It is that of the certificate with the number *serial*, issued by *issuer*.
     """
     try:
-        response = ocsp.load_der_ocsp_response(der)
-        if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
-            raise OcspRefused(f"the responder says {response.response_status.name}")
-        single = _about(response, serial, issuer)
-        _check_nonce(response, question)
-        signer = _signer(response, issuer, now)
-        _check_signature(response, signer)
-        this_update, next_update = single.this_update_utc, single.next_update_utc  # Of the year 0: ValueError.
+        with NoPanic():
+            response = ocsp.load_der_ocsp_response(der)
+            if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+                raise OcspRefused(f"the responder says {response.response_status.name}")
+            single = _about(response, serial, issuer)
+            _check_nonce(response, question)
+            signer = _signer(response, issuer, now)
+            _check_signature(response, signer)
+            this_update, next_update = single.this_update_utc, single.next_update_utc  # Of the year 0: ValueError.
     except UNUSABLE as error:  # Over plain HTTP anybody may answer.
         raise OcspRefused(f"not an OCSP response: {error}") from error
     if this_update > now + CLOCK_TOLERANCE:  # First: nothing can be added to the last second of the year 9999.

@@ -24,19 +24,23 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
-def gave_up(error: BaseException) -> GaveUp:
-    """Return *error*, a panic, as an error."""
-    return GaveUp(f"the parser gave up: {error}")
+class NoPanic:
+    """A context that a panic leaves as `GaveUp`, and everything else as it is."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None and is_panic(error):
+            raise GaveUp(f"the parser gave up: {error}") from error
 
 
 def without_panic(call: Callable[_P, _R], *given: _P.args, **named: _P.kwargs) -> _R:
     """Return what *call* does; raise what that raises, and `GaveUp` if it panics."""
-    try:
+    with NoPanic():
         return call(*given, **named)
-    except BaseException as error:
-        if is_panic(error):
-            raise gave_up(error) from error
-        raise
 
 
 def panics_fail(work: Callable[[_T], _R]) -> Callable[[_T], _R]:

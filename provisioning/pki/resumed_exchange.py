@@ -43,6 +43,8 @@ from provisioning.pki.openssl_library import FindCallback, callback, declare, fr
 _GO_ON: Final = 1
 _FAIL: Final = 0
 """What a callback tells OpenSSL. The session would be resumed, however old, if one that has failed let it go on."""
+_NOBODY: Final = 0
+"""The address of a callback that there is none."""
 _NAME_SIZE: Final = 32
 _TLS13: Final = 0x0304
 _SET_GROUPS: Final = 92
@@ -55,10 +57,16 @@ _HYBRID: Final = 0x11EC
 def exchange_less(context: ssl.SSLContext, *, hybrid: bool) -> None:
     """Apply this module to a server's *context*, which remembers its sessions; *hybrid*: but keep the groups.
 
-    Its handshakes must be run by `handshake_bounds.shake_hands`, or rule 1 is not enforced.
+    Its handshakes must be run by `handshake_bounds.shake_hands`, or rule 1 is not enforced; or see `exchange_as_usual`.
     """
     found = _FIND if hybrid or not _ORDER else _FIND_AND_ORDER or _FIND
     library.SSL_CTX_set_psk_find_session_callback(address_of_context(context), found)
+
+
+def exchange_as_usual(address: int) -> None:
+    """Have the handshake of the session at *address*, which resumes none, leave the groups and all sessions alone."""
+    if CAN_LIMIT:
+        library.SSL_set_psk_find_session_callback(address, _NOBODY)
 
 
 def begin(address: int) -> None:
@@ -131,6 +139,7 @@ def _open() -> bool:
     try:
         for name, result, arguments in (
             ("SSL_CTX_set_psk_find_session_callback", None, [address, address]),
+            ("SSL_set_psk_find_session_callback", None, [address, address]),
             ("SSL_CTX_sessions", address, [address]),
             ("OPENSSL_LH_retrieve", address, [address, address]),
             ("SSL_SESSION_new", address, []),

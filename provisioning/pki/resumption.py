@@ -33,7 +33,7 @@ from typing import Any, Final
 from provisioning.pki import key_shown
 from provisioning.pki.openssl import address_of, address_of_context
 from provisioning.pki.openssl_library import frequent, library
-from provisioning.pki.resumed_exchange import CAN_LIMIT, exchange_less
+from provisioning.pki.resumed_exchange import CAN_LIMIT, exchange_as_usual, exchange_less
 
 CAN_REMEMBER: Final = CAN_LIMIT and ssl.OPENSSL_VERSION_INFO >= (3, 3)
 """Whether sessions can be kept in memory: older versions may let them grow without bound (CVE-2024-2511), and none is
@@ -62,8 +62,10 @@ def stand_apart(address: int) -> None:
     """Have the server's session at *address* be a new one, before its handshake, whatever its client offers to resume.
 
     For one port of several with the same context: OpenSSL resumes a session only among those of the same id context,
-    and this one gets its own. What the client has offered can still be resumed elsewhere.
+    and this one gets its own. What the client has offered can still be resumed elsewhere. Nor are keys exchanged as for
+    a return: the table that is searched for one's session knows nothing of id contexts.
     """
+    exchange_as_usual(address)
     library.SSL_set_session_id_context(address, secrets.token_bytes(_LONGEST_ID), _LONGEST_ID)
 
 

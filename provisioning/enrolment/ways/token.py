@@ -1,7 +1,8 @@
 """The one-time token: an operator's promise of one certificate, to one device or to any new device of a group.
 
 A promise holds only while its maker is not suspended: whoever is suspicious may have put tokens aside. Of who is ended
-they are void (`provisioning.revocation.departed_operators`).
+they are void (`provisioning.revocation.departed_operators`). Who it is and why is in the log alone: whoever has stolen
+tokens would learn that somebody has noticed.
 
 A promise of any other role than a device's holds only while its maker could make it now: an admin with a certificate
 that is good (`provisioning.store.operators.usable_admins`). Otherwise whoever is dismissed comes back as an operator,
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar, Self
 
+import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt, TokenCredential
@@ -28,6 +30,8 @@ from provisioning.store import certificates_of_key, devices, operators, tokens
 from provisioning.store.devices import DeviceState
 from provisioning.store.groups import Group, WayName
 from provisioning.store.tokens import StoredToken
+
+log = structlog.get_logger(__name__)
 
 
 class TokenWay(Way):
@@ -112,10 +116,7 @@ class TokenWay(Way):
 def _check_maker(connection: Connection, token: StoredToken, now: datetime) -> None:
     """Refuse a token whose maker is suspended, or one that only an admin may make if its maker may not any more."""
     if token.maker_suspended_at is not None:
-        raise Refused(
-            Code.TOKEN_VOID,
-            f"{token.created_by}, who made this token, is suspended: ask another operator for a new one",
-        )
+        raise _unpromised(token, "is suspended", "operator")
     if token.grant.role is Role.DEVICE:
         return
     maker = devices.find(connection, token.created_by)
@@ -125,10 +126,13 @@ def _check_maker(connection: Connection, token: StoredToken, now: datetime) -> N
         why = "is no admin any more"
     else:
         why = "has no valid certificate" if maker.state is DeviceState.ACTIVE else f"is {maker.state}"
-    raise Refused(
-        Code.TOKEN_VOID,
-        f"{maker.name}, who made this token with role {token.grant.role}, {why}: ask another admin for a new one",
-    )
+    raise _unpromised(token, why, "admin")
+
+
+def _unpromised(token: StoredToken, why: str, who: str) -> Refused:
+    """Log *why* the maker of *token* cannot promise it now; return the refusal, by which another *who* is asked."""
+    log.info("token without its maker", code=Code.TOKEN_VOID.value, token=token.id, maker=token.created_by, why=why)
+    return Refused(Code.TOKEN_VOID, f"this token's maker cannot promise it now: ask another {who} for a new one")
 
 
 def _check_usable(token: StoredToken, now: datetime) -> None:

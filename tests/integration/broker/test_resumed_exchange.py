@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import socket
@@ -21,6 +22,7 @@ from broker.sockets.tls_session import open_tls
 from provisioning.pki import key_shown, openssl, resumed_exchange
 from provisioning.pki.key_shown import MOST_SECONDS
 from provisioning.pki.openssl_library import declare, library
+from provisioning.pki.polite_handshake import FullHandshake
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import shared_device, shared_pki
 from tests.support.tls_server import Server, Told
@@ -39,6 +41,12 @@ seen_in_python = pytest.mark.skipif(
 )
 
 
+def group_of(client: ssl.SSLSocket | ssl.SSLObject) -> str:
+    declare("SSL_get0_group_name", ctypes.c_char_p, [ctypes.c_void_p])
+    name: bytes = library.SSL_get0_group_name(openssl.address_of(client))
+    return name.decode()
+
+
 @dataclass
 class Visit:
     """A connection that is open, at both ends."""
@@ -49,9 +57,7 @@ class Visit:
     @property
     def group(self) -> str:
         """What keys were exchanged by, as the client says."""
-        declare("SSL_get0_group_name", ctypes.c_char_p, [ctypes.c_void_p])
-        name: bytes = library.SSL_get0_group_name(openssl.address_of(self.client))
-        return name.decode()
+        return group_of(self.client)
 
     @property
     def found(self) -> tuple[bool, str]:
@@ -273,6 +279,26 @@ async def test_a_handshake_that_was_prepared_for_a_return_is_held_to_it(
     async with visiting(server, context, session) as second:
         assert second.found == (True, X25519)
     assert noted == [None, name]
+
+
+@needs_ml_kem
+async def test_where_nothing_is_resumed_keys_are_exchanged_as_in_any_full_handshake(server: Server) -> None:
+    """The port apart had the callback of the context that it shares: it found the session, and X25519 was enough."""
+    context = device()
+    async with visiting(server, context) as first:
+        session = first.client.session
+    assert server.context is not None
+    server.context.sslobject_class = FullHandshake
+    sent, answered = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(answered, sent, server_hostname="localhost", session=session)
+    apart = server.context.wrap_bio(sent, answered, server_side=True)
+    for end in (client, apart, client, apart):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    assert (apart.version(), apart.session_reused, group_of(client)) == ("TLSv1.3", False, HYBRID)
+    assert not resumed_exchange._ordered
+    async with visiting(server, context, session) as second:
+        assert second.found == (True, X25519), "where it was made"
 
 
 async def test_a_session_is_not_held_against_another_at_its_place(server: Server) -> None:

@@ -17,13 +17,14 @@ from broker.admin import http_server
 from broker.admin.http_server import MAX_BODY, HttpServer, Request, Response
 from broker.admin.metrics_endpoint import listen
 from broker.admin.unix_socket import AdminSocketError, open_socket
+from tests.support.panic import panic
 
 HEAD = b"Host: broker\r\n\r\n"
 
 
 async def _echo(request: Request) -> Response:
     if request.path == "/defect":
-        raise RuntimeError("a defect")
+        panic()  # Of the library, which is no `Exception`.
     if request.path == "/long":
         return Response(body=_pieces())
     if request.path == "/large":

@@ -21,6 +21,7 @@ from broker.mqtt.connect import Connect
 from provisioning.pki.identity import Identity
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.role import Role
+from tests.support.panic import panic
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
 from tests.support.policies import DEFAULT_POLICY
 from tests.support.wire import will
@@ -124,6 +125,15 @@ def test_no_certificate_is_refused(admission: Admission, nothing: bytes | None) 
 @pytest.mark.parametrize("junk", [b"junk", b"\x30\x03\x02\x01\x01", shared_device("meter-1").der[:-5]])
 def test_what_is_no_certificate_is_refused(admission: Admission, junk: bytes) -> None:
     refused = admission.examine(junk, NOW)
+    assert isinstance(refused, Refused)
+    assert refused.code is RefusalCode.INVALID_IDENTITY
+
+
+def test_who_makes_the_library_panic_is_refused(admission: Admission, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else those who were to be served in the same turn would wait."""
+    der = certificate().der
+    monkeypatch.setattr(x509, "load_der_x509_certificate", lambda _: panic())
+    refused = admission.examine(der, NOW)
     assert isinstance(refused, Refused)
     assert refused.code is RefusalCode.INVALID_IDENTITY
 

@@ -19,7 +19,7 @@ from broker.settings.config_loading import load
 from broker.settings.limits import Limits
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
-from tests.support.pki import pem_of, shared_pki
+from tests.support.pki import Held, pem_of, shared_pki
 
 TLS = """\
 cafile ca.crt
@@ -436,18 +436,37 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         converted(tmp_path / "binary")
 
 
-@pytest.mark.parametrize("above", [True, False])
-def test_a_ca_without_the_one_above_it_is_trusted_by_mosquitto_never(
-    write: Write, tmp_path: Path, *, above: bool
-) -> None:
+def test_a_ca_without_the_one_above_it_is_trusted_by_mosquitto_never(write: Write, tmp_path: Path) -> None:
     """The broker trusts each by itself: it admitted clients that mosquitto refuses."""
     pki = shared_pki()
-    (tmp_path / "ca.pem").write_text(pki.anchors if above else pem_of(pki.issuing.certificate).decode())
+    root, issuing, other = pki.root, pki.issuing, pki.authority("Other Root CA")
+    crossed = pki.authority("Test Root CA", other, key=root.key)
+    above = pki.authority("Other Root CA", root, key=other.key)
     text = NAMED.replace("ca.crt", str(tmp_path / "ca.pem"))
-    if above:
-        assert "ca.pem" in converted(write(text)).settings
-        return
-    (said,) = problems(write(text))
-    assert said.startswith(
-        "line 2: cafile: CN=Test Issuing CA is trusted by mosquitto only together with the CA above "
-    )
+
+    def said_of(*cas: Held) -> list[str]:
+        (tmp_path / "ca.pem").write_bytes(b"".join(pem_of(each.certificate) for each in cas))
+        try:
+            assert "ca.pem" in converted(write(text)).settings
+        except InvalidConf:
+            return [said.removeprefix("line 2: cafile: ").partition(" is trusted")[0] for said in problems(write(text))]
+        return []
+
+    assert said_of(issuing, root) == []
+    assert said_of(issuing) == ["CN=Test Issuing CA"]
+    assert said_of(issuing, root, crossed) == [], "a cross-signed copy, which OpenSSL passes over"
+    assert said_of(issuing, crossed, root) == ["CN=Test Root CA"], "of the two OpenSSL takes the first"
+    assert said_of(issuing, pki.authority("Test Root CA")) == ["CN=Test Issuing CA"], "that has only its root's name"
+    assert said_of(crossed, above) == ["CN=Test Root CA", "CN=Other Root CA"], "each above the other, and no root"
+
+
+def test_where_a_file_with_cas_cannot_be_read_none_is_judged_and_the_settings_say_so(
+    write: Write, tmp_path: Path
+) -> None:
+    """The root may be in it: to refuse the other file was wrong, and to say nothing as well."""
+    (tmp_path / "0123abcd.0").write_bytes(pem_of(shared_pki().issuing.certificate))
+    (tmp_path / "0123abcd.1").mkdir()
+    made = converted(write(NAMED.replace("cafile ca.crt", f"capath {tmp_path}"))).settings
+    assert f" Not looked at, for it could not be read: {tmp_path}/0123abcd.1. " in made.replace("\n# ", " ")
+    (tmp_path / "0123abcd.1").rmdir()
+    assert "CN=Test Issuing CA is trusted by mosquitto only" in problems(tmp_path / "mosquitto.conf")[0]

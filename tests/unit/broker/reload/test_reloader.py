@@ -22,6 +22,7 @@ from broker.settings.config import BrokerConfig
 from broker.settings.config_file import ConfigError
 from provisioning.pki.identity import identity_of
 from provisioning.pki.tls import TlsConfigurationError
+from tests.support.panic import a_panic
 from tests.support.pki import shared_device
 from tests.support.wire import MemoryBroker
 
@@ -29,7 +30,7 @@ from tests.support.wire import MemoryBroker
 class Always:
     """A part that is new at each look, or whose `load` has a defect."""
 
-    def __init__(self, part: Part, error: Exception | None = None) -> None:
+    def __init__(self, part: Part, error: BaseException | None = None) -> None:
         self._part, self._error, self.applied = part, error, 0
 
     @property
@@ -56,9 +57,12 @@ def config(tmp_path: Path) -> BrokerConfig:
     return BrokerConfig(cafile=tmp_path, certfile=tmp_path, keyfile=tmp_path, unsafe_no_revocation=True)
 
 
-async def test_a_defect_costs_its_part_and_neither_the_others_nor_the_broker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("defect", [KeyError("a defect"), a_panic()], ids=["ours", "the library's"])
+async def test_a_defect_costs_its_part_and_neither_the_others_nor_the_broker(
+    tmp_path: Path, defect: BaseException
+) -> None:
     settings = config(tmp_path)
-    before, broken, after = Always(Part.CERTIFICATE), Always(Part.TRUST, KeyError("a defect")), Always(Part.POLICY)
+    before, broken, after = Always(Part.CERTIFICATE), Always(Part.TRUST, defect), Always(Part.POLICY)
     reloader = Reloader([before, broken, after], settings, lambda: settings, Counter(), None, None)
     with capture_logs() as said:
         report = await reloader.reload()
@@ -68,9 +72,12 @@ async def test_a_defect_costs_its_part_and_neither_the_others_nor_the_broker(tmp
     assert [each["part"] for each in said if each.get("code") == "INTERNAL_ERROR"] == ["trust"]
 
 
-async def test_settings_that_cannot_be_read_for_a_defect_of_ours_leave_everything_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("raised", [RuntimeError("a defect"), a_panic()], ids=["ours", "the library's"])
+async def test_settings_that_cannot_be_read_for_a_defect_leave_everything_as_it_is(
+    tmp_path: Path, raised: BaseException
+) -> None:
     def defect() -> BrokerConfig:
-        raise RuntimeError("a defect")
+        raise raised
 
     policy, limits = Always(Part.POLICY), Always(Part.LIMITS)
     reloader = Reloader([policy, limits], config(tmp_path), defect, Counter(), None, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Never
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
@@ -14,9 +15,11 @@ from broker.admission.path_ends import VerifiedPath
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
+from broker.mqtt.codes import ReasonCode
 from broker.reload.report import Effects
 from broker.reload.trust_change import judge
 from broker.settings.trust_settings import REQUIRE, IdentitySource, TrustSettings
+from tests.support.panic import panic
 from tests.support.pki import DOMAIN, shared_device
 from tests.support.reloaded_trust import BELOW, OTHER, PKI, Scene, connected, path
 from tests.support.wire import MemoryBroker, WireClient
@@ -47,17 +50,26 @@ async def test_nobody_stays_because_another_cannot_be_judged(
         raise ValueError("handshake not done yet")
 
     scene = Scene(tmp_path, broker)
-    held = PKI.device("goes", issuer=BELOW)
-    odd, goes = (broker.open(each, path=path(each, BELOW, OTHER)) for each in (PKI.device("odd", issuer=BELOW), held))
-    odd.connect(client_id="odd")
-    goes.connect(client_id="goes")
+    clients: list[WireClient] = []
+    for name in ("odd", "odder", "goes"):
+        held = PKI.device(name, issuer=BELOW)
+        clients.append(broker.open(held, path=path(held, BELOW, OTHER)))
+        clients[-1].connect(client_id=name)
+    odd, odder, _ = clients
     monkeypatch.setattr(odd.transport, "presented", fail)
+    monkeypatch.setattr(odder.transport, "presented", panic)
     scene.believe(PKI.root)
-    _, effects = await scene.trust.apply(scene.load())
+    with capture_logs() as logs:
+        _, effects = await scene.trust.apply(scene.load())
     broker.settle()
     assert effects is not None
-    assert (effects.disconnected, odd.closed, goes.closed) == (2, True, True)
-    assert str(odd.farewell().properties.reason_string).startswith("TRUST_CHANGED: ")
+    assert (effects.disconnected, [each.closed for each in clients]) == (3, [True] * 3)
+    told = [each.farewell() for each in clients]
+    later = [ReasonCode.SERVER_BUSY] * 2
+    assert [each.reason_code for each in told] == [*later, ReasonCode.NOT_AUTHORIZED], "an error of ours passes"
+    for each in told[:2]:
+        assert str(each.properties.reason_string).startswith("TRUST_CHANGED: ")
+    assert [each["times"] for each in logs if each["event"] == "a client cannot be judged"] == [1], "once a minute"
 
 
 def test_who_came_back_to_his_tls_session_is_judged_by_the_path_of_before(broker: MemoryBroker) -> None:

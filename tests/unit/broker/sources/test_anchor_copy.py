@@ -22,6 +22,7 @@ from provisioning.pki import certificate_message
 from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.manufacturer import Manufacturer
+from tests.support.panic import panic
 from tests.support.pki import shared_pki
 from tests.support.year_0 import SAID, since_year_0
 
@@ -70,6 +71,24 @@ def test_what_is_no_certificate_is_refused(content: bytes) -> None:
 
 OWN_CURVE = pkcs7.serialize_certificates([x509.load_der_x509_certificate(on_own_curve(BOTH[0]))], Encoding.DER)
 MANY_KEYS = bytes.fromhex("06072a8648ce3d0201") * (certificate_message.MOST_KEYS + 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (PKI.root.der, (x509, "load_der_x509_certificate")),
+        (pem("CERTIFICATE", PKI.root.der), (x509, "load_pem_x509_certificates")),
+        (BUNDLE, (pkcs7, "load_der_pkcs7_certificates")),
+        (PKI.root.der, (anchor_copy, "check_readable")),
+    ],
+)
+def test_an_answer_at_which_the_library_panics_is_refused(
+    content: bytes, where: tuple[object, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the broker, which asks again and again."""
+    monkeypatch.setattr(*where, lambda _: panic())
+    with pytest.raises(AnchorsRefused):
+        anchors_in(settings(PKI.root.certificate.fingerprint(SHA256()).hex()), content, PKI.now)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Never, Self
 
 import pytest
 from cryptography import x509
+from structlog.testing import capture_logs
 
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unavailable
@@ -19,6 +20,7 @@ from broker.sources import crl_urls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
 from tests.support.crl import at, crl
+from tests.support.panic import panic
 from tests.support.pki import pem_of, shared_device, shared_pki
 from tests.support.responder import Responder, delegate
 from tests.support.stored import StoredBroker
@@ -151,17 +153,20 @@ async def test_of_everybody_else_the_responder_is_asked_when_one_cannot_be_asked
     responder = web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [])
     admission, asker = broker.engine.admission, lists._asker
     admission.asker = None  # They connect before anybody can be asked.
-    clients = [broker.device(name) for name in ("meter-1", "meter-2")]
+    clients = [broker.device(name) for name in ("meter-1", "meter-3", "meter-2")]
     admission.asker = asker
     monkeypatch.setattr(clients[0].transport, "presented", fail)
+    monkeypatch.setattr(clients[1].transport, "presented", panic)
     held = shared_device("meter-2")
     responder.certificates.append(held)
     responder.revoked[held.certificate.serial_number] = x509.ReasonFlags.key_compromise
-    await asker._round(broker.engine)
-    await asyncio.gather(*asker._rounds.values())
+    with capture_logs() as logs:
+        await asker._round(broker.engine)
+        await asyncio.gather(*asker._rounds.values())
     await lists.intake.enforce()
     await asker.close()
-    assert [each.closed for each in clients] == [False, True]
+    assert [each.closed for each in clients] == [False, False, True]
+    assert [each["times"] for each in logs if "exc_info" in each] == [1], "once a minute"
 
 
 @pytest.mark.parametrize("named_by", ["client", "issuer"])

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+from typing import Any, NoReturn, cast
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Scope
 
-from provisioning.api.ocsp import decode_path
+from provisioning.api.ocsp import OcspEndpoint, OcspQuestions, decode_path
+from provisioning.ca.ocsp import Failure, failure_response
+from tests.support.asgi import through
+from tests.support.panic import panic
 
 # Its base64 is full of what goes wrong in a path.
 REQUEST = b"\x30" + bytes.fromhex("fbeffbffffbf") * 9
@@ -50,3 +55,20 @@ def test_any_request_survives_both_spellings(body: bytes) -> None:
 def test_any_path_is_decoded_or_refused(path: bytes) -> None:
     with contextlib.suppress(ValueError):
         decode_path(path)
+
+
+class Panicking:
+    """A responder whose parser panics."""
+
+    async def answer(self, _request: bytes) -> NoReturn:
+        panic()
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/ocsp//MAA="), ("POST", "/ocsp")])
+async def test_who_makes_the_parser_panic_is_told_of_an_internal_error(method: str, path: str) -> None:
+    questions = OcspQuestions(cast("Any", Panicking()))
+    headers = [(b"content-type", b"application/ocsp-request")]
+    asked: Scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    told = await through(OcspEndpoint(cast("Any", None), questions=questions, body_seconds=10), asked, b"0\0")
+    assert (told.status_code, told.body) == (200, failure_response(Failure.INTERNAL_ERROR))
+    assert questions.answered_so_far["internal_error"] == 1

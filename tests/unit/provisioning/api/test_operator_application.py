@@ -12,17 +12,19 @@ from provisioning.api.metrics import Metrics
 from provisioning.api.operator_application import new_framework
 from provisioning.config import Settings
 from provisioning.errors import Code, Refused
+from tests.support.panic import a_panic
 
 
 @pytest.mark.parametrize(
     ("failure", "code", "status", "lines"),
     [
         (ZeroDivisionError("a detail"), "INTERNAL", 500, ["request failed"]),
+        (a_panic(), "INTERNAL", 500, ["request failed"]),
         (Refused(Code.UNAVAILABLE, "later"), "UNAVAILABLE", 503, []),
     ],
 )
 async def test_what_is_raised_by_a_route_is_told_once(
-    failure: Exception, code: str, status: int, lines: list[str]
+    failure: BaseException, code: str, status: int, lines: list[str]
 ) -> None:
     metrics = Metrics()
     framework = new_framework("1", answering(metrics))

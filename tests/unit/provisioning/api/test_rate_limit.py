@@ -15,6 +15,7 @@ from provisioning.api.rate_limit import Callers, RateLimit, RequestRates
 from provisioning.enrolment.attempt import TlsConnection
 from provisioning.errors import Code, Refused
 from tests.support.manufacturer import Manufacturer
+from tests.support.panic import panic
 from tests.support.pki import Pki, shared_device, shared_pki
 
 ECDSA_WITH_SHA256 = bytes.fromhex("06082a8648ce3d040302")
@@ -113,6 +114,7 @@ def test_of_a_certificate_that_others_have_signed_little_is_kept(more: int) -> N
     caller = Callers(tuple).caller(scope)
     assert isinstance(caller, bytes)
     assert len(caller) == 32
+    assert Callers(panic).caller(scope) == caller, "who makes the parser panic has a bucket, too"
 
 
 async def test_what_is_no_request_is_not_counted() -> None:

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from cryptography import x509
 from structlog.testing import capture_logs
 
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
@@ -26,6 +27,7 @@ from provisioning.store.manufacturer_list_urls import StoredUrl
 from tests.support.crl import crl, scope
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
+from tests.support.panic import panic
 from tests.support.requests import NOON
 from tests.support.ways import HOUR, enrol, give_list, group, nothing, refusal, register
 from tests.support.web import WebServer
@@ -239,15 +241,20 @@ async def test_a_defect_that_a_list_has_met_leaves_the_others_and_the_service(
             raise AssertionError("a defect")
         return await take(self, name, content, **said)
 
+    load, odd = x509.load_der_x509_crl, b"PANIC"
+    monkeypatch.setattr(x509, "load_der_x509_crl", lambda der: panic() if odd in der else load(der))
     monkeypatch.setattr(ManufacturerListService, "take", defective)
-    web.pages |= {"/odd": b"odd", LIST: listed(acme, 7)}
-    await fetch_at(fleet, web.url + "/odd", web.url + LIST)
+    panics = listed(acme, 7, number=int.from_bytes(odd, "big"))
+    web.pages |= {"/odd": b"odd", "/panics": panics, LIST: listed(acme, 7)}
+    await fetch_at(fleet, web.url + "/odd", web.url + "/panics", web.url + LIST)
     with capture_logs() as logs:
-        assert await fetcher.fetch_due() == 2
+        assert await fetcher.fetch_due() == 3
     assert [each["url"] for each in logs if each.get("code") == "INTERNAL"] == [web.url + "/odd"]
-    urls = await fleet.database.read(manufacturer_list_urls.in_force)
-    assert [(each.problem[:14], each.failures) for each in urls] == [("INTERNAL_ERROR", 1), ("", 0)]
-    assert fetcher.outcomes == {("acme", "new"): 1, ("acme", "failed"): 1}
+    urls = {each.url: each for each in await fleet.database.read(manufacturer_list_urls.in_force)}
+    assert [urls[web.url + each].failures for each in ("/odd", "/panics", LIST)] == [1, 1, 0]
+    assert urls[web.url + "/odd"].problem.startswith("INTERNAL_ERROR")
+    assert "the parser gave up" in urls[web.url + "/panics"].problem
+    assert fetcher.outcomes == {("acme", "new"): 1, ("acme", "failed"): 2}
 
 
 async def test_a_list_that_is_the_same_still_is_asked_for_before_it_ends(

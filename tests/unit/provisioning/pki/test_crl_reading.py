@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import itertools
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +23,7 @@ from provisioning.pki.revocation import RevocationIndex, unpack
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.fuzz.der import signed_by
 from tests.support.crl import crl, impostor_of, pem, scope
+from tests.support.panic import panic
 from tests.support.pki import shared_device, shared_pki
 
 PKI = shared_pki()
@@ -191,6 +194,19 @@ def test_what_is_not_signed_is_not_parsed() -> None:
 )
 def test_what_is_wrong_is_named(content: bytes, code: CrlProblem) -> None:
     assert refusal(content) is code
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_list_at_which_the_library_panics_is_malformed(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever fetches lists goes on with the next one: anybody on the network can answer."""
+    load, calls = x509.load_der_x509_crl, itertools.count(1)
+    monkeypatch.setattr(x509, "load_der_x509_crl", lambda der: panic() if next(calls) == at else load(der))
+    assert refusal(LIST) is CrlProblem.CRL_MALFORMED
+
+
+def test_a_list_at_whose_signature_the_library_panics_is_not_its_issuer_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashlib, "new", lambda *_: panic())
+    assert refusal(LIST) is CrlProblem.CRL_BAD_SIGNATURE
 
 
 def test_a_list_with_an_entry_that_cannot_be_read_is_malformed() -> None:

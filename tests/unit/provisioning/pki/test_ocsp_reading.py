@@ -17,6 +17,7 @@ from cryptography.x509 import ocsp
 from provisioning.ca.der import BIT_STRING, OCTET_STRING, SEQUENCE, children, content, element
 from provisioning.pki.ocsp import Answer, OcspRefused, Question, ask, read_answer, responders
 from provisioning.pki.revocation_reason import RevocationReason
+from tests.support.panic import panic
 from tests.support.pki import Held, Pki, shared_device, shared_pki
 from tests.support.responder import Responder, delegate
 from tests.support.year_0 import SAID, YEAR_0
@@ -192,6 +193,12 @@ def test_what_is_no_answer_is_refused(body: bytes) -> None:
     question = ask(SERIAL, PKI.issuing.certificate, nonce=False)
     with pytest.raises(OcspRefused, match="not an OCSP response"):
         read(responder(), question, body=body)
+
+
+def test_an_answer_at_which_the_library_panics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ocsp, "load_der_ocsp_response", lambda _: panic())
+    with pytest.raises(OcspRefused, match="not an OCSP response: the parser gave up"):
+        read(responder(), body=b"0")
 
 
 def test_a_question_has_a_new_nonce_or_none() -> None:

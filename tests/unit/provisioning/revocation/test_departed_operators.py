@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
 
 from provisioning.api.revocations import ended_answer
 from provisioning.enrolment.approvals import ApprovalService
@@ -184,8 +185,10 @@ async def test_while_he_is_suspended_they_are_void(fleet: Fleet) -> None:
     serial = f"{old.serial_number:x}"
     outcome = await fleet.revocation.revoke_serial(serial, RevocationReason.SUPERSEDED, by="boss")
     assert (outcome.changed, outcome.departed) == (True, ()), "the other one is on hold, and may be good tomorrow"
-    with pytest.raises(Refused, match="TOKEN_VOID: anna, who made this token, is suspended"):
+    told = "^TOKEN_VOID: this token's maker cannot promise it now: ask another operator for a new one$"
+    with capture_logs() as logs, pytest.raises(Refused, match=told):  # A thief is not told that somebody has noticed.
         await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token)
+    assert [(each["maker"], each["why"]) for each in logs if "maker" in each] == [("anna", "is suspended")]
     assert (await states(fleet))["meter-1"] is TokenState.VOID
     assert await fleet.database.read(lambda connection: tokens.count_open(connection, fleet.clock())) == 0
     await fleet.suspension.resume_device("anna", by="boss")
