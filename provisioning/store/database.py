@@ -22,8 +22,10 @@ Rules
 2. SQLite: WAL, synchronous FULL (a commit is on disk before the answer is sent), foreign keys on.
 3. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
    a join reads along with the lock may be older than the wait for it. Locks are taken in one order: all writers'
-   (`provisioning.store.postgresql_group`), tokens, device, key, counters, end of the audit log. All waits are
-   bounded: `provisioning.store.server_parameters`.
+   (`provisioning.store.postgresql_group`), tokens, approval, device, key, counters, end of the audit log; only
+   approvals that wait again, as an operator leaves, come after the counters. The first keeps our transactions apart;
+   of a deadlock with another program PostgreSQL undoes one. All waits are bounded:
+   `provisioning.store.server_parameters`.
 4. Whatever a work raises undoes it, and nobody else's: a parser's panic, too, which no lane would survive.
 """
 

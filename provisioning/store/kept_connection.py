@@ -45,6 +45,8 @@ class KeptConnection:
         self._rests_since = -math.inf
         self._committed: AuditHead | None = None
         """The audit log's end that was committed last."""
+        self._compared = False
+        """Whether the open connection's server has been asked for it: until it has answered, nothing is written."""
 
     @property
     def is_open(self) -> bool:
@@ -95,8 +97,9 @@ class KeptConnection:
                 if kept and error.connection_invalidated:
                     raise Stale from error
                 raise
-            if not kept:
+            if not self._compared:
                 self._compare(connection)
+                self._compared = True
             with audit.one_end(connection):
                 yield shared
                 end = audit.end_of(connection)
@@ -129,12 +132,13 @@ class KeptConnection:
                 self.drop()
 
     def _compare(self, connection: Connection) -> None:
-        known, self._committed = self._committed, None
-        if known is not None:
-            row_numbers.move_up(connection)
-        if known is None or audit.has(connection, known):
-            self._committed = known
+        known = self._committed
+        if known is None:
             return
+        row_numbers.move_up(connection)
+        if audit.has(connection, known):
+            return
+        self._committed = None
         log.error(
             "the database has lost changes that were answered: docs/postgresql.md says what to repeat, and "
             "fleet-provisioning revoke --certificate FILE revokes certificates that it has lost",
@@ -144,7 +148,7 @@ class KeptConnection:
 
     def _open(self) -> Connection:
         self.drop()
-        self._unwanted = False
+        self._unwanted = self._compared = False
         connection = self._connection = self._engine.connect()
         driver = driver_of(connection)
         driver.autocommit = True  # For the driver: `SharedTransaction` sends BEGIN and COMMIT itself.

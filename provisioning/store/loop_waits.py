@@ -59,8 +59,9 @@ PROMPT_SECONDS: Final = 5.0
 _UNPREPARED: Final = (
     psycopg.errors.InvalidSqlStatementName,
     psycopg.errors.DuplicatePreparedStatement,
-    psycopg.errors.FeatureNotSupported,  # A cached plan must not change its result's type.
 )
+_REPLANNED: Final = "RevalidateCachedQuery"
+"""PostgreSQL's function that says that a cached plan must not change its result's type, as of what it does not have."""
 
 
 class ServerSilent(psycopg.OperationalError):
@@ -215,6 +216,10 @@ class LoopConnection(psycopg.Connection[TupleRow]):
             raise ServerSilent("the server has not answered in time: it, or its disk, hangs") from None
         except _UNPREPARED:
             self.leave()
+            raise
+        except psycopg.errors.FeatureNotSupported as error:
+            if error.diag.source_function == _REPLANNED:
+                self.leave()
             raise
 
     def leave(self) -> None:

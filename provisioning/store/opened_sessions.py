@@ -56,7 +56,7 @@ _LIMITS: Final = (
     "(SELECT setting::float / 1000 FROM pg_settings WHERE name = 'statement_timeout'), "
     # PostgreSQL 17; of a database or role. Ours count in place of it: a change of the schema takes as long as it does.
     "(SELECT set_config(name, '0', false) FROM pg_settings "
-    "WHERE name = 'transaction_timeout' AND setting <> '0' AND source <> 'client')"
+    "WHERE name = 'transaction_timeout' AND setting <> '0' AND name <> ALL(%s))"  # Given: the names in the options.
 )
 _LATE_SECONDS: Final = 5.0
 """After the time that the server itself gives a statement, and in which it should have ended it."""
@@ -94,7 +94,7 @@ class OpenedSessions:
             driver.autocommit = True
             driver.silences = self._silences
             self._prepare(driver, arguments, parameters)
-            driver.silence = _silence(driver)
+            driver.silence = _silence(driver, parameters.get("options", ""))
             driver.autocommit = False
         except BaseException:
             driver.close()
@@ -139,9 +139,13 @@ class OpenedSessions:
         self._timelines[cluster] = timeline
 
 
-def _silence(driver: LoopConnection) -> Silence:
-    """Return how long the session may be silent: a little longer than its limits, and if it has none, for ever."""
-    found = driver.execute(_LIMITS, prepare=False).fetchone()
+def _silence(driver: LoopConnection, options: str) -> Silence:
+    """Return how long the session may be silent: a little longer than its limits, and if it has none, for ever.
+
+    The time of a transaction is only limited if *options* do. The server knows who set it only without a pooler.
+    """
+    ours = [name.lower() for name, _ in settings_of(options)]
+    found = driver.execute(_LIMITS, [ours], prepare=False).fetchone()
     if found is None:
         raise AssertionError("a query without FROM has a row")
     lock, statement = (each + _LATE_SECONDS if each else math.inf for each in found[:2])

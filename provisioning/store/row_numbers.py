@@ -8,6 +8,8 @@ Rules
 -----
 1. Called under the lock of all writers: nobody else draws a number meanwhile.
 2. A sequence is only ever moved up.
+3. Tables whose numbers come from a counter, a row as any other, say so by ``autoincrement=False``: nobody draws from
+   their sequences, which are behind for ever.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _EACH: Final = " UNION ALL ".join(
 )
 _MOVE_UP: Final = text(
     f"SELECT name, setval(numbers, newest) AS newest FROM ({_EACH}) AS numbered "  # noqa: S608 - nothing of a caller's
-    "WHERE newest > coalesce(pg_sequence_last_value(numbers), 0)"
+    "WHERE numbers IS NOT NULL AND newest > coalesce(pg_sequence_last_value(numbers), 0)"
 )
 
 

@@ -322,7 +322,8 @@ listed_devices = Table(
 approvals = Table(
     "approvals",
     metadata,
-    Column("id", BIG_ID, primary_key=True),
+    # From a counter (`provisioning.store.approvals`). PostgreSQL's column has a sequence, too, which nobody draws from.
+    Column("id", BIG_ID, primary_key=True, autoincrement=False),
     Column("group_name", NAME, nullable=False),
     Column("name", NAME, nullable=False),
     Column("spki_sha256", LargeBinary(32), nullable=False),

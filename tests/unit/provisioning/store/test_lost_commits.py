@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import psycopg
 import pytest
@@ -14,7 +15,8 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store import audit, opened_sessions, schema
+from provisioning.store import approvals, audit, opened_sessions, schema
+from provisioning.store.approvals import ApprovalRequest
 from provisioning.store.audit import Action
 from provisioning.store.audit_findings import findings
 from provisioning.store.database import Database
@@ -35,15 +37,23 @@ async def counts(fleet: Fleet) -> tuple[int, ...]:
     return await fleet.database.read(lambda connection: tuple(connection.execute(text(_COUNTS)).one()))
 
 
-def moved(url: str, change: str) -> None:
-    """Make *change* as an administrator, and end all other sessions, as a move to another server does."""
+_ENDED: Final = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+def changed(url: str, *changes: str) -> None:
+    """Make *changes* as an administrator."""
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as administrator:
         administrator.execute("SET session_replication_role = replica")  # Triggers refuse changes of the log.
-        administrator.execute(change.encode())
-        administrator.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        for each in changes:
+            administrator.execute(each.encode())
+
+
+def moved(url: str, *changes: str) -> None:
+    """Make *changes*, and end all other sessions, as a move to another server does."""
+    changed(url, *changes, _ENDED)
 
 
 async def lost(work: Callable[[], Awaitable[object]], way: Way, *, passed_on: bool | None) -> None:
@@ -112,7 +122,7 @@ async def test_a_lost_commit_is_done_once_or_not_at_all_and_asking_again_helps(
 async def test_a_store_without_what_was_committed_last_is_told_of(
     postgresql: PostgresqlServer, change: str, told: list[str]
 ) -> None:
-    """Found behind the same address: a standby that did not have it, or that went its own way."""
+    """Found behind the same address: a standby that did not have it, or that went its own way; not at the first try."""
 
     async def note(number: int) -> None:
         await fleet.database.write(
@@ -124,7 +134,10 @@ async def test_a_store_without_what_was_committed_last_is_told_of(
             await note(1)
             await note(2)
             await fleet.database.write(lambda connection: connection.execute(text("SELECT 1")).scalar())  # No entry.
-            moved(url, change)
+            moved(url, change, "ALTER TABLE hastened_renewals RENAME TO away")  # Its numbers are asked for first.
+            with pytest.raises(Refused):
+                await note(3)
+            changed(url, "ALTER TABLE away RENAME TO hastened_renewals")
             with capture_logs() as logs:
                 await note(3)
             assert [each["code"] for each in logs if "code" in each] == told
@@ -138,6 +151,9 @@ async def test_numbers_go_on_at_a_server_that_has_the_rows_and_not_their_numbers
         async with open_fleet(url) as fleet:
             await fleet.enrol("meter-1")
             await fleet.enrol("meter-2")
+            # Numbered by a counter, which is a row: this was taken for numbers that begin again, at each start.
+            asked = ApprovalRequest("north", "meter-5", bytes(32), "none", None)
+            await fleet.database.write(lambda connection: approvals.put(connection, asked, fleet.clock()))
             moved(url, "DELETE FROM tokens; DELETE FROM certificates WHERE id = 1")
             moved(url, begun_again)
             fleet.clock.advance(HOUR)

@@ -21,6 +21,7 @@ from tests.support.pgbouncer import PgBouncer
 from tests.support.postgresql import PostgresqlServer
 
 IGNORING = {"ignore_startup_parameters": "options"}
+_WITH_TRANSACTION_TIMEOUT = 17_00_00
 
 
 @pytest.fixture
@@ -38,8 +39,13 @@ async def test_a_pool_that_keeps_sessions_is_as_good_as_none(
     postgresql: PostgresqlServer, url: str, settings: dict[str, str]
 ) -> None:
     """PgBouncer refuses our limits when a session is opened, or leaves them out: they are set all the same."""
+    wanted = [("search_path", "public,pg_temp")]
+    with psycopg.connect(url.replace("+psycopg", "")) as direct:
+        if direct.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
+            wanted.append(("transaction_timeout", "1h"))
+    options = "%20".join(f"-c%20{name}%3D{value}" for name, value in wanted)
     with PgBouncer(postgresql, "session", **settings) as pooler:
-        database = Database(pooler.through(url) + "?options=-c%20search_path%3Dpublic,pg_temp")
+        database = Database(f"{pooler.through(url)}?options={options}")
         heard = asyncio.Event()
         listening = asyncio.create_task(announcements.listen(database.url, heard.set))
         try:
@@ -50,9 +56,9 @@ async def test_a_pool_that_keeps_sessions_is_as_good_as_none(
                 ("jit", "off"),
                 ("TimeZone", "UTC"),
                 ("client_min_messages", "warning"),
+                *wanted,
             ):
                 assert await database.write(lambda connection, name=name: shown(name, connection)) == value  # type: ignore[misc]
-            assert await database.read(lambda connection: shown("search_path", connection)) == "public,pg_temp"
             async with asyncio.timeout(PATIENCE):
                 await heard.wait()  # It listens.
                 heard.clear()
@@ -139,6 +145,18 @@ async def test_a_pool_with_one_session_is_refused(
 )
 def test_options_are_read_as_libpq_reads_them(options: str, settings: list[tuple[str, str]]) -> None:
     assert list(settings_of(options)) == settings
+
+
+async def test_a_server_that_does_not_tell_its_timeline_is_not_compared(url: str) -> None:
+    """Some that speak PostgreSQL's protocol have no write-ahead log: the session was left for it, and so each one."""
+    with psycopg.connect(url.replace("+psycopg", "")) as administrator:
+        administrator.execute(
+            "CREATE FUNCTION public.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE 'not supported here' USING ERRCODE = 'feature_not_supported'; END $$"
+        )
+    database = Database(url + "?options=-c%20search_path%3Dpublic,pg_catalog")
+    assert await database.read(lambda connection: shown("search_path", connection)) == "public,pg_catalog"
+    await database.close()
 
 
 @pytest.fixture
