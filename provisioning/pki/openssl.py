@@ -141,12 +141,13 @@ def read(address: int) -> bytes | None:
 
 
 def forget_errors() -> None:
-    """Clear OpenSSL's error queue of this thread; to be called when a call on an `ssl` socket has failed.
+    """Clear OpenSSL's error queue of this thread.
 
-    OpenSSL judges a call by that queue, so the error would be attributed to the thread's next session, whoever's it is.
-    `ssl` clears it, but, from Python 3.12.3 on, not if the system has refused a write: one
-    client that resets its connection would end another's. So it is to be called when a handshake has succeeded: a
-    certificate that the peer has sent beside its path, and that cannot be read, leaves an error, too.
+    To be called when a call on an `ssl` socket has failed, and when a handshake has succeeded. OpenSSL judges a call by
+    that queue, so an error left there would be attributed to the thread's next session, whoever's it is. `ssl` clears
+    it after a failure, but, from Python 3.12.3 on, not if the system has refused a write: one client that resets its
+    connection would end another's. And a handshake that succeeds leaves an error if the peer has sent a certificate
+    beside its path that cannot be read.
     """
     if AVAILABLE:
         frequent.ERR_clear_error()
