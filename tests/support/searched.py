@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 ResultT = TypeVar("ResultT")
 Statement = tuple[str, Any]
 _SCAN = {"sqlite": re.compile(r"\bSCAN (\w+)"), "postgresql": re.compile(r"\bSeq Scan on (\w+)")}
-_LARGE = frozenset({"certificates", "devices", "revocations", "revocation_events", "audit_entries", "idempotency_keys"})
+_LARGE = {"certificates", "devices", "revocations", "revocation_events", "audit_entries", "idempotency_keys"}
 
 
 async def noted(doing: Awaitable[ResultT]) -> tuple[list[Statement], ResultT]:
@@ -29,8 +29,8 @@ async def noted(doing: Awaitable[ResultT]) -> tuple[list[Statement], ResultT]:
         event.remove(Engine, "before_cursor_execute", note)
 
 
-def scanned(connection: Connection, asked: list[Statement], large: frozenset[str] = _LARGE) -> set[str]:
-    """Return the *large* tables that the database would scan completely for one of the statements."""
+def scanned(connection: Connection, asked: list[Statement]) -> set[str]:
+    """Return the large tables that the database would scan completely for one of the statements."""
     dialect = connection.dialect.name
     explain = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
     found: set[str] = set()
@@ -38,7 +38,7 @@ def scanned(connection: Connection, asked: list[Statement], large: frozenset[str
         if statement.split(None, 1)[0].upper() in {"SELECT", "UPDATE", "DELETE"}:
             plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
             found |= set(_SCAN[dialect].findall("\n".join(str(row[-1]) for row in plan)))
-    return found & large
+    return found & _LARGE
 
 
 def rows_read(connection: Connection) -> int:
