@@ -11,8 +11,9 @@ Rules
 2. Nothing is taken back by a suspension: it may be over tomorrow (`provisioning.enrolment.ways.token` asks who is).
 3. What they leave behind otherwise, claims, lists and manufacturers, is told. It is counted after the commit, by whole
    tables: neither does anybody wait for that, nor is anybody let in because it failed.
-4. What is taken back is counted with it, by an index. An operator may have made a million tokens: so such a transaction
-   does not run on the event loop (`MayBeLong`).
+4. What is taken back is counted with it, by an index. An operator may have made a million tokens: of who has made more
+   than `MANY`, such a transaction does not run on the event loop (`check_short`). It then comes behind those that were
+   waiting: what the operator gets from one of them is taken back, too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -31,7 +33,7 @@ from provisioning.errors import Refused, invalid
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
-from provisioning.store import certificates_of_device, promises
+from provisioning.store import certificates_of_device, promises, tokens
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.promises import Left
@@ -82,8 +84,18 @@ class Voided:
         return facts
 
 
+MANY: Final = 1000
+"""Tokens that are counted on the event loop."""
+
+
 class MayBeLong(Exception):
-    """This cannot be done on the event loop, as it is about an operator; nothing was done."""
+    """This cannot be done on the event loop, as it is about an operator's many tokens; nothing was done."""
+
+
+def check_short(connection: Connection, device: Device) -> None:
+    """Raise `MayBeLong` if *device* is an operator who has made many tokens."""
+    if device.role is Role.OPERATOR and tokens.count_made_by(connection, device.name, MANY + 1) > MANY:
+        raise MayBeLong
 
 
 def check_may_keep(grounds: Grounds, *, keep: bool) -> None:

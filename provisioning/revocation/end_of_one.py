@@ -31,12 +31,12 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.pki.role import Role
 from provisioning.revocation import portions as portioned
 from provisioning.revocation.departed_operators import (
     Departed,
     MayBeLong,
     Voided,
+    check_short,
     take_back,
     with_what_is_left,
 )
@@ -111,11 +111,11 @@ class EndOfOne:
     ) -> tuple[RevocationOutcome, Changed]:
         """Revoke all in this transaction; raise `TooMany` if the key has more than a few certificates.
 
-        Raises `MayBeLong` for an operator's, if the transaction is to be *short*.
+        Raises `MayBeLong` for that of an operator with many tokens, if the transaction is to be *short*.
         """
         certificate = named.locked(connection, self._clock, by)
-        if short and certificate.device.role is Role.OPERATOR:
-            raise MayBeLong
+        if short:
+            check_short(connection, certificate.device)
         fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
         if grounds.reason is RevocationReason.KEY_COMPROMISE:
             same_key = first_of_key(connection, key_of(certificate))

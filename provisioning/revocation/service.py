@@ -18,8 +18,8 @@ Rules
 6. A compromised key is compromised in every certificate: whichever is named, all for its key are revoked for that
    reason, even if they were revoked for another before. One key belongs to one device
    (`provisioning.store.device_keys`), whose row is locked.
-7. With an operator go the tokens that he has made and nobody has used, and his approvals that nobody was certified for:
-   those tokens are voided, those just being made for him are not made (`provisioning.enrolment.tokens`), and what he
+7. With an operator go the tokens made by that operator that nobody has used, and approvals that nobody was certified
+   for: those tokens are voided, those just being made are not made (`provisioning.enrolment.tokens`), and what was
    approved waits again; both are kept if the caller says so (`provisioning.revocation.departed_operators`).
 """
 
@@ -43,6 +43,7 @@ from provisioning.revocation.departed_operators import (
     MayBeLong,
     Voided,
     check_may_keep,
+    check_short,
     take_back,
     with_what_is_left,
 )
@@ -156,12 +157,12 @@ class RevocationService:
     ) -> tuple[RevocationOutcome, Changed, Voided]:
         """End a device in this transaction; raise `TooMany` if it has more than a few certificates.
 
-        Raises `MayBeLong` for an operator, if the transaction is to be *short*.
+        Raises `MayBeLong` for an operator with many tokens, if the transaction is to be *short*.
         """
         now, grounds = self._clock(), end.grounds
         device, bound = _to_be_ended(connection, name, end, now)
-        if short and device.role is Role.OPERATOR:
-            raise MayBeLong
+        if short:
+            check_short(connection, device)
         issued = first_of_device(connection, device)
         expired = surely_expired(issued, now)
         ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]

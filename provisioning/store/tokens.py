@@ -234,6 +234,14 @@ def void_made_by(connection: Connection, operators: Sequence[str], now: datetime
     return made
 
 
+def count_made_by(connection: Connection, maker: str, most: int) -> int:
+    """Return how many tokens *maker* has made since the last were voided: *most* at most, and no more are read."""
+    last = select(func.coalesce(func.max(voided_makers.c.through_id), 0)).where(voided_makers.c.operator == maker)
+    made = select(tokens.c.id).where(tokens.c.created_by == maker, tokens.c.id > last.scalar_subquery()).limit(most)
+    number: int = connection.execute(select(func.count()).select_from(made.subquery())).scalar_one()
+    return number
+
+
 def ended_before(connection: Connection, before: datetime) -> list[int]:
     """Return the numbers of tokens that were spent, voided or expired *before* that time, but for the newest token."""
     return list(connection.execute(select(tokens.c.id).where(*_ended(before)).order_by(tokens.c.id)).scalars())

@@ -29,6 +29,7 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.revocation import departed_operators
 from provisioning.revocation.departed_operators import Departed
 from provisioning.store import audit, listed_devices, promises, token_inventory, tokens
 from provisioning.store.approvals import IN_FORCE
@@ -314,6 +315,7 @@ async def test_what_he_has_approved_and_nobody_has_had_is_to_be_decided_again(
 
     take_back = promises.take_back
     monkeypatch.setattr(promises, "take_back", noted_take_back)
+    monkeypatch.setattr(departed_operators, "MANY", -1)
     await operator(fleet, "anna")
     boss = await operator(fleet, "boss")
     await fleet.groups.create(Group("line", ways=parse_ways(["approval"])), by="admin")
