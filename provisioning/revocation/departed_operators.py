@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -36,9 +36,13 @@ from provisioning.revocation.grounds import Grounds
 from provisioning.store import certificates_of_device, promises, tokens
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
+from provisioning.store.lanes import Apart
 from provisioning.store.promises import Left
 
 log = structlog.get_logger(__name__)
+
+_R = TypeVar("_R")
+_R_co = TypeVar("_R_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,21 @@ def check_short(connection: Connection, device: Device) -> None:
     """Raise `MayBeLong` if *device* is an operator who has made many tokens."""
     if device.role is Role.OPERATOR and tokens.count_made_by(connection, device.name, MANY + 1) > MANY:
         raise MayBeLong
+
+
+class EndsOne(Protocol[_R_co]):
+    """The work that ends one certificate or device, which calls `check_short` if it is to be *short*."""
+
+    def __call__(self, connection: Connection, /, *, short: bool) -> _R_co:
+        """Run in a transaction; raise `MayBeLong`."""
+
+
+async def written(database: Database, work: EndsOne[_R], apart: Apart | None = None) -> _R:
+    """Return what *work* does in a transaction of its own, on the event loop if that is short."""
+    try:
+        return await database.write(partial(work, short=True), apart, short=True)
+    except MayBeLong:
+        return await database.write(partial(work, short=False), apart)
 
 
 def check_may_keep(grounds: Grounds, *, keep: bool) -> None:

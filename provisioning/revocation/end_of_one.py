@@ -34,11 +34,11 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import portions as portioned
 from provisioning.revocation.departed_operators import (
     Departed,
-    MayBeLong,
     Voided,
     check_short,
     take_back,
     with_what_is_left,
+    written,
 )
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.issued_to import TooMany, first_of_key
@@ -89,10 +89,7 @@ class EndOfOne:
         """
         work = partial(self._at_once, named=named, grounds=grounds, by=by, keep=keep)
         try:
-            try:
-                outcome, fresh = await self._database.write(partial(work, short=True), short=True)
-            except MayBeLong:
-                outcome, fresh = await self._database.write(partial(work, short=False))
+            outcome, fresh = await written(self._database, work)
         except TooMany:
             return await self._told(await self._in_portions(named, grounds, by))
         for each in fresh:

@@ -40,12 +40,12 @@ from provisioning.pki.role import Role
 from provisioning.revocation import issued_to
 from provisioning.revocation.batch import EVERY, Heard, nobody_follows, refused_alone
 from provisioning.revocation.departed_operators import (
-    MayBeLong,
     Voided,
     check_may_keep,
     check_short,
     take_back,
     with_what_is_left,
+    written,
 )
 from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
@@ -131,10 +131,7 @@ class RevocationService:
     async def _end_device(self, name: str, end: End) -> RevocationOutcome:
         try:
             work, apart = partial(self._end_at_once, name=name, end=end), lambda: {("device", name)}
-            try:
-                outcome, ended, voided = await self._database.write(partial(work, short=True), apart, short=True)
-            except MayBeLong:
-                outcome, ended, voided = await self._database.write(partial(work, short=False), apart)
+            outcome, ended, voided = await written(self._database, work, apart)
         except TooMany:
             with refused_alone():
                 return await self._many.end(end, EVERY)
