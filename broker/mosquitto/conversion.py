@@ -13,8 +13,8 @@ Rules
 3. A value is never invented: what the file does not say has the broker's default, and a comment where that differs.
 
 Does not handle: whether the named files exist and fit (``--test-config`` does), but for CAs without a valid one above
-them, which only mosquitto does not trust, where all files with CAs can be read here: if not, a comment says so; bridges and
-plugins, which are impossible; the messages and sessions in mosquitto.db.
+them, which only mosquitto does not trust, where all files with CAs can be read here: if not, a comment says so; bridges
+and plugins, which are impossible; the messages and sessions in mosquitto.db.
 """
 
 from __future__ import annotations
