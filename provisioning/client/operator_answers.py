@@ -90,6 +90,18 @@ class ReleasedCertificate(Answer):
     sequence: int
 
 
+class StillSuspended(Answer):
+    """A certificate that a resumption was about, and that stays suspended.
+
+    *by_itself*: by its serial number, so that its device's resumption does not concern it; otherwise with its device,
+    which is suspended as a whole.
+    """
+
+    serial: str
+    device: str
+    by_itself: bool
+
+
 class EnrolledDevice(Answer):
     """A device, broker, service or operator that has, or had, a certificate."""
 
@@ -123,6 +135,8 @@ class IssuedCertificate(Answer):
     reason: RevocationReason | None = None
     sequence: int | None = None
     invalidity_date: datetime | None = None
+    suspended_by_itself: bool | None = None
+    """Whether it stays suspended when its device is resumed; None: the service is older."""
 
 
 class KnownOperator(Answer):
