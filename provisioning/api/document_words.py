@@ -30,6 +30,7 @@ FIELDS: Final = {
     "changed_at": f"When it was last changed ({_MOMENT}).",
     "changed_by": "Operator who last changed it.",
     "checks": "What `/readyz` asks, by part: `ok`, or in a word or two what is wrong.",
+    "claims_ended": "How many claims that the operator made have ended with the operator, as the key was compromised.",
     "claims_left": "How many claims that the operator made go on.",
     "code": "Stable, for programs.",
     "count": "How many tokens for any new device of `group`.",

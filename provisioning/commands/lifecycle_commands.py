@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
-from provisioning.commands.departed import KeepTokens, say_who_left
+from provisioning.commands.departed import EndClaims, KeepTokens, end_claims_of, say_who_left
 from provisioning.commands.in_steps import check_none_refused, in_steps
 from provisioning.commands.left_to_the_device import tell_what_is_left
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
@@ -44,6 +44,7 @@ def revoke(
     reason: Annotated[RevocationReason, reason_option(_REASONS)] = RevocationReason.UNSPECIFIED,
     invalidity_date: InvalidityDate = None,
     keep_tokens: KeepTokens = False,
+    end_claims: EndClaims = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +62,8 @@ def revoke(
 
     An operator who has no valid certificate left leaves: tokens that he made and nobody has used are void, and requests
     that he approved wait for another decision. --keep-tokens keeps both, except for keyCompromise, until the command is
-    repeated without it.
+    repeated without it. Claims that he made go on, as devices on their way have their keys, too: --end-claims ends
+    them, and keyCompromise does in any case.
 
     \b
     Example:
@@ -95,7 +97,7 @@ def revoke(
             try:
                 await _each(meant, ask, report, "revoked", goes_on=False)
             finally:  # What was done before a later step failed is done.
-                say_who_left(departed)
+                await _tell_who_left(client, departed, end_claims=end_claims)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
         await tell_what_is_left(client, whose, "revoke")
@@ -196,6 +198,7 @@ def decommission(
     named: Named,
     connection: Connection,
     keep_tokens: KeepTokens = False,
+    end_claims: EndClaims = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -205,7 +208,8 @@ def decommission(
     are reported, the others are decommissioned. Repeating it is harmless.
 
     Tokens that an operator among them has made and nobody has used are void, and requests that he approved wait for
-    another decision; --keep-tokens keeps both, until the command is repeated without it.
+    another decision; --keep-tokens keeps both, until the command is repeated without it. --end-claims also ends the
+    claims that he made.
 
     \b
     Example:
@@ -219,15 +223,25 @@ def decommission(
 
     departed: list[DepartedOperator] = []
 
-    async def command(client: OperatorClient) -> None:
+    async def command(client: EnrolmentOperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
             ask = partial(client.decommission, keep_tokens=keep_tokens, tell=departed.append)
             try:
                 await _each(meant, ask, show, "decommissioned")
             finally:
-                say_who_left(departed)
+                await _tell_who_left(client, departed, end_claims=end_claims)
 
     connection.run(command)
+
+
+async def _tell_who_left(
+    client: EnrolmentOperatorClient, departed: list[DepartedOperator], *, end_claims: bool
+) -> None:
+    try:
+        if end_claims:
+            await end_claims_of(client, departed)
+    finally:  # They have left, whatever became of their claims.
+        say_who_left(departed)
 
 
 async def _each(
