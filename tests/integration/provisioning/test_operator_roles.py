@@ -84,8 +84,8 @@ async def test_each_operator_may_do_what_his_role_says_and_no_more(own_service: 
             ("anna", ("operator", "grant", "anna", "--role", "auditor")),
             ("bert", ("revoke", "--device", "bert")),
         ):
-            left, ended = [await asyncio.to_thread(said, *end, *more) for more in ((), ("--end-claims",))]
-            assert f"{name} leaves behind what lets others in: 1 claim" in left
+            going_on, ended = [await asyncio.to_thread(said, *end, *more) for more in ((), ("--end-claims",))]
+            assert f"{name} leaves behind what lets others in: 1 claim" in going_on
             assert f"fleet-provisioning: 1 claim that {name} made has ended\n" in ended
             assert "; if that is not to stay: claim end" not in ended
         assert [(each.name, each.ended_at is not None) async for each in admin.claims()] == [
