@@ -38,6 +38,7 @@ from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.doctor.doctor_operators import operator_finding
 from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
 from provisioning.doctor.doctor_ports import port_findings
+from provisioning.doctor.doctor_server import filled_finding, rights_finding, server_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import quoted, user_argument, user_name
@@ -64,10 +65,6 @@ _DRAFT_SECONDS: Final = 60
 """A draft is renamed as soon as it is written."""
 _TORN: Final = "tables"
 """The check of a database that lacks some: nothing else in it is checked."""
-_STANDBY_SECONDS: Final = 5.0
-"""A standby that is there confirms in milliseconds."""
-_FORMER_ROWS: Final = 10_000
-"""Former versions of the busiest rows; each thousand costs a change about 25 µs of the server."""
 
 
 async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
@@ -348,6 +345,8 @@ def _whole(connection: Connection, database: Database) -> Finding:
             "give the primary's address, or both: ?host=A&host=B&target_session_attrs=read-write; a restore to a point "
             "in time that waits there goes on by SELECT pg_wal_replay_resume()",
         )
+    if (prevented := filled_finding(connection, where) or rights_finding(connection, where)) is not None:
+        return prevented
     file = Path(database.url.database or "")
     is_file = database.url.get_backend_name() == "sqlite"
     if is_file and (closed := unwritable(file)) is not None:
@@ -376,6 +375,7 @@ def unwritable(database: Path) -> Path | None:
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
     def read(connection: Connection) -> tuple[Latest | None, list[Finding]]:
         findings = [
+            *server_findings(connection),
             *_of_another_key(connection),
             *standing_findings(connection, AuthorityFiles(settings.directory), now),
             *authority_findings(connection, settings, now),
@@ -387,13 +387,6 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
                 for each in missing_parts.changes_that_pass(connection)
             ),
         ]
-        if schema.may_be_forgotten(connection):
-            what = "PostgreSQL does not wait for its disk (fsync = off): if its machine fails, revocations are lost"
-            findings.insert(0, warning("database", what, "set fsync = on in postgresql.conf"))
-        if (former := schema.former_rows(connection)) > _FORMER_ROWS:
-            findings.insert(0, _slowed(former))
-        if waiting := schema.waiting_for_standby(connection, _STANDBY_SECONDS):
-            findings.insert(0, _held_up(waiting))
         try:
             return audit_findings.latest(connection), findings
         except audit_findings.UNREADABLE as error:
@@ -418,23 +411,3 @@ def _of_another_key(connection: Connection) -> list[Finding]:
         what, _, remedy = str(error).partition(": ")
         return [failed("audit log", what, remedy)]
     return []
-
-
-def _slowed(former: int) -> Finding:
-    return warning(
-        "database",
-        f"PostgreSQL keeps {former} dead versions of the busiest rows, which each change reads: requests become slow",
-        "end transactions that have been open for long: SELECT pid, xact_start, state, application_name FROM "
-        "pg_stat_activity ORDER BY xact_start; drop unused replication slots (pg_replication_slots); "
-        "check that autovacuum is on",
-    )
-
-
-def _held_up(waiting: int) -> Finding:
-    return failed(
-        "database",
-        f"commits wait for a synchronous standby that does not confirm them ({waiting} for more than "
-        f"{_STANDBY_SECONDS:g} seconds): nothing can be changed, and no service can start",
-        "connect a standby that synchronous_standby_names names, or go on without one: ALTER SYSTEM SET "
-        "synchronous_standby_names = ''; SELECT pg_reload_conf()",
-    )
