@@ -45,7 +45,7 @@ from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk, read_only
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, audit_findings, held_lock, missing_parts, schema
+from provisioning.store import audit, audit_findings, damage, held_lock, missing_parts, schema
 from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
 from provisioning.store.usable import reason_of, unfit
@@ -61,6 +61,8 @@ _FULL: Final = 1024 * 1024
 _FEW_FILES: Final = 16
 """The store's and a renewed certificate's are made when they are needed."""
 _LOCK_SECONDS: Final = 2
+_READ_SECONDS: Final = 60.0
+"""For SQLite's whole file."""
 _DRAFT_SECONDS: Final = 60
 """A draft is renamed as soon as it is written."""
 _TORN: Final = "tables"
@@ -295,6 +297,8 @@ async def _opened(database: Database, settings: Settings, now: datetime) -> Asyn
         whole = await database.read(lambda connection: _whole(connection, database))
         yield whole
         if whole.check != _TORN:
+            if (damaged := await database.read(lambda connection: _sound(connection, database))) is not None:
+                yield damaged
             async for finding in _records(settings, database, now):
                 yield finding
     elif state is schema.SchemaState.NONE:
@@ -362,6 +366,24 @@ def _whole(connection: Connection, database: Database) -> Finding:
             held_lock.remedy(file),
         )
     return ok("database", f"{where} answers, its schema is current")
+
+
+def _sound(connection: Connection, database: Database) -> Finding | None:
+    """Report a file that is damaged, or too large to be read through; None: it is whole, or none."""
+    where = database.shown_url
+    try:
+        found = damage.damage(connection, _READ_SECONDS)
+    except damage.NotInTime:
+        file = quoted(Path(database.url.database or ""))
+        what = f"{where} takes more than {_READ_SECONDS:g} seconds to read: whether it is damaged is not known"
+        return warning("database", what, f"sqlite3 {file} 'PRAGMA integrity_check; PRAGMA foreign_key_check'")
+    if found is None:
+        return None
+    return failed(
+        "database",
+        f"{where} is damaged: {found}. Who is revoked may be missing where it is looked for",
+        "stop the service, look whether its disk can be read (dmesg), and restore the backup (docs/backup.md)",
+    )
 
 
 def unwritable(database: Path) -> Path | None:

@@ -10,8 +10,9 @@ leaves no trace.
 
 Rules
 -----
-1. Nothing is written, nor is the feed read, while any table of ours is in a subscription, whether it is enabled or not.
-2. It is asked whenever a lane's connection is opened: the address of a running service may lead to a subscriber, too.
+1. A service reads and writes nothing while any table of ours is in a subscription, whether it is enabled or not; nor
+   does a command write. Who only reads, may: `audit verify` is to tell how much has arrived.
+2. It is asked whenever a connection is opened: the address of a running service may lead to a subscriber, too.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from provisioning.doctor.doctor_server import server_findings
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store import revocations, schema
 from provisioning.store.database import Database
+from provisioning.store.revision import CURRENT
 from provisioning.store.usable import usable
 from tests.support.fleet import open_fleet
 from tests.support.postgresql import PostgresqlServer
@@ -53,9 +54,14 @@ async def test_a_store_that_another_server_still_fills_is_not_used(postgresql: P
     with postgresql.database() as url:
         async with open_fleet(url) as fleet:
             await fleet.enrol("meter-1")
+            fleet.database.keep_to(CURRENT)
             with subscribed(url):
                 with capture_logs() as logs:
-                    for work in (lambda: fleet.enrol("meter-2"), lambda: fleet.database.look(revocations.newest)):
+                    for work in (
+                        lambda: fleet.enrol("meter-2"),
+                        lambda: fleet.database.look(revocations.newest),
+                        lambda: fleet.database.read(revocations.newest),
+                    ):
                         with pytest.raises(Refused) as caught:
                             await work()
                         assert caught.value.code is Code.UNAVAILABLE
