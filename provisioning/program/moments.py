@@ -16,5 +16,5 @@ def rfc3339(moment: datetime | None) -> str | None:
 
 
 def rfc3339_milliseconds(moment: datetime) -> str:
-    """Return *moment*, which is in UTC, as text, to the millisecond."""
-    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+    """Return *moment*, which is aware, as text, to the millisecond."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -51,7 +51,7 @@ from provisioning.ca.ocsp import (
 )
 from provisioning.errors import Refused
 from provisioning.program.shielded import shielded
-from provisioning.revocation.feed import FeedEvent
+from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.store import certificates
 from provisioning.store.certificates import StoredCertificate

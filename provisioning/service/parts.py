@@ -67,7 +67,8 @@ from provisioning.errors import ConfigurationError
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program.starting import importing
 from provisioning.program.version import product_version
-from provisioning.revocation.feed import FeedEvent, RevocationFeed
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.recall_watch import RecallWatch
 from provisioning.revocation.recording import Changed
