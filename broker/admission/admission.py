@@ -54,6 +54,7 @@ from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.panic import NoPanic
 from provisioning.pki.revocation import CasAbove, CertificateKey
+from provisioning.pki.serial_number import serial_text
 
 _MOST_ISSUERS: Final = 1024
 _LONGEST_DETAIL: Final = 300
@@ -181,7 +182,7 @@ class Admission:
         try:
             peer = self._peer_of(certificate, facts, issuer, now, path)
         except (Forgotten, UnreadableAuthority) as error:
-            return replace(_unknown_for(error), identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
+            return replace(_unknown_for(error), identity=facts.identity.uri, serial=serial_text(facts.key[1]))
         identity = facts.identity
         if facts.may_certify:
             refusal: Refused | None = unauthorised(
@@ -441,7 +442,7 @@ def _untrusted(certificate: x509.Certificate) -> Refused:
             RefusalCode.UNTRUSTED_ISSUER,
             f"no trust bundle vouches for the issuer {certificate.issuer.rfc4514_string()[:200]!r}",
         ),
-        serial=f"{certificate.serial_number:x}",
+        serial=serial_text(certificate.serial_number),
     )
 
 

@@ -34,6 +34,7 @@ from broker.settings.limits import Limits
 from broker.settings.origins import Origins
 from broker.sources.staple import Staple
 from broker.sources.trust_files import anchor_files
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialPem, TlsConfigurationError
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -286,7 +287,8 @@ def describe_certificate(credential: CredentialPem, file: Path) -> str:
             f"{file} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} "
             f"to {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC; it is {now:%Y-%m-%d %H:%M:%S} here"
         )
-    return f"serial {certificate.serial_number:x}, until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+    serial = serial_text(certificate.serial_number)
+    return f"serial {serial}, until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def describe_anchors(context: ssl.SSLContext) -> str:

@@ -59,6 +59,7 @@ from provisioning.client.feed import (
 from provisioning.pki.identity import AUTHORITY_PREFIX
 from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import Credential, TlsConfigurationError
 from provisioning.program.spread import spread
 
@@ -263,7 +264,7 @@ class RevocationFeed:
     def _release(self, event: ReleaseEvent) -> None:
         if self._engine.admission.status.release(event.key):
             # Behind the lines of its suspension, which may wait.
-            self._engine.lines.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
+            self._engine.lines.info("released", code="RELEASED", device=event.device, serial=serial_text(event.key[1]))
             named = _named(event.key, event.device, event.sequence)
             self._engine.history.told("released", code="RELEASED", **named)
 
@@ -402,7 +403,7 @@ def _facts(event: RevocationEvent, closed: int) -> dict[str, object]:
     return {
         "code": "REVOKED",
         "device": event.device,
-        "serial": f"{event.revocation.serial:x}",
+        "serial": serial_text(event.revocation.serial),
         "reason": event.revocation.reason.value,
         "sequence": event.sequence,
         "sessions_closed": closed,
@@ -414,7 +415,7 @@ def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]
     return {
         "source": "feed",
         "issuer": key[0].hex(),
-        "serial": f"{key[1]:x}",
+        "serial": serial_text(key[1]),
         "device": device,
         "sequence": sequence,
     }

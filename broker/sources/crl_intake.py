@@ -38,6 +38,7 @@ from broker.revocation.revocation_rounds import judge_all
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import unpack
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
@@ -182,7 +183,7 @@ class CrlIntake:
         if len(added) <= _MOST_NAMED:
             for serial in sorted(added):
                 reason = str(unpack((issuer, serial), held.entries[serial]).reason)
-                named = {"source": held.source, "issuer": issuer.hex(), "serial": f"{serial:x}"}
+                named = {"source": held.source, "issuer": issuer.hex(), "serial": serial_text(serial)}
                 history.told("revoked", code="REVOKED", **named, reason=reason, crl_number=held.number)
 
     async def enforce(self) -> int:

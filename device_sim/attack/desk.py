@@ -26,6 +26,7 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 
 _AT_ONCE = 8
 _NOT_FOUND = 404
@@ -172,5 +173,5 @@ class EnrollingRegistrar:
 
     async def revoke(self, paper: Paper) -> None:
         """Revoke this one certificate."""
-        serial = f"{paper.certificate.serial_number:x}"
+        serial = serial_text(paper.certificate.serial_number)
         await self._desk.operator.revoke(serial=serial, reason=RevocationReason.KEY_COMPROMISE)

@@ -38,8 +38,9 @@ from provisioning.authorities.own_credentials import SERVER_NAME, replace_file
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles, pem_of
 from provisioning.errors import ConfigurationError
+from provisioning.pki.serial_number import serial_text
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, certificates, groups, known_authorities, serials
+from provisioning.store import audit, authorities, certificates, groups, known_authorities
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.certificates import NewestCertificate
@@ -280,6 +281,6 @@ def facts_of(certificate: x509.Certificate) -> dict[str, object]:
     """Return the audit log's facts about a CA's certificate."""
     return {
         "subject": certificate.subject.rfc4514_string(),
-        "serial": serials.serial_text(certificate.serial_number),
+        "serial": serial_text(certificate.serial_number),
         "not_after": str(certificate.not_valid_after_utc),
     }
