@@ -55,6 +55,7 @@ from provisioning.pki.keys import key_identifier
 from provisioning.pki.panic import NoPanic
 from provisioning.pki.revocation import CasAbove, CertificateKey
 from provisioning.pki.serial_number import serial_text
+from provisioning.program.moments import shown_time
 
 _MOST_ISSUERS: Final = 1024
 _LONGEST_DETAIL: Final = 300
@@ -250,14 +251,14 @@ class Admission:
         if peer.seconds_left < 0:
             not_after = datetime.fromtimestamp(peer.ends_at, UTC)  # Not by what is left: in the year 1 that overflows.
             whose = "the certificate" if facts.not_after < now else "a CA's certificate above it"
-            detail = f"{whose} expired on {not_after:%Y-%m-%d %H:%M:%S} UTC"
+            detail = f"{whose} expired on {shown_time(not_after)}"
             if clock <= not_after:
                 detail += f"; the broker's clock is behind: it says {clock:%Y-%m-%d %H:%M:%S}"
             return unauthorised(RefusalCode.EXPIRED, detail)
         if clock < facts.not_before:
             return unauthorised(
                 RefusalCode.NOT_YET_VALID,
-                f"the certificate is valid from {facts.not_before:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says "
+                f"the certificate is valid from {shown_time(facts.not_before)}; the broker's clock says "
                 f"{clock:%Y-%m-%d %H:%M:%S}",
             )
         return self.status.refuse_revoked(peer)

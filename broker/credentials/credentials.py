@@ -42,6 +42,7 @@ from provisioning.pki.role import Role
 from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from provisioning.program.durable_names import make_folder, replace_by
+from provisioning.program.moments import shown_minute
 from provisioning.program.spread import spread
 
 log = structlog.get_logger("broker")
@@ -311,7 +312,7 @@ def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: dateti
     """Return what is wrong with the file; raise `CredentialError` if it could not be replaced either."""
     if certificate is not None:
         ended = certificate.not_valid_after_utc
-        return f"has expired on {ended:%Y-%m-%d} (the clock here says {now:%Y-%m-%d %H:%M} UTC)"
+        return f"has expired on {ended:%Y-%m-%d} (the clock here says {shown_minute(now)})"
     try:
         path.read_bytes()
     except FileNotFoundError:

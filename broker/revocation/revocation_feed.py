@@ -61,6 +61,7 @@ from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import Credential, TlsConfigurationError
+from provisioning.program.moments import shown_minute
 from provisioning.program.spread import spread
 
 log = structlog.get_logger("broker")
@@ -218,7 +219,7 @@ class RevocationFeed:
         clock = datetime.now(UTC)
         if not self._engine.admission.status.proven.hear_service(said, now, clock) and not self.current.is_set():
             raise FeedLost(
-                f"{self._url} says that it is {said:%Y-%m-%d %H:%M} UTC; the clock here says {clock:%Y-%m-%d %H:%M}"
+                f"{self._url} says that it is {shown_minute(said)}; the clock here says {clock:%Y-%m-%d %H:%M}"
             )
 
     async def _turn(self) -> float:

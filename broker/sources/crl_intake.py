@@ -39,6 +39,7 @@ from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse,
 from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import unpack
 from provisioning.pki.serial_number import serial_text
+from provisioning.program.moments import shown_time
 from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
@@ -194,7 +195,7 @@ class CrlIntake:
         """Report once which lists are late or expired: long before it matters."""
         for held, problem in self._engine.admission.status.lists.alarms(datetime.now(UTC)):
             left = (held.fresh_until - datetime.now(UTC)).total_seconds()
-            detail = f"nextUpdate {held.fresh_until:%Y-%m-%d %H:%M:%S} UTC is {abs(left):.0f} s "
+            detail = f"nextUpdate {shown_time(held.fresh_until)} is {abs(left):.0f} s "
             detail += "away, and the next CRL is not available" if left >= 0 else "ago"
             self.complain(problem, detail, held.source, issuer=held.issuer, number=held.number)
 

@@ -32,6 +32,7 @@ from provisioning.pki.crl import urls_of
 from provisioning.pki.extension import extension
 from provisioning.pki.serial_number import serial_text
 from provisioning.program.durable_names import create, make_folder
+from provisioning.program.moments import shown_time
 from provisioning.program.printable import printable
 from provisioning.program.version import version_and_build
 
@@ -55,7 +56,7 @@ class Transcript:
         """Write the head; raise `OSError` if not even that can be shown, before anything is done."""
         self.begun = self.clock().astimezone(UTC)
         self.say(f"Ceremony: {self.title}")
-        self.say(f"Begun {self.begun:%Y-%m-%d %H:%M:%S} UTC on {platform.node()} by {operator_name()}")
+        self.say(f"Begun {shown_time(self.begun)} on {platform.node()} by {operator_name()}")
         self.say(f"Program: fleet-provisioning {version_and_build()}")
         for witness in self.witnesses:
             self.say(f"Witness: {witness}")

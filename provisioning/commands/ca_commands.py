@@ -36,13 +36,12 @@ from provisioning.commands.service_command import (
     counted,
     fail,
     print_document,
-    shown_time,
 )
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
 from provisioning.program.command_group import command_group
-from provisioning.program.moments import rfc3339, rfc3339_milliseconds
+from provisioning.program.moments import rfc3339, rfc3339_milliseconds, shown_time
 from provisioning.program.printed_table import print_table
 from provisioning.revocation.reasons import AUTHORITY_REASONS
 

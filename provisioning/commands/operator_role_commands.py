@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import Connection, Json, connected, print_answer, shown_time
+from provisioning.commands.service_command import Connection, Json, connected, print_answer
 from provisioning.operator_role import OperatorRole
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient

@@ -30,6 +30,7 @@ from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import unpack
 from provisioning.pki.serial_number import serial_text
+from provisioning.program.moments import shown_minute
 from provisioning.store import manufacturer_lists, manufacturers
 from provisioning.store.manufacturer_lists import StoredList
 from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
@@ -84,7 +85,7 @@ def _check_fresh(name: str, lists: Sequence[StoredList], certificate: x509.Certi
         raise _unknown(f"no list of {name} covers the certificate, which is {_listed_at(names)}: {remedy}")
     if now > max(ends):
         raise _unknown(
-            f"the list of certificates that {name} has revoked expired on {max(ends):%Y-%m-%d %H:%M} UTC: {remedy}"
+            f"the list of certificates that {name} has revoked expired on {shown_minute(max(ends))}: {remedy}"
         )
 
 
