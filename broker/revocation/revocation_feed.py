@@ -43,19 +43,8 @@ from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_connected
 from broker.revocation.revoked_services import RevokedServices
 from broker.timing.growing_pause import GrowingPause
-from provisioning.client.feed import (
-    HEARTBEAT,
-    SILENT_HEARTBEATS,
-    FeedAhead,
-    FeedEvent,
-    FeedLost,
-    FeedRefused,
-    IssuingAuthority,
-    ReleaseEvent,
-    RevocationEvent,
-    follow_together,
-    tell_known,
-)
+from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS, FeedAhead, FeedRefused, follow_together, tell_known
+from provisioning.client.feed_reader import FeedEvent, FeedLost, IssuingAuthority, ReleaseEvent, RevocationEvent
 from provisioning.pki.identity import AUTHORITY_PREFIX
 from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.revocation_reason import RevocationReason

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.client.feed import (
+from provisioning.client.feed_reader import (
     Authorities,
     Current,
     EventReader,
