@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import ConfigurationError
-from provisioning.store.prepared import told
+from provisioning.store.executor import told
 from provisioning.store.server_parameters import all_parameters, server_parameters
 from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS
 

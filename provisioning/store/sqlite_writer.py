@@ -23,7 +23,7 @@ from typing import Final, NoReturn
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from provisioning.store.prepared import executor_of, keep_executor, leave_executor, told
+from provisioning.store.executor import executor_of, keep_executor, leave_executor, told
 from provisioning.store.sqlite_files import SqliteFiles
 
 PATIENCE_MILLISECONDS: Final = 10_000
