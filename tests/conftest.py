@@ -16,6 +16,7 @@ from tests.support import programs
 from tests.support.few_rounds import encrypt_with_few
 from tests.support.long_tests import LONGEST, dealt
 from tests.support.memory_place import memory_place
+from tests.support.one_report import OneReport
 from tests.support.postgresql import PostgresqlServer
 
 # A machine may be busy with other tests: an example takes as long as it needs. Where `CI` is set, Hypothesis would have
@@ -36,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # does not, and is sent Ctrl-C.
     if imported := getattr(config, "workerinput", {}).get("imported"):
         programs.join(*imported)
+        config.pluginmanager.register(OneReport())
     encrypt_with_few()
     if (memory := memory_place(runs_programs=True)) is not None:  # Before pytest makes the first directory of a test.
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))

@@ -50,7 +50,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "LIFETIME_OVER": "none: the client should reconnect; see limits.max_connection_lifetime",
         "IDENTITY_CHANGED": "the trust settings have changed: the client should reconnect, under its new identity",
         "TRUST_CHANGED": "none: trust settings changed while the client was connecting, or its CA was forgotten; it "
-        "should reconnect",
+        "should reconnect. If it was connected, it could not be judged by the new settings: INTERNAL_ERROR in the log "
+        "says why",
         "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes valid by itself",
         "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
         "SUSPENDED": "resume it: fleet-provisioning resume",
@@ -88,7 +89,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "SESSION_TAKEN_OVER": "the same client connected again. If that repeats, two programs share one certificate, "
         "or it was copied",
         "KICKED": "an operator did it: see the log for who, and why",
-        "STORE_FAILED": "the broker's disk, most likely full",
+        "STORE_FAILED": "the broker's disk, most likely full: STORE_FAILED in the log names the file and the reason",
         "NOT_AUTHORIZED": "the topic is not permitted: fleet-broker check shows what its certificate may, fleet-broker "
         "policy test the rule",
     }

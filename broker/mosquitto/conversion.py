@@ -12,9 +12,9 @@ Rules
 2. Where a client may be refused that the configuration admits, a comment says so.
 3. A value is never invented: what the file does not say has the broker's default, and a comment where that differs.
 
-Does not handle: whether the named files exist and fit (``--test-config`` does), but for CAs without the one above them,
-which only mosquitto does not trust, where all files with CAs can be read here: if not, a comment says so; bridges and
-plugins, which are impossible; the messages and sessions in mosquitto.db.
+Does not handle: whether the named files exist and fit (``--test-config`` does), but for CAs without a valid one above
+them, which only mosquitto does not trust, where all files with CAs can be read here: if not, a comment says so; bridges
+and plugins, which are impossible; the messages and sessions in mosquitto.db.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import re
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -176,11 +177,12 @@ def _anchors(alike: Shared, findings: Findings) -> list[str]:
     return [*found, *(str(each) for each in files)]
 
 
-def _judge_anchors(files: Sequence[str], line: Line, findings: Findings) -> list[str]:
+def _judge_anchors(files: Sequence[str], line: Line, findings: Findings) -> str:
     """Take note of a CA in *files* that mosquitto, that is OpenSSL, trusts only together with the one above it.
 
-    The broker trusts each by itself, so it would admit clients that mosquitto refuses. Return the files that cannot be
-    read here: if there are any, no CA is judged, since the one above it may be in them.
+    The broker trusts each by itself, so it would admit clients that mosquitto refuses. Return what is to be said of the
+    others: which outlive those above them, and which files cannot be read here. If there are any of these, no CA is
+    judged, since the one above it may be in them.
     """
     found: list[_Ca] = []
     unread: list[str] = []
@@ -189,13 +191,26 @@ def _judge_anchors(files: Sequence[str], line: Line, findings: Findings) -> list
             found += map(_read_ca, certificates_in(contents_of(Path(each), PEM_BYTES)))
         except (OSError, *UNUSABLE):
             unread.append(each)
-    for ca in [] if unread else _without_root(found):
-        findings.impossible(
-            line,
-            f"{ca.name} is trusted by mosquitto only together with the CA above it, {ca.above}, which is not there; "
-            "the broker would trust it by itself: add that, or remove it",
+    if unread:
+        return (
+            f"Not looked at, for it could not be read: {', '.join(unread)}. The broker trusts each CA by itself, "
+            "mosquitto an issuing CA only together with its root: see to it that each has its root there."
         )
-    return unread
+    until = _trusted_until(found, datetime.now(UTC))
+    said: list[str] = []
+    for ca, end in until:
+        if end is None:
+            findings.impossible(
+                line,
+                f"{ca.name} is trusted by mosquitto only together with the CA above it, {ca.above}, which is not "
+                "there, or is not valid now; the broker would trust it by itself: add that, or remove it",
+            )
+        elif end < ca.ends:
+            said.append(
+                f"Mosquitto trusts {ca.name} until {end:%Y-%m-%d}, when a CA above it expires, the broker until "
+                f"{ca.ends:%Y-%m-%d}: remove it then."
+            )
+    return " ".join(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,33 +222,44 @@ class _Ca:
     """Name and key."""
     name: str
     above: str
+    begins: datetime
+    ends: datetime
 
 
 def _read_ca(certificate: x509.Certificate) -> _Ca:
     """Return what is asked of *certificate*. Raises one of `UNUSABLE`."""
     name, key = certificate.subject, certificate.public_key()
     subject = name, key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return _Ca(certificate, subject, name.rfc4514_string(), certificate.issuer.rfc4514_string())
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return _Ca(certificate, subject, name.rfc4514_string(), certificate.issuer.rfc4514_string(), begins, ends)
 
 
-def _without_root(found: Sequence[_Ca]) -> list[_Ca]:
-    """Return those above which, among all that were *found*, there is no certificate that has signed itself.
+def _trusted_until(found: Sequence[_Ca], now: datetime) -> list[tuple[_Ca, datetime | None]]:
+    """Return until when OpenSSL trusts each that was *found* and has not expired; None: it does not.
 
-    What another CA has signed of such a root (a cross-signed copy) is not among them if it comes behind that: OpenSSL
-    takes the first that has the name and the key, and with the copy refuses the clients of both.
+    Above it, among all that were found, there has to be a certificate that has signed itself, and all up to that have
+    to be valid. What another CA has signed of such a root (a cross-signed copy) is left out if it comes behind that:
+    OpenSSL takes the first that has the name and the key and is valid, and with the copy refuses the clients of both.
     """
-    rooted: list[_Ca] = []
+    trusted: list[tuple[_Ca, datetime]] = []
     left: list[_Ca] = []
     for ca in found:
+        if ca.ends <= now:
+            continue
         if is_issued_by(ca.certificate, ca.certificate):
-            rooted.append(ca)
-        elif all(ca.subject != root.subject for root in rooted):
+            trusted.append((ca, ca.ends))
+        elif all(ca.subject != root.subject for root, _ in trusted):
             left.append(ca)
-    for above in rooted:  # It grows.
-        below = [ca for ca in left if is_issued_by(ca.certificate, above.certificate)]
-        rooted += below
-        left = [ca for ca in left if ca not in below]
-    return left
+    done: list[tuple[_Ca, datetime | None]] = []
+    while trusted:
+        above, end = max(trusted, key=lambda each: each[1])  # Of several above one, the last to expire.
+        trusted.remove((above, end))
+        done.append((above, end))
+        if above.begins <= now:
+            below = [ca for ca in left if is_issued_by(ca.certificate, above.certificate)]
+            trusted += [(ca, min(ca.ends, end)) for ca in below]
+            left = [ca for ca in left if ca not in below]
+    return [*done, *((ca, None) for ca in left)]
 
 
 class _Settings:
@@ -247,9 +273,9 @@ class _Settings:
 
     def lines(self, path: Path, ports: Collection[int], output: Path | None) -> list[str]:
         """Return them all, as lines of TOML."""
-        whom, unread = _anchors(self._alike, self._findings), list[str]()
+        whom, said = _anchors(self._alike, self._findings), ""
         if named := self._alike.said.get("cafile") or self._alike.said.get("capath"):
-            unread = _judge_anchors(whom, named, self._findings)
+            said = _judge_anchors(whom, named, self._findings)
         made = limits(self._conf, self._listeners, self._findings)
         one, several = doors(self._listeners, self._findings)
         again = "".join(f" --listener {port}" for port in ports)
@@ -266,7 +292,7 @@ class _Settings:
         lines += table("[limits]", made)
         if others := defaults(made):
             lines += [*comment("Not in the file, so the broker's defaults apply:"), *others]
-        lines += self._trust(whom, unread)
+        lines += self._trust(whom, said)
         if notes := self._findings.notes:
             lines += ["", "# Left out:"]
             lines += [line for note in notes for line in comment(note, "  ")]
@@ -334,11 +360,8 @@ class _Settings:
                 levels.append(self._findings.value(line, _level_of, otherwise="error"))
         return min(levels, key=_FROM_MOST.index, default="error")
 
-    def _trust(self, whom: list[str], unread: Sequence[str]) -> list[str]:
-        said, why = self._alike.said, ""
-        if unread:
-            why = f"Not looked at, for it could not be read: {', '.join(unread)}. The broker trusts each CA by itself, "
-            why += "mosquitto an issuing CA only together with its root: see to it that each has its root there."
+    def _trust(self, whom: list[str], why: str) -> list[str]:
+        said = self._alike.said
         by_name = "use_username_as_clientid" in said and self._findings.value(
             said["use_username_as_clientid"], Line.is_true, otherwise=False
         )

@@ -216,10 +216,11 @@ def doctor(
 
 
 def _show(findings: Sequence[Finding]) -> None:
-    from rich.console import Console  # Late: `device_sim.cli`, rule 1.
-    from rich.text import Text
+    from rich.text import Text  # Late: `device_sim.cli`, rule 1.
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    from device_sim.terminal import WordsOnly
+
+    console = WordsOnly(width=None if sys.stdout.isatty() else 200)
     style = {State.OK: "green", State.ADVICE: "yellow", State.PROBLEM: "bold red"}
     for finding in findings:
         said = Text(hanging(f"{finding.state.value:8}{finding.what:17}", finding.detail))

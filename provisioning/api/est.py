@@ -194,24 +194,25 @@ class _Operations:
         return _in_base64(base64.encodebytes(attributes), _CSR_ATTRIBUTES)
 
     async def simpleenroll(self, request: EstRequest, label: str | None) -> Response:
-        with refusals_logged():
+        connection = tls_connection(request.scope)
+        with refusals_logged(connection):
             csr = _read_csr(request)
             token, certificate = _presented(request, label)
-        return _issued(await self._enrolment.enrol(csr, token, label, certificate, tls_connection(request.scope)))
+        return _issued(await self._enrolment.enrol(csr, token, label, certificate, connection))
 
     async def simplereenroll(self, request: EstRequest, label: str | None) -> Response:
-        with refusals_logged():
+        connection = tls_connection(request.scope)
+        with refusals_logged(connection):
             csr = _read_csr(request)
-        certificate = peer_certificate(request.scope)
-        return _issued(await self._enrolment.reenrol(csr, certificate, label, tls_connection(request.scope)))
+            certificate = peer_certificate(request.scope)
+        return _issued(await self._enrolment.reenrol(csr, certificate, label, connection))
 
     async def serverkeygen(self, request: EstRequest, label: str | None) -> Response:
-        with refusals_logged():
+        connection = tls_connection(request.scope)
+        with refusals_logged(connection):
             csr = _read_csr(request)
             token, certificate = _presented(request, label)
-        made = await self._enrolment.enrol_with_server_key(
-            csr, token, label, certificate, tls_connection(request.scope)
-        )
+        made = await self._enrolment.enrol_with_server_key(csr, token, label, certificate, connection)
         part = await asyncio.to_thread(_key_part, made, self._signer)
         return _key_and_certificate(part, made.certificate)
 

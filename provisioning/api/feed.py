@@ -17,18 +17,20 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import structlog
 from cryptography import x509
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 from starlette.types import Receive, Scope, Send
 
+from provisioning.api.body import read_whole
 from provisioning.api.peer import peer_certificate, vouch
 from provisioning.enrolment.authentication import authenticate, check_role
 from provisioning.errors import Code, Refused
@@ -89,14 +91,21 @@ def feed_routes(
         check_role(follower, {Role.BROKER})
         return follower
 
-    async def check_broker(request: Request) -> None:
-        """Raise `Refused` unless a broker asks, before anything is said of the body."""
-        certificate = peer_certificate(request.scope)
-        await database.read(lambda connection: broker_of(connection, certificate))
+    class BrokersRoute(APIRoute):
+        """A route for brokers: nobody else's body is read."""
 
-    @router.put(
-        "/revocations/feed/authorities", status_code=HTTPStatus.NO_CONTENT, dependencies=[Depends(check_broker)]
-    )
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            """Wrap the route's own handler, which would read the body first."""
+            handle = super().get_route_handler()
+
+            async def of_broker(request: Request) -> Response:
+                certificate = peer_certificate(request.scope)
+                await database.read(lambda connection: broker_of(connection, certificate))
+                await read_whole(request)
+                return await handle(request)
+
+            return of_broker
+
     async def tell_known(body: KnownAuthorities, request: Request) -> None:
         """Report which issuing CAs the calling broker trusts. It replaces the broker's previous report.
 
@@ -114,6 +123,13 @@ def feed_routes(
         unknown = sorted(authority for authority, known in body.known.items() if not known)
         log.info("broker has compared CAs", broker=name, unknown=unknown)
 
+    router.add_api_route(
+        "/revocations/feed/authorities",
+        tell_known,
+        methods=["PUT"],
+        status_code=HTTPStatus.NO_CONTENT,
+        route_class_override=BrokersRoute,
+    )
     return router
 
 

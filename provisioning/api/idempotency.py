@@ -47,6 +47,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.engine import Connection
 
 from provisioning.api.asked_for import AskedFor
+from provisioning.api.body import read_whole
 from provisioning.errors import Code, Refused
 from provisioning.store import conditions, idempotency
 from provisioning.store.database import Database
@@ -192,6 +193,7 @@ class IdempotentRoute(APIRoute):
             with conditions.of_one_request():
                 await request.app.state.operator_services.authorise(request)
                 asked_for.check(request)
+                await read_whole(request)
                 if key is None or request.method != "POST":
                     return await handle(request)
                 return await _once(request, _checked(key), handle, again=again)

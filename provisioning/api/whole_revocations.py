@@ -13,8 +13,8 @@ Rules
 -----
 1. Any other request goes to the framework from its head on: only the framework words errors in a request.
 2. The answers here equal the framework's, to the byte; a test compares.
-3. A body is parsed here before the caller is authenticated, so it must not be large: the framework's path parses
-   nothing of a stranger's (`provisioning.api.idempotency`).
+3. A body is parsed here before the caller is authenticated, so it must not be large, and is not parsed at all if no
+   certificate came with it: the framework's path parses nothing of a stranger's (`provisioning.api.idempotency`).
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from starlette.types import Scope
 
 from provisioning.api.idempotency import HEADER
 from provisioning.api.operators import PREFIX, OperatorServices
+from provisioning.api.peer import peer_certificate_der
 from provisioning.api.revocations import RevocationRequest, revoke
 from provisioning.store import conditions
 
 PATH: Final = f"{PREFIX}/revocations"
 _JSON: Final = "application/json"
 _KEY: Final = HEADER.lower().encode()
-_LARGEST: Final = 16 * 1024
+_LARGEST: Final = 4 * 1024
+"""What is wrong in a body takes a hundred times as long as what is right: 2 ms here, and 8 in 16 KB."""
 _ANSWER: Final = TypeAdapter(dict[str, Any])
 
 
@@ -62,9 +64,11 @@ class RevocationResponder:
 
     def read(self, scope: Scope, body: bytes) -> RevocationRequest | None:
         """Return what is asked for, None if that is for the framework to find out."""
+        if len(body) > _LARGEST or peer_certificate_der(scope) is None:
+            return None
         named: list[tuple[bytes, bytes]] = scope["headers"]
         types = [value for name, value in named if name == b"content-type"]
-        if types != [_JSON.encode()] or len(body) > _LARGEST or any(name == _KEY for name, _ in named):
+        if types != [_JSON.encode()] or any(name == _KEY for name, _ in named):
             return None
         try:
             return RevocationRequest.model_validate(json.loads(body))

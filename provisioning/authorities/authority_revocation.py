@@ -70,6 +70,7 @@ class AuthorityRevocation:
         """
         grounds = grounds_of(reason, invalidity_date, self.life.clock())
         await self.to_revoke(name)
+        self.life.transcript.begin()
         by = operator_name()
 
         def transaction(connection: Connection) -> BegunRevocation:

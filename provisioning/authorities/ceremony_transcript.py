@@ -10,7 +10,9 @@ Rules
 -----
 1. The file has exactly what is shown on the screen. Whoever stops looking, as head does, does not stop the ceremony: a
    CA would be revoked, and the operator who is cut off by that not certified again.
-2. It holds no passphrase, PIN or private key.
+2. Its head is shown with the first of its lines, so that a refusal is one line; where a key is made or used, before
+   that (`Transcript.begin`).
+3. It holds no passphrase, PIN or private key.
 """
 
 from __future__ import annotations
@@ -49,22 +51,34 @@ class Transcript:
     witnesses: Sequence[str] = ()
     _lines: list[str] = field(default_factory=list)
     begun: datetime = field(init=False)
+    has_begun: bool = field(default=False, init=False)
+    """Its head was written."""
     _unshown: OSError | None = field(default=None, init=False)
     """Why no more lines are shown."""
 
     def __post_init__(self) -> None:
-        """Write the head; raise `OSError` if not even that can be shown, before anything is done."""
+        """Take note of the time."""
         self.begun = self.clock().astimezone(UTC)
+
+    def begin(self) -> None:
+        """Write the head, once; raise `OSError` if not even that can be shown, before anything is done."""
+        self._write_head()
+        self.check_shown()
+
+    def _write_head(self) -> None:
+        if self.has_begun:
+            return
+        self.has_begun = True
         self.say(f"Ceremony: {self.title}")
         self.say(f"Begun {shown_time(self.begun)} on {platform.node()} by {operator_name()}")
         self.say(f"Program: fleet-provisioning {version_and_build()}")
         for witness in self.witnesses:
             self.say(f"Witness: {witness}")
         self.say("")
-        self.check_shown()
 
     def say(self, line: str) -> None:
         """Add a line and show it; it stays one line whatever the name of a witness or a certificate."""
+        self._write_head()
         line = printable(line)
         self._lines.append(line)
         if self._unshown is None:

@@ -11,6 +11,7 @@ Rules
 -----
 1. The certificate is checked before it is signed here, or before one from an external root is accepted.
 2. A key that waits for its certificate is used, and no second one made.
+3. No key is made by a passphrase that does not open the CAs' keys that are here: the next command could not use it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class NextAuthority:
         *another*: also where one is announced.
         """
         await self._check_none_waits(check_line(line), another=another)
+        self._check_opens(await self.life.every())
         name, subject, key = await self._next_key(line)
         csr = issuing_ca_csr(subject, key)
         self.life.transcript.say(f"Request of {name}: {csr.subject.rfc4514_string()}")
@@ -97,13 +99,14 @@ class NextAuthority:
         """
         await self._check_none_waits(check_line(line), another=another)
         root = self.life.with_key(root_for(line, await self.life.every(), root_name))
+        root_key = self.life.places.open_for(root.name, root.certificate)  # Before a key is made: rule 3.
         name, subject, key = await self._next_key(line)
         now = self.life.clock()
         serial = serials.new_serial()
         await self.life.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serial_text(serial)})
         try:
             certificate = sign_issuing_ca(
-                CertificateAuthority(root.certificate, self.life.places.open_for(root.name, root.certificate)),
+                CertificateAuthority(root.certificate, root_key),
                 IssuingCaRequest(subject, key.public_key()),
                 serial,
                 now,
@@ -118,6 +121,7 @@ class NextAuthority:
         self, name: str, certificate: x509.Certificate, new_root: x509.Certificate | None, root_number: int
     ) -> None:
         now = self.life.clock()
+        self.life.transcript.begin()
 
         def transaction(connection: Connection) -> None:
             if new_root is not None:
@@ -153,10 +157,26 @@ class NextAuthority:
                 f"it issue, ca revoke {waiting[-1]} --reason superseded ends it, --another makes one more beside it"
             )
 
+    def _check_opens(self, found: list[StoredAuthority]) -> None:
+        """Raise `ConfigurationError` where the newest issuing CA whose key is here cannot be opened."""
+        held = [
+            each
+            for each in found
+            if each.kind is AuthorityKind.ISSUING and each.state.trusted and self.life.places.holds(each.name)
+        ]
+        if held:
+            self.life.places.open_for(held[-1].name, held[-1].certificate)
+
     async def _next_key(self, line: str) -> tuple[str, x509.Name, PrivateKey]:
         name, number = next_name(line, {each.name for each in await self.life.every()})
+        self.life.transcript.begin()
         if self.life.places.holds(name):
-            key = self.life.places.open(name)
+            try:
+                key = self.life.places.open(name)
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    f"{error}; it waits for a certificate that was never made: move it away, and another is made"
+                ) from error
         else:
             await self.life.log_step(Action.MAKING_CA_KEY, name, {})
             key, _ = self.life.places.create(name)

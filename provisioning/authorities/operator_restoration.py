@@ -49,6 +49,7 @@ async def restore_operator(life: AuthorityLife, name: str) -> None:
             )
 
     await life.database.read(check)
+    life.transcript.begin()
     await issue_operator(life, name, as_admin=True)
 
 

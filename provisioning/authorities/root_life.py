@@ -56,6 +56,7 @@ class RootLife:
             )
         settings, name = self.life.settings, f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
+        self.life.transcript.begin()
         waits = self.life.places.holds(name)
         key, signer = (self.life.places.open(name), None) if waits else self.life.places.create(name)
         numbers = (serials.new_serial(), serials.new_serial(), serials.new_serial())

@@ -121,13 +121,14 @@ def sign(
             pkcs11_pin_file=ceremony.pin_file,
         )
         files = AuthorityFiles(settings.directory)
-        transcript = Transcript("ca root sign", now, say if ceremony.as_json else show, ceremony.witness or ())
         certificate = read_certificate(files.certificate(root))
         authority = CertificateAuthority(certificate, SignerPlaces(files, settings).open_for(root, certificate))
         wanted = read_issuing_ca_csr(read_file(request))
-        transcript.certificate(f"Root {root}", authority.certificate)
         urls = urls_of_root(settings, root)
         signed = sign_issuing_ca(authority, wanted, new_serial(), now(), urls, timedelta(days=days))
+        transcript = Transcript("ca root sign", now, say if ceremony.as_json else show, ceremony.witness or ())
+        transcript.begin()  # Before anything is written.
+        transcript.certificate(f"Root {root}", authority.certificate)
         transcript.certificate("Signed", signed)
         write_new(output, pem_of(signed))
         transcript.say(f"Written: {output}")

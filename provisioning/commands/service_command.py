@@ -24,6 +24,7 @@ import typer
 
 from provisioning.errors import ConfigurationError, InvalidSettings
 from provisioning.program.durations import seconds_in
+from provisioning.program.durations import shown as shown_duration
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_moment import moment
 from provisioning.program.hung_line import hung
@@ -230,7 +231,14 @@ def print_document(document: object) -> None:
 def print_facts(answer: BaseModel, *, without: Collection[str] = ()) -> None:
     """Print an answer, a line for each of its facts except those in the fields *without*."""
     shown = [(name, value) for name, value in answer if value is not None and name not in without]
-    print_pairs([(name.replace("_", " "), _shown(value)) for name, value in shown])
+    print_pairs([_named(name, value) for name, value in shown])
+
+
+def _named(field: str, value: object) -> tuple[str, str]:
+    """Return the name and the value of a *field* for people, a duration as the options take it: ``7d``."""
+    name = field.removesuffix("_seconds")
+    shown = shown_duration(value) if name != field and isinstance(value, int) else _shown(value)
+    return name.replace("_", " "), shown
 
 
 def _shown(value: object) -> str:

@@ -170,7 +170,7 @@ class EnrolmentService:
         connection: TlsConnection | None = None,
     ) -> bytes:
         """Return a first certificate, in DER, if what was presented vouches for it; raise `Refused`, or `Pending`."""
-        with refusals_logged():
+        with refusals_logged(connection):
             request = verify_csr(csr_der, self._key_policy)
             self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
         return await self._certify(Attempt(request, self._clock(), label, token, certificate, connection=connection))
@@ -188,7 +188,7 @@ class EnrolmentService:
         The key exists in the answer only: while the request waits, there is none. Its type is that of the label's
         group, or, without a label, that of any device.
         """
-        with refusals_logged():
+        with refusals_logged(connection):
             asked = read_key_request(csr_der, certificate, self._key_policy)
             self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
         attempt = Attempt(
@@ -218,7 +218,7 @@ class EnrolmentService:
         connection: TlsConnection | None = None,
     ) -> bytes:
         """Return a successor of the presented certificate, in DER, with the same key or a new one; raise `Refused`."""
-        with refusals_logged():
+        with refusals_logged(connection):
             request = verify_csr(csr_der, self._key_policy)
             self._check_shown(certificate, Code.CSR_KEY)
         return await self._certify(
@@ -257,7 +257,7 @@ class EnrolmentService:
             raise _Rehearsed
 
         try:
-            with refusals_logged(attempt.request.common_name):
+            with refusals_logged(attempt.connection, attempt.request.common_name):
                 waiting = await self._database.write(transaction)
         except _Rehearsed:
             return
@@ -282,7 +282,7 @@ class EnrolmentService:
         return self._profile_named((await self._rules_of(label)).profile, Role.DEVICE, label)
 
     async def _certify(self, attempt: Attempt) -> bytes:
-        with refusals_logged(attempt.request.common_name):
+        with refusals_logged(attempt.connection, attempt.request.common_name):
             outcome = await self._decide(attempt)
         if isinstance(outcome, Pending):
             _log_waiting(attempt, outcome)

@@ -25,9 +25,11 @@ BASIC = ("--user", "meter-1:fgt_" + "A" * 43)
 
 
 def is_logged(lines: str, code: str) -> bool:
-    """Whether a refused enrolment is there: a device may not be able to show what it was answered."""
+    """Whether a refused enrolment is there, and its host: a device may not be able to show what it was answered."""
     return any(
-        (told := json.loads(line)).get("code") == code and "enrolment" in told["event"] for line in lines.splitlines()
+        (told := json.loads(line)).get("code") == code
+        and (told["event"], told.get("address")) == ("enrolment refused", "127.0.0.1")
+        for line in lines.splitlines()
     )
 
 

@@ -69,7 +69,7 @@ def test_what_is_said_stays_indented_on_a_terminal_and_whole_in_a_log(
 ) -> None:
     words = "every word of it " * 20
     View().said(words)
-    assert capsys.readouterr().err == f"  {words}\n"
+    assert capsys.readouterr().err == f"  {words.rstrip()}\n"
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
@@ -104,6 +104,7 @@ def test_results_go_to_standard_output_and_progress_to_standard_error(capsys: py
     assert "[not markup]" in err
     assert "PASS: 1 of 1 checks" in out
     assert "[all of it]" in out
+    assert [line for line in out.splitlines() if line.endswith(" ")] == [], "a table fills its last column with blanks"
     assert "\x1b" not in out + err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -458,6 +459,19 @@ def test_a_ca_without_the_one_above_it_is_trusted_by_mosquitto_never(write: Writ
     assert said_of(issuing, crossed, root) == ["CN=Test Root CA"], "of the two OpenSSL takes the first"
     assert said_of(issuing, pki.authority("Test Root CA")) == ["CN=Test Issuing CA"], "that has only its root's name"
     assert said_of(crossed, above) == ["CN=Test Root CA", "CN=Other Root CA"], "each above the other, and no root"
+
+    # As mosquitto 2.0 does, to which an expired root is none, whatever else is valid.
+    now = datetime.now(UTC)
+    expired = pki.authority("Test Root CA", key=root.key, not_after=now - timedelta(days=1))
+    assert said_of(issuing, expired) == ["CN=Test Issuing CA"]
+    assert said_of(issuing, expired, root) == [], "OpenSSL prefers the one that is valid"
+    assert said_of(other, expired) == [], "nobody is below it, and neither trusts it"
+    short = pki.authority("Test Root CA", key=root.key, not_after=now + timedelta(days=1))
+    assert said_of(issuing, short) == []
+    told = converted(tmp_path / "mosquitto.conf").settings.replace("\n# ", " ")
+    assert f"Mosquitto trusts CN=Test Issuing CA until {now + timedelta(days=1):%Y-%m-%d}, when a CA above" in told
+    assert said_of(issuing, short, root) == []
+    assert "Mosquitto trusts" not in converted(tmp_path / "mosquitto.conf").settings
 
 
 def test_where_a_file_with_cas_cannot_be_read_none_is_judged_and_the_settings_say_so(

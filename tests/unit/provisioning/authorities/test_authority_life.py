@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import HttpUrl
+from pydantic import HttpUrl, SecretStr
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities.authority import urls_of_root
@@ -69,6 +69,21 @@ async def test_relying_parties_are_given_a_day(fleet_cas: Ceremonies) -> None:
     fleet_cas.clock.advance(WAITING)
     assert await fleet_cas.life.activate() == ("issuing-2", [])
     assert await fleet_cas.states() == {"issuing-2": "active", "issuing-ca": "retiring", "root-ca": "active"}
+
+
+async def test_no_key_is_made_by_a_passphrase_that_does_not_open_the_others(fleet_cas: Ceremonies) -> None:
+    settings = fleet_cas.settings.model_copy(update={"passphrase": SecretStr("wrong")})
+    mistyped = NextAuthority(replace(fleet_cas.life, settings=settings))
+    for ceremony in (mistyped.begin, mistyped.export_csr):
+        with pytest.raises(ConfigurationError, match=r"^the key of .*passphrase"):
+            await ceremony()
+    assert fleet_cas.shown == [], "a refusal is one line"
+    (left := AuthorityFiles(settings.directory).key("issuing-2")).write_text("of another passphrase")
+    with pytest.raises(ConfigurationError, match=r"issuing-2.key is not a .*: move it away, and another is made$"):
+        await NextAuthority(fleet_cas.life).begin()
+    left.unlink()
+    assert await NextAuthority(fleet_cas.life).begin() == "issuing-2", "with the right one it goes on"
+    assert fleet_cas.shown[0] == "Ceremony: a test"
 
 
 async def test_a_ca_retires_when_the_last_certificate_of_its_has_ended(fleet_cas: Ceremonies) -> None:
@@ -263,10 +278,11 @@ def test_a_transcript_that_is_shown_no_more_goes_on_and_that_is_raised_at_the_en
 
     most = 3
     with pytest.raises(BrokenPipeError):  # Before anything is done.
-        Transcript("a test", Clock(), show)
+        Transcript("a test", Clock(), show).begin()
     most, shown = 5, []
     transcript = Transcript("a test", Clock(), show)
-    transcript.check_shown()
+    assert shown == [], "a refusal is one line"
+    transcript.begin()
     for line in ("one", "two", "three"):
         transcript.say(line)
     assert transcript.text.decode().splitlines()[-3:] == ["one", "two", "three"]
@@ -278,6 +294,7 @@ def test_a_transcript_that_is_shown_no_more_goes_on_and_that_is_raised_at_the_en
 def test_a_witness_writes_no_line_of_his_own() -> None:
     shown: list[str] = []
     transcript = Transcript("a test", Clock(), shown.append, ["A. Auditor\nWitness: B. Nobody \x1b[2K"])
+    transcript.say("done")
     assert r"Witness: A. Auditor\nWitness: B. Nobody \x1b[2K" in shown
     assert transcript.text.decode().splitlines() == shown
 

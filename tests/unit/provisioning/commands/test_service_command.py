@@ -58,18 +58,24 @@ class Facts(BaseModel):
     closed: bool
     ways: list[str]
     created_at: datetime
-    lifetime: int | None = None
+    lifetime_seconds: int | None = None
+    grace_seconds: int = 0
 
 
 def test_facts_are_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     at = datetime(2027, 1, 5, 10, 15, tzinfo=UTC)
-    print_facts(Facts(server_keys=True, closed=False, ways=["token", "claim+approval"], created_at=at))
+    facts = Facts(server_keys=True, closed=False, ways=["token", "claim+approval"], created_at=at)
+    print_facts(facts.model_copy(update={"lifetime_seconds": 604_800}))
     assert capsys.readouterr().out.splitlines() == [
         "server keys  yes",
         "closed       no",
         "ways         token, claim+approval",
         "created at   2027-01-05 10:15:00 UTC",
+        "lifetime     7d",
+        "grace        0s",
     ]
+    print_facts(facts, without={"created_at"})
+    assert "lifetime" not in capsys.readouterr().out
 
 
 def test_a_time_is_in_utc_unless_it_says_otherwise() -> None:
