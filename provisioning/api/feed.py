@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 from starlette.types import Receive, Scope, Send
 
+from provisioning.api.asked_for import check_json
 from provisioning.api.body import read_whole
 from provisioning.api.peer import peer_certificate, vouch
 from provisioning.enrolment.authentication import authenticate, check_role
@@ -101,7 +102,7 @@ def feed_routes(
             async def of_broker(request: Request) -> Response:
                 certificate = peer_certificate(request.scope)
                 await database.read(lambda connection: broker_of(connection, certificate))
-                await read_whole(request)
+                check_json(await read_whole(request))
                 return await handle(request)
 
             return of_broker
