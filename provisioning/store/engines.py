@@ -88,7 +88,9 @@ def _check_parameters(url: URL) -> None:
 
 
 def refuse_other_schemas(engine: Engine, expected: Callable[[], str | None]) -> None:
-    """Open no connection to a database whose schema is not that *expected*, unless that is None."""
+    """Open no connection to a database whose schema is not that *expected*, unless that is None, or that is filled."""
+    from provisioning.store import subscribed  # Only PostgreSQL needs its driver.
+    from provisioning.store.opened_sessions import UnfitServer
 
     @event.listens_for(engine, "connect")
     def check(connection: Any, _record: object) -> None:
@@ -102,6 +104,9 @@ def refuse_other_schemas(engine: Engine, expected: Callable[[], str | None]) -> 
                 f"the database has schema {found and found[0]}, this process is for {wanted}: another version has "
                 "changed it; stop this process, and start the newer version"
             )
+        if (filled := subscribed.found_by(connection)) is not None:  # Who only reads would miss revocations.
+            raise UnfitServer(*filled)
+        connection.rollback()
 
 
 def _renew_broken(engine: Engine) -> None:
