@@ -61,6 +61,7 @@ COLUMNS: Final = (
     "reason",
     "sequence",
     "invalidity_date",
+    "suspended_by_itself",
 )
 EXPORT_PAGE: Final = 250
 """Certificates: each client who takes an export has so many of them in memory, as text."""
@@ -276,4 +277,5 @@ def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any
         "reason": None if revocation is None else revocation.reason,
         "sequence": None if revocation is None else revocation.sequence,
         "invalidity_date": None if revocation is None else rfc3339(revocation.invalidity_date),
+        "suspended_by_itself": state is CertificateState.SUSPENDED and stored.held_by_itself,
     }

@@ -63,8 +63,11 @@ async def suspend(body: Target, operator: Operator, services: Services, response
 
 @router.post("/resumptions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def resume(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
-    """End a suspension. 201 if this call did it, 200 if nothing was suspended.
+    """End a suspension. 201 if this call did it, 200 if nothing was suspended in that way.
 
+    A device as a whole and a certificate by itself (``serial``) are suspended independently of each other. If both are,
+    the certificate stays suspended until both are resumed: it is in ``still_suspended`` then, with ``by_itself`` true
+    if its own suspension is left, and false if its device's is.
     ``devices`` and ``serials`` are resumed together. If one cannot be, none is; ``items`` of the problem document lists
     each one that cannot.
     """
@@ -77,7 +80,8 @@ async def resume(body: Target, operator: Operator, services: Services, response:
         outcome = await services.suspension.resume_serial(named_serial(body.serial or ""), by=by)
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
-    return {"resumed": [_released_item(each) for each in outcome.released]}
+    still = [{"serial": each.serial, "device": each.device, "by_itself": each.by_itself} for each in outcome.still_held]
+    return {"resumed": [_released_item(each) for each in outcome.released], "still_suspended": still}
 
 
 @router.post("/decommissions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
