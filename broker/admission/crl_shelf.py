@@ -23,6 +23,8 @@ Rules
 5. Of CAs that have expired, and that no bundle knows any more, `_MOST_ENDED` lists are kept, the first to expire are
    forgotten (`forget_ended`): nobody below them gets in. Else a CA that is replaced every hour leaves a list each time,
    for ever. Their sources are told, so that they are read again should such a CA be renewed, and come back.
+6. Of one CA there are lists of `_MOST_SCOPES` scopes: each is asked about each of its certificates, and looked at twice
+   a second. One of a further scope is refused; those that there are stay, as they are all that is known.
 """
 
 from __future__ import annotations
@@ -37,11 +39,14 @@ from broker.admission.proven_time import ProvenTime
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, Scope, read_entries
 from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import Entries, RevocationIndex
+from provisioning.program.moments import shown_time
 
 _LATE_FRACTION = 1 / 4
 """A list is late when less than this part of its lifetime is left: its issuer should have published the next one."""
 _LOOKS: Final = 4096
 """Entries compared between two pauses: some tenths of a millisecond."""
+_MOST_SCOPES: Final = 1024
+"""Lists of one CA: four for each shard of a CA that has 256."""
 _MOST_ENDED: Final = 256
 """Lists of CAs that have expired and that no bundle knows."""
 
@@ -144,9 +149,13 @@ class CrlShelf:
         if listed.this_update > self._proven.at(now, (key_id,)) + CLOCK_TOLERANCE:
             raise CrlRefused(
                 CrlProblem.CRL_NOT_YET_VALID,
-                f"thisUpdate is {listed.this_update:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says {now:%H:%M:%S}",
+                f"thisUpdate is {shown_time(listed.this_update)}; the broker's clock says {now:%H:%M:%S}",
             )
-        current = self._held.get(key_id, {}).get(listed.scope)
+        lists = self._held.get(key_id, {})
+        current = lists.get(listed.scope)
+        if current is None and len(lists) >= _MOST_SCOPES:
+            detail = f"of {name[:200]} there are lists of {_MOST_SCOPES} scopes (issuing distribution points) already"
+            raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, detail)
         if listed.base_number is None:
             held = _replaced(current, HeldList(key_id, name, source, listed, {}, None, {}, ends), now, pause)
         else:
@@ -317,4 +326,4 @@ def _place(listed: CertificateList) -> tuple[int, datetime]:
 
 
 def _expired(listed: CertificateList) -> CrlRefused:
-    return CrlRefused(CrlProblem.CRL_EXPIRED, f"nextUpdate was {listed.next_update:%Y-%m-%d %H:%M:%S} UTC")
+    return CrlRefused(CrlProblem.CRL_EXPIRED, f"nextUpdate was {shown_time(listed.next_update)}")

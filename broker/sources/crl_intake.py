@@ -9,8 +9,10 @@ million entries, keeps it. On the loop remain two assignments, and one dict acce
 
 Rules
 -----
-1. One list at a time: a list is prepared against those held at that time.
-2. Whatever is wrong with a list, the previous one stays; the reason is logged with a stable code, and counted.
+1. One list at a time: a list is prepared against those held at that time. Who has many lists in one text waits for
+   others between two of them: a partner's server, or who is on the way to it, delays no list of ours.
+2. Whatever is wrong with a list, the previous one stays; the reason is logged with a stable code, and counted. Of one
+   text the first few have their lines; the rest are one.
 3. A delta may be read before its base. Its source submits it again when a complete list has come.
 4. What a list revokes is put into effect to the end, even if who asked for the list gives up meanwhile: read again, it
    is known, and nothing would come of it.
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +40,8 @@ from broker.revocation.revocation_rounds import judge_all
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import unpack
+from provisioning.pki.serial_number import serial_text
+from provisioning.program.moments import shown_time
 from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
@@ -51,6 +55,10 @@ _BY_THE_CLOCK = frozenset({CrlProblem.CRL_NOT_YET_VALID, CrlProblem.CRL_EXPIRED}
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _EARLIEST = _BEGINNING + CLOCK_TOLERANCE
 """From a list of the first minutes of the year 1, which its CA may sign, no time can be taken away."""
+_MOST_TOLD = 8
+"""Lists of one text with a line of their own if they are refused."""
+_MOST_DELTAS = 256
+"""URLs of deltas that the lists of one text name."""
 _MOST_NAMED = 20
 """New entries of a list that the audit log names individually; beyond that only the number."""
 
@@ -103,14 +111,20 @@ class CrlIntake:
         trust = self._engine.admission.trust
         if trust is None:
             return taken
-        async with self._lock:
-            for der in await self._split(content, source):
-                try:
-                    await self._take(await asyncio.to_thread(parse, der), source, trust, taken)
-                except CrlRefused as error:
-                    taken.unmatched |= error.code in _MAY_COME_RIGHT
-                    taken.baseless |= error.code is CrlProblem.CRL_NO_BASE
+        refused: list[CrlRefused] = []
+        for der in await self._split(content, source):
+            try:
+                listed = await asyncio.to_thread(parse, der)
+                async with self._lock:
+                    await self._take(listed, source, trust, taken)
+            except CrlRefused as error:
+                taken.unmatched |= error.code in _MAY_COME_RIGHT
+                taken.baseless |= error.code is CrlProblem.CRL_NO_BASE
+                refused.append(error)
+                if len(refused) <= _MOST_TOLD:
                     self.complain(error.code, error.detail, source)
+        self._complain_of_rest(refused[_MOST_TOLD:], source)
+        async with self._lock:
             self._forget_ended()
         return taken
 
@@ -146,7 +160,8 @@ class CrlIntake:
                 begin = max(listed.this_update, _EARLIEST) - CLOCK_TOLERANCE
                 taken.untimely += ((begin, listed.next_update),)
             raise
-        taken.delta_urls += listed.delta_urls
+        if room := _MOST_DELTAS - len(taken.delta_urls):
+            taken.delta_urls += listed.delta_urls[:room]
         if held is None:
             known = min(listed.next_update, taken.fresh_until or listed.next_update)
             taken.fresh_until = known
@@ -182,7 +197,7 @@ class CrlIntake:
         if len(added) <= _MOST_NAMED:
             for serial in sorted(added):
                 reason = str(unpack((issuer, serial), held.entries[serial]).reason)
-                named = {"source": held.source, "issuer": issuer.hex(), "serial": f"{serial:x}"}
+                named = {"source": held.source, "issuer": issuer.hex(), "serial": serial_text(serial)}
                 history.told("revoked", code="REVOKED", **named, reason=reason, crl_number=held.number)
 
     async def enforce(self) -> int:
@@ -193,13 +208,25 @@ class CrlIntake:
         """Report once which lists are late or expired: long before it matters."""
         for held, problem in self._engine.admission.status.lists.alarms(datetime.now(UTC)):
             left = (held.fresh_until - datetime.now(UTC)).total_seconds()
-            detail = f"nextUpdate {held.fresh_until:%Y-%m-%d %H:%M:%S} UTC is {abs(left):.0f} s "
+            detail = f"nextUpdate {shown_time(held.fresh_until)} is {abs(left):.0f} s "
             detail += "away, and the next CRL is not available" if left >= 0 else "ago"
             self.complain(problem, detail, held.source, issuer=held.issuer, number=held.number)
 
     def complain(self, code: CrlProblem, detail: str, source: str, **facts: object) -> None:
         """Log, record and count a problem with a list."""
         self._engine.metrics.revocation_alarms[code] += 1
+        self._tell_problem(code, detail, source, facts)
+
+    def _complain_of_rest(self, refused: Sequence[CrlRefused], source: str) -> None:
+        """Count each of *refused*, further lists of one text, and log one line."""
+        for error in refused:
+            self._engine.metrics.revocation_alarms[error.code] += 1
+        if refused:
+            last = refused[-1]
+            detail = f"{len(refused)} more lists from there are refused, the last one as: {last.detail}"
+            self._tell_problem(last.code, detail, source, {})
+
+    def _tell_problem(self, code: CrlProblem, detail: str, source: str, facts: dict[str, object]) -> None:
         facts |= {"code": str(code), "detail": detail, "source": source}
         log.warning("CRL problem", **facts)
         self._engine.history.told("CRL problem", **_recorded(facts))

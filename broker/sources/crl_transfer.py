@@ -10,8 +10,8 @@ Rules
 -----
 1. A transfer has ten seconds, and two more for each KiB that has come; a quarter of an hour at most, and half a minute
    without a byte.
-2. At a time four are under way. At most two of them may take longer than the ten seconds: slow servers leave room for
-   the others.
+2. At a time four are under way, or come and not read yet: of a hundred servers each could send 64 MB, faster than that
+   is read. At most two of them may take longer than the ten seconds: slow servers leave room for the others.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ class CrlTransfers:
     """The transfers of one bundle."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self.places = asyncio.Semaphore(_AT_ONCE)
+        """For who transfers a list, until it is read."""
         self.long = 0
         """How many may take longer than the first seconds."""
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[CrlTransfer]:
-        """Wait for a place and yield a transfer. Raises `NotFetched` when its time is over."""
-        async with self._places:
-            transfer = CrlTransfer(self)
-            try:
-                async with transfer.limit:
-                    yield transfer
-            except TimeoutError as error:
-                raise NotFetched(transfer.failure) from error
-            finally:
-                self.long -= transfer.is_long
+        """Yield a transfer, for who has a place. Raises `NotFetched` when its time is over."""
+        transfer = CrlTransfer(self)
+        try:
+            async with transfer.limit:
+                yield transfer
+        except TimeoutError as error:
+            raise NotFetched(transfer.failure) from error
+        finally:
+            self.long -= transfer.is_long
 
 
 class CrlTransfer:

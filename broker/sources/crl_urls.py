@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -99,17 +99,20 @@ class CrlUrls:
         for key in wanted:
             self._followed.setdefault(key, _Followed(due=self._clock())).configured = True
 
-    def follow(self, urls: Iterable[str], bundle: str, until: datetime | None = None) -> list[str]:
+    def follow(self, urls: Collection[str], bundle: str, until: datetime | None = None) -> list[str]:
         """Follow *urls*, named by certificates of *bundle*, as far as allowed; return those followed.
 
         *until* the CA expires whose list is there; None: for ever.
         """
         taken = []
+        room: int | None = None  # Counted once: a certificate has room for a thousand of them.
         for url in urls:
             known = self._followed.get((bundle, url))
             if known is None:
-                if not url.startswith("http://") or not self._has_room(bundle):
+                room = self._room(bundle, len(urls)) if room is None else room
+                if room <= 0 or not url.startswith("http://"):
                     continue
+                room -= 1
                 self._followed[bundle, url] = _Followed(due=self._clock(), until=until)
             else:
                 for each in (known, *filter(None, (self._followed.get((bundle, delta)) for delta in known.deltas))):
@@ -122,13 +125,13 @@ class CrlUrls:
         for each in self._followed.values():
             each.due = self._clock()
 
-    def _has_room(self, bundle: str) -> bool:
-        """Whether another URL named by certificates of *bundle* can be followed: those of expired CAs make room."""
-        if self._named_by(bundle) >= _MOST_URLS:
+    def _room(self, bundle: str, wanted: int) -> int:
+        """Return for how many more URLs, named by certificates, *bundle* has room; those of expired CAs make room."""
+        if self._named_by(bundle) + wanted > _MOST_URLS:
             wall = datetime.now(UTC)
             for key in [key for key, each in self._followed.items() if key[0] == bundle and each.has_ended(wall)]:
                 del self._followed[key]
-        return self._named_by(bundle) < _MOST_URLS
+        return _MOST_URLS - self._named_by(bundle)
 
     def _named_by(self, bundle: str) -> int:
         return sum(of == bundle and not each.configured for (of, _), each in self._followed.items())
@@ -203,9 +206,14 @@ class CrlUrls:
             return  # It was left meanwhile: by a reload of the settings, or because its CA has expired.
         if self._clock() - followed.tried < _LEAST_PAUSE:
             return
+        transfers = self._transfers.setdefault(bundle, CrlTransfers())
+        async with transfers.places:
+            await self._fetch_in(transfers, url, bundle, followed)
+
+    async def _fetch_in(self, transfers: CrlTransfers, url: str, bundle: str, followed: _Followed) -> None:
         followed.tried = self._clock()
         try:
-            fetched = await self._get(url, bundle, followed)
+            fetched = await self._get(transfers, url, followed)
         except NotFetched as error:
             if not followed.failed:
                 self._intake.complain(CrlProblem.CRL_UNREADABLE, str(error), url)
@@ -250,9 +258,8 @@ class CrlUrls:
             wait = max(_LEAST_PAUSE, min(wait, left / 2)) if left > 0 else followed.pause.after_failure(wait)
         followed.due = self._clock() + wait
 
-    async def _get(self, url: str, bundle: str, followed: _Followed) -> Fetched | None:
+    async def _get(self, transfers: CrlTransfers, url: str, followed: _Followed) -> Fetched | None:
         known = followed.unmatched is None and followed.baseless is None  # An unusable answer must be sent again.
-        transfers = self._transfers.setdefault(bundle, CrlTransfers())
         async with transfers.one() as transfer:
             return await download(
                 self._http,

@@ -40,6 +40,7 @@ from broker.sources.ocsp_http import OcspHttp, OcspUnreachable, is_signed_by_rev
 from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
 from provisioning.pki.revocation import OCSP, CertificateKey, pack, unpack
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
@@ -274,12 +275,14 @@ class OcspClient:
         entries = self._revoked.setdefault(issuer_key_id, {})
         if answer.reason is None:
             if answer.known and entries.pop(serial, None) is not None:
-                log.info("released", code="RELEASED", serial=f"{serial:x}", source=LIST)
-                self._tell("released", code="RELEASED", source=LIST, issuer=issuer_key_id.hex(), serial=f"{serial:x}")
+                log.info("released", code="RELEASED", serial=serial_text(serial), source=LIST)
+                self._tell(
+                    "released", code="RELEASED", source=LIST, issuer=issuer_key_id.hex(), serial=serial_text(serial)
+                )
         elif serial not in entries or unpack(key, entries[serial]).reason is not answer.reason:  # A hold may be final.
             entries[serial] = pack(answer.reason, answer.revoked_at or answer.this_update)
             self._index.publish(issuer_key_id, LIST, entries)
-            facts = {"code": "REVOKED", "serial": f"{serial:x}", "reason": str(answer.reason), "source": LIST}
+            facts = {"code": "REVOKED", "serial": serial_text(serial), "reason": str(answer.reason), "source": LIST}
             log.info("revoked", **facts)
             self._tell("revoked", issuer=issuer_key_id.hex(), **facts)
             self._on_revoked()

@@ -36,11 +36,11 @@ from broker.store.batch import Batch, Moved, Row
 from broker.store.database_files import DatabaseFiles, StoreError, examine, lock_file_of
 from broker.store.dispatch import packed, thinned
 from broker.store.journal import Journal
-from broker.store.log_growth import LogGrowth, held_up
 from broker.store.outage import Outage
 from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
 from broker.store.soundness import of_another_schema, refuse_damaged, refuse_foreign, refuse_unsound, unusable
 from provisioning.program.durable_names import make_folder
+from provisioning.program.log_growth import LogGrowth, held_up
 from provisioning.program.sqlite_lock import hold
 
 log = structlog.get_logger("broker")
@@ -79,7 +79,7 @@ class SqliteStore:
         self._looking: asyncio.TimerHandle | None = None
         self._gathering: asyncio.TimerHandle | None = None
         self._outage = Outage(path)
-        self._growth = LogGrowth(path)
+        self._growth = LogGrowth(path, log)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
             make_folder(path.parent)

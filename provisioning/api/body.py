@@ -35,10 +35,9 @@ _AT_ONCE: Final = 64 * 1024
 """What is read of a body before it is known who has sent it."""
 
 
-async def read_whole(request: Request) -> None:
+async def read_whole(request: Request) -> bytes:
     """Read the body of *request*, whose caller may send one, as whoever asks for it later gets it; raise `Refused`."""
-    if request.method not in _WITHOUT_BODY:
-        await request.body()
+    return b"" if request.method in _WITHOUT_BODY else await request.body()
 
 
 class BodyLimit:

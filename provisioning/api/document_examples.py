@@ -13,7 +13,7 @@ _KEY_ID = "8c1f0e6a2b9d4c7e5f3a1b0c9d8e7f6a5b4c3d2e"
 _CERTIFICATE: dict[str, Any] = {
     "serial": _SERIAL, "device": "meter-17", "role": "device", "group": "north", "issuer_key_id": _KEY_ID,
     "fingerprint_sha256": _SHA256, "not_before": _FROM, "not_after": _TO, "state": "active", "revoked_at": None,
-    "reason": None, "sequence": None, "invalidity_date": None,
+    "reason": None, "sequence": None, "invalidity_date": None, "suspended_by_itself": False,
 }  # fmt: skip
 _RULES: dict[str, Any] = {
     "ways": ["token", "listed+claim"], "profile": "device", "same_key_seconds": 3600, "new_key": "refuse",
@@ -68,10 +68,11 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "invalidity_date": None,
     },
     "DepartedOperator": {
-        "name": "anna", "tokens_voided": 3, "approvals_undone": 1, "tokens_left": 0, "approvals_left": 0,
-        "claims_left": 1, "listed_left": 250, "manufacturers_left": 0, "operators_left": 1,
+        "name": "anna", "tokens_voided": 3, "approvals_undone": 1, "claims_ended": 0, "tokens_left": 0,
+        "approvals_left": 0, "claims_left": 1, "listed_left": 250, "manufacturers_left": 0, "operators_left": 1,
     },
     "ReleasedCertificate": {"serial": _SERIAL, "device": "meter-17", "released_at": _NOW, "sequence": 1043},
+    "StillSuspended": {"serial": _SERIAL, "device": "meter-17", "by_itself": True},
     "EnrolmentGroup": {
         "name": "north", **_RULES, "lifetime_seconds": None, "maximum_devices": None, "certificates_per_minute": 60,
         "webhook_url": None, **_MADE, "changed_at": _FROM, "changed_by": "admin",

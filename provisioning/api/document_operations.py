@@ -36,6 +36,7 @@ from provisioning.client.operator_answers import (
     RenewalInfo,
     RevokedCertificate,
     ServiceStatus,
+    StillSuspended,
 )
 
 TAGS: Final = {
@@ -97,7 +98,9 @@ OPERATIONS: Final = {
     "POST /v1/suspensions": Operation(
         "suspend", _REVOCATION, "Suspend devices or certificates", RevokedCertificate, "suspended"
     ),
-    "POST /v1/resumptions": Operation("resume", _REVOCATION, "End suspensions", ReleasedCertificate, "resumed"),
+    "POST /v1/resumptions": Operation(
+        "resume", _REVOCATION, "End suspensions", ReleasedCertificate, "resumed", ("still_suspended", StillSuspended)
+    ),
     "POST /v1/decommissions": Operation(
         "decommission", _REVOCATION, "Decommission devices", RevokedCertificate, "revoked", _DEPARTED
     ),

@@ -193,7 +193,7 @@ class IdempotentRoute(APIRoute):
             with conditions.of_one_request():
                 await request.app.state.operator_services.authorise(request)
                 asked_for.check(request)
-                await read_whole(request)
+                asked_for.check_body(await read_whole(request))
                 if key is None or request.method != "POST":
                     return await handle(request)
                 return await _once(request, _checked(key), handle, again=again)

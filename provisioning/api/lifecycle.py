@@ -16,7 +16,7 @@ from provisioning.api.operators import (
     Services,
     new_router,
 )
-from provisioning.api.revocations import MAXIMUM_TOGETHER, Target, ended_answer, normal_serial, revoked_item
+from provisioning.api.revocations import MAXIMUM_TOGETHER, Target, ended_answer, named_serial, revoked_item
 from provisioning.program.moments import rfc3339
 from provisioning.revocation.holds import Released
 
@@ -55,7 +55,7 @@ async def suspend(body: Target, operator: Operator, services: Services, response
     elif body.device is not None:
         outcome = await services.suspension.suspend_device(body.device, by=by)
     else:
-        outcome = await services.suspension.suspend_serial(normal_serial(body.serial or ""), by=by)
+        outcome = await services.suspension.suspend_serial(named_serial(body.serial or ""), by=by)
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
     return {"suspended": [revoked_item(each) for each in outcome.revoked]}
@@ -63,8 +63,11 @@ async def suspend(body: Target, operator: Operator, services: Services, response
 
 @router.post("/resumptions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def resume(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
-    """End a suspension. 201 if this call did it, 200 if nothing was suspended.
+    """End a suspension. 201 if this call did it, 200 if nothing was suspended in that way.
 
+    A device as a whole and a certificate by itself (``serial``) are suspended independently of each other. If both are,
+    the certificate stays suspended until both are resumed: it is in ``still_suspended`` then, with ``by_itself`` true
+    if its own suspension is left, and false if its device's is.
     ``devices`` and ``serials`` are resumed together. If one cannot be, none is; ``items`` of the problem document lists
     each one that cannot.
     """
@@ -74,10 +77,11 @@ async def resume(body: Target, operator: Operator, services: Services, response:
     elif body.device is not None:
         outcome = await services.suspension.resume_device(body.device, by=by)
     else:
-        outcome = await services.suspension.resume_serial(normal_serial(body.serial or ""), by=by)
+        outcome = await services.suspension.resume_serial(named_serial(body.serial or ""), by=by)
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
-    return {"resumed": [_released_item(each) for each in outcome.released]}
+    still = [{"serial": each.serial, "device": each.device, "by_itself": each.by_itself} for each in outcome.still_held]
+    return {"resumed": [_released_item(each) for each in outcome.released], "still_suspended": still}
 
 
 @router.post("/decommissions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)

@@ -51,7 +51,7 @@ from provisioning.directory.files import ROOT_CA
 from provisioning.enrolment.issuing import Issuing
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.keys import KeyFileError
-from provisioning.revocation.feed import FeedEvent
+from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher

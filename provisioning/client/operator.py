@@ -37,6 +37,7 @@ from provisioning.client.operator_answers import (
     ReleasedCertificate,
     RevokedCertificate,
     ServiceStatus,
+    StillSuspended,
 )
 from provisioning.client.whole_answer import ask
 from provisioning.pki.revocation_reason import RevocationReason
@@ -94,6 +95,7 @@ class _Suspended(Answer):
 
 class _Resumed(Answer):
     resumed: list[ReleasedCertificate]
+    still_suspended: Sequence[StillSuspended] = ()
 
 
 class _Operators(Answer):
@@ -237,13 +239,19 @@ class OperatorClient:
         serial: str | None = None,
         devices: Sequence[str] | None = None,
         serials: Sequence[str] | None = None,
+        tell: Callable[[StillSuspended], object] | None = None,
     ) -> list[ReleasedCertificate]:
         """End the suspension of *device*, or of the certificate with *serial*; return those good again.
 
         *devices* and *serials*, a thousand of each at most, are resumed in one step: all, or none if one cannot be.
+        *tell* is called with each that stays suspended: by itself, of a device; or with its device, of a certificate.
         """
         request = _target(device, serial, devices, serials)
-        return (await self._call(_Resumed, "POST", "/v1/resumptions", request)).resumed
+        answer = await self._call(_Resumed, "POST", "/v1/resumptions", request)
+        if tell is not None:
+            for each in answer.still_suspended:
+                tell(each)
+        return answer.resumed
 
     async def decommission(
         self,

@@ -73,6 +73,7 @@ class DepartedOperator(Answer):
     name: str
     tokens_voided: int
     approvals_undone: int
+    claims_ended: int = 0
     tokens_left: int | None = None
     approvals_left: int | None = None
     claims_left: int | None = None
@@ -88,6 +89,18 @@ class ReleasedCertificate(Answer):
     device: str
     released_at: datetime
     sequence: int
+
+
+class StillSuspended(Answer):
+    """A certificate that a resumption was about, and that stays suspended.
+
+    *by_itself*: by its serial number, so that its device's resumption does not concern it; otherwise with its device,
+    which is suspended as a whole.
+    """
+
+    serial: str
+    device: str
+    by_itself: bool
 
 
 class EnrolledDevice(Answer):
@@ -123,6 +136,8 @@ class IssuedCertificate(Answer):
     reason: RevocationReason | None = None
     sequence: int | None = None
     invalidity_date: datetime | None = None
+    suspended_by_itself: bool | None = None
+    """Whether it stays suspended when its device is resumed; None: the service is older."""
 
 
 class KnownOperator(Answer):

@@ -9,8 +9,9 @@ import typer
 
 from provisioning.commands.known_names import group_names
 from provisioning.commands.printed_rows import print_each
-from provisioning.commands.service_command import Connection, Json, connected, print_json, shown_time
+from provisioning.commands.service_command import Connection, Json, connected, print_json
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

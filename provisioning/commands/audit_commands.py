@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from provisioning.commands.service_command import Directory, Json, counted, fail, print_document, say, shown_time
+from provisioning.commands.service_command import Directory, Json, counted, fail, print_document, say
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.command_group import command_group
 from provisioning.program.given_moment import Since, Until
-from provisioning.program.moments import rfc3339_milliseconds
+from provisioning.program.moments import rfc3339_milliseconds, shown_time
 from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:

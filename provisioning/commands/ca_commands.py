@@ -36,12 +36,12 @@ from provisioning.commands.service_command import (
     counted,
     fail,
     print_document,
-    shown_time,
 )
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.command_group import command_group
-from provisioning.program.moments import rfc3339, rfc3339_milliseconds
+from provisioning.program.moments import rfc3339, rfc3339_milliseconds, shown_time
 from provisioning.program.printed_table import print_table
 from provisioning.revocation.reasons import AUTHORITY_REASONS
 
@@ -334,7 +334,7 @@ def restore_operator(
         certificate = read_certificate(life.files.certificate(OPERATOR))
         life.transcript.say(f"{name} is an admin, with a new key and certificate in operator.key and operator.crt.")
         life.transcript.say("Earlier certificates stay valid until they expire or are revoked: revoke --serial")
-        return {"name": name, "serial": f"{certificate.serial_number:x}"}
+        return {"name": name, "serial": serial_text(certificate.serial_number)}
 
     ceremony.hold("ca restore-operator", work)
 

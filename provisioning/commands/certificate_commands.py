@@ -26,11 +26,11 @@ from provisioning.commands.service_command import (
     print_facts,
     print_json,
     progress,
-    shown_time,
 )
 from provisioning.program.command_group import command_group
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_moment import moment
+from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:

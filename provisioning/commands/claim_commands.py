@@ -17,12 +17,12 @@ from provisioning.commands.service_command import (
     counted,
     print_document,
     print_json,
-    shown_time,
     span,
 )
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

@@ -1,6 +1,8 @@
 """What is said of operators who leave: what they had promised is void, and what they made still lets others in.
 
 Whoever dismisses an operator has to know both: a production may wait for a token, and somebody may have put one aside.
+A claim is told by its name: the operator was given its key, and so were the devices of a batch, which may be on their
+way. ``--end-claims`` ends those; a key that was compromised has ended them already.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import typer
 from provisioning.commands.service_command import counted, say
 
 if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator_answers import DepartedOperator
 
 KeepTokens = Annotated[
@@ -21,20 +24,43 @@ KeepTokens = Annotated[
         "--keep-tokens", help="Of operators who leave: keep unused tokens that they made, and requests they approved."
     ),
 ]
+EndClaims = Annotated[
+    bool,
+    typer.Option(
+        "--end-claims",
+        help="Of operators who leave: end the claims that they made. Devices that have not enrolled cannot any more.",
+    ),
+]
 _LEFT: Final = (
     ("tokens_left", "open token", "", "token void"),
     ("approvals_left", "approved request", "", "approval deny"),
-    ("claims_left", "claim", "", "claim end"),
+    ("claims_left", "claim", "", "claim end, or this again with --end-claims"),
     ("listed_left", "key on lists", "keys on lists", "listed remove"),
     ("manufacturers_left", "manufacturer", "", "manufacturer end"),
     ("operators_left", "operator with a role from there", "operators with a role from there", "operator grant"),
 )
 
 
+async def end_claims_of(client: EnrolmentOperatorClient, operators: list[DepartedOperator]) -> None:
+    """End the claims that each of *operators* has made and that go on, and count them there as ended."""
+    for place, each in enumerate(operators):
+        ended = each.claims_ended
+        for name in await claims_going_on(client, each.name):
+            await client.end_claim(name)
+            ended += 1
+            operators[place] = each.model_copy(update={"claims_ended": ended, "claims_left": 0})
+
+
+async def claims_going_on(client: EnrolmentOperatorClient, maker: str) -> list[str]:
+    """Return the names of the claims that *maker* has made and that have not ended."""
+    return [each.name async for each in client.claims() if each.created_by == maker and each.ended_at is None]
+
+
 def say_who_left(operators: Iterable[DepartedOperator]) -> None:
     """Say of each of *operators* what is void, and what is left."""
     for each in operators:
         say_what_is_void(each.name, each.tokens_voided, each.approvals_undone)
+        say_what_ended(each.name, each.claims_ended)
         if each.claims_left is None:
             say(
                 f"fleet-provisioning: what {each.name} leaves behind that lets others in could not be counted: "
@@ -47,6 +73,13 @@ def say_who_left(operators: Iterable[DepartedOperator]) -> None:
                 f"fleet-provisioning: {each.name} leaves behind what lets others in: {numbers}; if that is not "
                 f"to stay: {', '.join(remedy for *_, remedy in left)} (audit show --by {each.name})"
             )
+
+
+def say_what_ended(name: str, claims: int) -> None:
+    """Say how many *claims* of the operator called *name* have ended."""
+    if claims:
+        have = "has" if claims == 1 else "have"
+        say(f"fleet-provisioning: {counted(claims, 'claim')} that {name} made {have} ended")
 
 
 def say_what_is_void(name: str, tokens: int, approvals: int) -> None:

@@ -6,21 +6,28 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
-from provisioning.commands.departed import KeepTokens, say_who_left
+from provisioning.commands.departed import EndClaims, KeepTokens, end_claims_of, say_who_left
 from provisioning.commands.in_steps import check_none_refused, in_steps
 from provisioning.commands.left_to_the_device import tell_what_is_left
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
 from provisioning.commands.printed_rows import printed
 from provisioning.commands.reason_option import reason_option
-from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say, shown_time
+from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say
+from provisioning.commands.still_suspended import say_what_stays_suspended
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.gathered_options import with_options
+from provisioning.program.moments import shown_time
 from provisioning.revocation.reasons import OPERATOR_REASONS
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator import OperatorClient
-    from provisioning.client.operator_answers import DepartedOperator, ReleasedCertificate, RevokedCertificate
+    from provisioning.client.operator_answers import (
+        DepartedOperator,
+        ReleasedCertificate,
+        RevokedCertificate,
+        StillSuspended,
+    )
 
 FoundT = TypeVar("FoundT")
 
@@ -38,6 +45,7 @@ def revoke(
     reason: Annotated[RevocationReason, reason_option(_REASONS)] = RevocationReason.UNSPECIFIED,
     invalidity_date: InvalidityDate = None,
     keep_tokens: KeepTokens = False,
+    end_claims: EndClaims = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +63,8 @@ def revoke(
 
     An operator who has no valid certificate left leaves: tokens that he made and nobody has used are void, and requests
     that he approved wait for another decision. --keep-tokens keeps both, except for keyCompromise, until the command is
-    repeated without it.
+    repeated without it. Claims that he made go on, as devices on their way have their keys, too: --end-claims ends
+    them, and keyCompromise does in any case.
 
     \b
     Example:
@@ -89,7 +98,7 @@ def revoke(
             try:
                 await _each(meant, ask, report, "revoked", goes_on=False)
             finally:  # What was done before a later step failed is done.
-                say_who_left(departed)
+                await _tell_who_left(client, departed, end_claims=end_claims)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
         await tell_what_is_left(client, whose, "revoke")
@@ -98,7 +107,7 @@ def revoke(
 
 
 @connected
-@with_options(Named, without={"serials_file", "certificate"})
+@with_options(Named, without={"certificate"})
 def suspend(
     named: Named,
     connection: Connection,
@@ -109,7 +118,8 @@ def suspend(
 
     A file or a group is suspended in steps of five hundred, each done completely: devices that cannot be suspended
     are reported, the others are suspended. Repeating it is harmless. A suspended device cannot enrol; one of which
-    only a certificate is suspended (--serial) can, with an open token. While an operator is suspended as a whole
+    only a certificate is suspended (--serial) can, with an open token. That certificate stays suspended until it is
+    resumed by itself, whatever becomes of its device. While an operator is suspended as a whole
     (--device), tokens that he made are void; while only a certificate is, they are good.
 
     \b
@@ -118,7 +128,7 @@ def suspend(
       fleet-provisioning suspend --devices-file doubtful.txt
       fleet-provisioning suspend --group west
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
-    named.check("device", "serial", "devices_file", "group")
+    named.check("device", "serial", "devices_file", "serials_file", "group")
     doing = Doing("suspend", lambda each: each.state == "active")
     meant = named.meant(named.in_group(connection, doing, yes=yes))
 
@@ -138,7 +148,7 @@ def suspend(
 
 
 @connected
-@with_options(Named, without={"serials_file", "certificate"})
+@with_options(Named, without={"certificate"})
 def resume(
     named: Named,
     connection: Connection,
@@ -147,21 +157,24 @@ def resume(
 ) -> None:
     """End the suspension of devices or certificates: the certificates are valid again.
 
-    Of a device, certificates that were suspended by themselves (--serial) are valid again, too: revoke one that is not
-    to come back. In a group, only devices suspended as a whole are resumed.
+    A device and a single certificate (--serial) are suspended independently of each other: of a device, certificates
+    that were suspended by themselves stay suspended, and of a device that is suspended as a whole, a certificate does.
+    It is said which. In a group, only devices suspended as a whole are resumed.
 
     \b
     Example:
       fleet-provisioning resume --device meter-17
+      fleet-provisioning resume --serial 43555deb683f6f04348b9e168ab6561b
       fleet-provisioning resume --devices-file doubtful.txt
       fleet-provisioning resume --group west
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
-    named.check("device", "serial", "devices_file", "group")
+    named.check("device", "serial", "devices_file", "serials_file", "group")
     doing = Doing("resume", lambda each: each.state == "suspended")
     meant = named.meant(named.in_group(connection, doing, yes=yes))
 
     async def command(client: OperatorClient) -> None:
         total = 0
+        stay: list[StillSuspended] = []
         with printed(_RELEASED_COLUMNS, _released_row, as_json=as_json) as show:
 
             def show_some(found: Sequence[ReleasedCertificate]) -> None:
@@ -170,8 +183,11 @@ def resume(
                 if found:
                     show(found)
 
-            await _each(meant, client.resume, show_some, "resumed")
-        if not (total or named.group or as_json):
+            try:
+                await _each(meant, partial(client.resume, tell=stay.append), show_some, "resumed")
+            finally:  # What was done before a later step failed is done.
+                say_what_stays_suspended(stay)
+        if not (total or stay or named.group or as_json):
             say("fleet-provisioning: no certificate was on hold for a suspension")
 
     connection.run(command)
@@ -183,6 +199,7 @@ def decommission(
     named: Named,
     connection: Connection,
     keep_tokens: KeepTokens = False,
+    end_claims: EndClaims = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -192,7 +209,8 @@ def decommission(
     are reported, the others are decommissioned. Repeating it is harmless.
 
     Tokens that an operator among them has made and nobody has used are void, and requests that he approved wait for
-    another decision; --keep-tokens keeps both, until the command is repeated without it.
+    another decision; --keep-tokens keeps both, until the command is repeated without it. --end-claims also ends the
+    claims that he made.
 
     \b
     Example:
@@ -206,15 +224,25 @@ def decommission(
 
     departed: list[DepartedOperator] = []
 
-    async def command(client: OperatorClient) -> None:
+    async def command(client: EnrolmentOperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
             ask = partial(client.decommission, keep_tokens=keep_tokens, tell=departed.append)
             try:
                 await _each(meant, ask, show, "decommissioned")
             finally:
-                say_who_left(departed)
+                await _tell_who_left(client, departed, end_claims=end_claims)
 
     connection.run(command)
+
+
+async def _tell_who_left(
+    client: EnrolmentOperatorClient, departed: list[DepartedOperator], *, end_claims: bool
+) -> None:
+    try:
+        if end_claims:
+            await end_claims_of(client, departed)
+    finally:  # They have left, whatever became of their claims.
+        say_who_left(departed)
 
 
 async def _each(

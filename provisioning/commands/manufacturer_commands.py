@@ -17,12 +17,12 @@ from provisioning.commands.service_command import (
     counted,
     print_facts,
     print_json,
-    shown_time,
 )
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from provisioning.commands.service_command import (
     counted,
     print_document,
     print_facts,
-    shown_time,
 )
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_pairs, print_table
 
 if TYPE_CHECKING:

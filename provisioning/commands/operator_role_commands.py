@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from provisioning.commands.departed import claims_going_on, say_what_ended
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import Connection, Json, connected, print_answer, shown_time
+from provisioning.commands.service_command import Connection, Json, connected, counted, print_answer, say
 from provisioning.operator_role import OperatorRole
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator import OperatorClient
 
 operator_app = command_group(help="List operators and grant roles.")
@@ -78,20 +81,32 @@ def grant(
     keep_tokens: Annotated[
         bool, typer.Option("--keep-tokens", help="Keep an auditor's unused tokens, and the requests they approved.")
     ] = False,
+    end_claims: Annotated[bool, typer.Option("--end-claims", help="End the claims that an auditor has made.")] = False,
     as_json: Json = False,
 ) -> None:
     """Set an operator's role. The last admin with a valid certificate stays one.
 
     Whoever becomes an auditor lets nobody in any more: tokens that they made and nobody has used are void, and requests
-    that they approved wait for another decision, unless --keep-tokens is given.
+    that they approved wait for another decision, unless --keep-tokens is given. Claims that they made go on, as devices
+    on their way have their keys, too, unless --end-claims is given.
 
     \b
     Example:
       fleet-provisioning operator grant anna --role enroller
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
-    async def command(client: OperatorClient) -> None:
+    async def command(client: EnrolmentOperatorClient) -> None:
         granted = await client.grant(name, role, keep_tokens=keep_tokens)
         print_answer(granted, as_json=as_json)
+        going_on = [] if role.permits(OperatorRole.ENROLLER) else await claims_going_on(client, name)
+        for each in going_on if end_claims else ():
+            await client.end_claim(each)
+        if end_claims:
+            say_what_ended(name, len(going_on))
+        elif going_on:
+            say(
+                f"fleet-provisioning: {name} leaves behind what lets others in: {counted(len(going_on), 'claim')}; if "
+                "that is not to stay: claim end, or this again with --end-claims"
+            )
 
     connection.run(command)

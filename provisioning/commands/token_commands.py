@@ -35,7 +35,6 @@ from provisioning.commands.service_command import (
     print_document,
     progress,
     say,
-    shown_time,
     span,
 )
 from provisioning.commands.token_file import keep, private_file
@@ -43,7 +42,7 @@ from provisioning.errors import Code, ConfigurationError
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.program.command_group import command_group
-from provisioning.program.moments import rfc3339
+from provisioning.program.moments import rfc3339, shown_time
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

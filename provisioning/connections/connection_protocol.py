@@ -32,6 +32,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from provisioning.connections.asked_for_body import AskedForBody
 from provisioning.connections.declined_upgrade import head_without_upgrade
 from provisioning.connections.gathering_transport import GatheringTransport
 from provisioning.connections.head_deadline import HeadDeadline
@@ -223,6 +224,8 @@ class ConnectionProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
         if reads_only_its_own(version, self.headers):
             cycle.transport = OlderAnswer(cycle.transport)
+        elif self.expect_100_continue:
+            cycle.transport = AskedForBody(cycle)
         if not waits:
             self._turn = self.cycle
 
@@ -461,7 +464,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         if self._header_bytes > _MAXIMUM_HEADER_BYTES:
             raise ValueError("header section too large")
         if self._in_head:
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))  # The parser leaves what is no part of it (RFC 9110 §5.5).
 
     def on_url(self, url: bytes) -> None:
         """Count a part of the target, like a header, before it is kept."""

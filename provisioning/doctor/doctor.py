@@ -38,13 +38,14 @@ from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.doctor.doctor_operators import operator_finding
 from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
 from provisioning.doctor.doctor_ports import port_findings
+from provisioning.doctor.doctor_server import filled_finding, rights_finding, server_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk, read_only
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, audit_findings, held_lock, missing_parts, schema
+from provisioning.store import audit, audit_findings, damage, held_lock, missing_parts, schema
 from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
 from provisioning.store.usable import reason_of, unfit
@@ -60,14 +61,12 @@ _FULL: Final = 1024 * 1024
 _FEW_FILES: Final = 16
 """The store's and a renewed certificate's are made when they are needed."""
 _LOCK_SECONDS: Final = 2
+_READ_SECONDS: Final = 60.0
+"""For SQLite's whole file."""
 _DRAFT_SECONDS: Final = 60
 """A draft is renamed as soon as it is written."""
 _TORN: Final = "tables"
 """The check of a database that lacks some: nothing else in it is checked."""
-_STANDBY_SECONDS: Final = 5.0
-"""A standby that is there confirms in milliseconds."""
-_FORMER_ROWS: Final = 10_000
-"""Former versions of the busiest rows; each thousand costs a change about 25 µs of the server."""
 
 
 async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
@@ -298,6 +297,8 @@ async def _opened(database: Database, settings: Settings, now: datetime) -> Asyn
         whole = await database.read(lambda connection: _whole(connection, database))
         yield whole
         if whole.check != _TORN:
+            if (damaged := await database.read(lambda connection: _sound(connection, database))) is not None:
+                yield damaged
             async for finding in _records(settings, database, now):
                 yield finding
     elif state is schema.SchemaState.NONE:
@@ -348,6 +349,8 @@ def _whole(connection: Connection, database: Database) -> Finding:
             "give the primary's address, or both: ?host=A&host=B&target_session_attrs=read-write; a restore to a point "
             "in time that waits there goes on by SELECT pg_wal_replay_resume()",
         )
+    if (prevented := filled_finding(connection, where) or rights_finding(connection, where)) is not None:
+        return prevented
     file = Path(database.url.database or "")
     is_file = database.url.get_backend_name() == "sqlite"
     if is_file and (closed := unwritable(file)) is not None:
@@ -365,6 +368,24 @@ def _whole(connection: Connection, database: Database) -> Finding:
     return ok("database", f"{where} answers, its schema is current")
 
 
+def _sound(connection: Connection, database: Database) -> Finding | None:
+    """Report a file that is damaged, or too large to be read through; None: it is whole, or none."""
+    where = database.shown_url
+    try:
+        found = damage.damage(connection, _READ_SECONDS)
+    except damage.NotInTime:
+        file = quoted(Path(database.url.database or ""))
+        what = f"{where} takes more than {_READ_SECONDS:g} seconds to read: whether it is damaged is not known"
+        return warning("database", what, f"sqlite3 {file} 'PRAGMA integrity_check; PRAGMA foreign_key_check'")
+    if found is None:
+        return None
+    return failed(
+        "database",
+        f"{where} is damaged: {found}. Who is revoked may be missing where it is looked for",
+        "stop the service, look whether its disk can be read (dmesg), and restore the backup (docs/backup.md)",
+    )
+
+
 def unwritable(database: Path) -> Path | None:
     """Return *database*, or its folder, if this process may not write there: SQLite says so of a change only."""
     for each in (database, database.resolve().parent):
@@ -376,6 +397,7 @@ def unwritable(database: Path) -> Path | None:
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
     def read(connection: Connection) -> tuple[Latest | None, list[Finding]]:
         findings = [
+            *server_findings(connection),
             *_of_another_key(connection),
             *standing_findings(connection, AuthorityFiles(settings.directory), now),
             *authority_findings(connection, settings, now),
@@ -387,13 +409,6 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
                 for each in missing_parts.changes_that_pass(connection)
             ),
         ]
-        if schema.may_be_forgotten(connection):
-            what = "PostgreSQL does not wait for its disk (fsync = off): if its machine fails, revocations are lost"
-            findings.insert(0, warning("database", what, "set fsync = on in postgresql.conf"))
-        if (former := schema.former_rows(connection)) > _FORMER_ROWS:
-            findings.insert(0, _slowed(former))
-        if waiting := schema.waiting_for_standby(connection, _STANDBY_SECONDS):
-            findings.insert(0, _held_up(waiting))
         try:
             return audit_findings.latest(connection), findings
         except audit_findings.UNREADABLE as error:
@@ -418,23 +433,3 @@ def _of_another_key(connection: Connection) -> list[Finding]:
         what, _, remedy = str(error).partition(": ")
         return [failed("audit log", what, remedy)]
     return []
-
-
-def _slowed(former: int) -> Finding:
-    return warning(
-        "database",
-        f"PostgreSQL keeps {former} dead versions of the busiest rows, which each change reads: requests become slow",
-        "end transactions that have been open for long: SELECT pid, xact_start, state, application_name FROM "
-        "pg_stat_activity ORDER BY xact_start; drop unused replication slots (pg_replication_slots); "
-        "check that autovacuum is on",
-    )
-
-
-def _held_up(waiting: int) -> Finding:
-    return failed(
-        "database",
-        f"commits wait for a synchronous standby that does not confirm them ({waiting} for more than "
-        f"{_STANDBY_SECONDS:g} seconds): nothing can be changed, and no service can start",
-        "connect a standby that synchronous_standby_names names, or go on without one: ALTER SYSTEM SET "
-        "synchronous_standby_names = ''; SELECT pg_reload_conf()",
-    )

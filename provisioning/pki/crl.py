@@ -20,6 +20,7 @@ Rules
 2. The signature is verified over the bytes received, not over an encoding of our own.
 3. No I/O and no clock. What walks a CRL of any length calls *pause* often, as it runs beside an event loop.
 4. The library is given bounded pieces: a list without its entries, and each entry, have a largest size.
+5. One text has `MOST_LISTS` lists at most: each costs a look, and perhaps a line in a log, however short it is.
 
 Does not handle: fetching, storage, freshness, which CA certificate may sign (the caller names it).
 """
@@ -33,6 +34,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -47,6 +49,8 @@ from provisioning.pki.panic import GaveUp, NoPanic, without_panic
 from provisioning.pki.revocation import Entries, pack
 from provisioning.pki.revocation_reason import RevocationReason
 
+MOST_LISTS: Final = 1024
+"""In one text. Whoever answers at a URL could send a hundred thousand; a CA has a few, or a list for each shard."""
 _BEGINS, _ENDS = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 _NO_BASE64 = bytes(set(range(256)) - set(string.ascii_letters.encode() + b"0123456789+/="))
 _PIECE = 256 * 1024
@@ -127,7 +131,7 @@ class CertificateList:
 def split(content: bytes, pause: Callable[[], None] = lambda: None) -> list[bytes]:
     """Return the lists in *content*, in DER: one list in DER, or any number in PEM.
 
-    Raises `CrlRefused` if there is none. *pause* is called often (rule 3).
+    Raises `CrlRefused` if there is none, or more than `MOST_LISTS`. *pause* is called often (rule 3).
     """
     if content[:1] == b"\x30":
         return [content]
@@ -135,6 +139,8 @@ def split(content: bytes, pause: Callable[[], None] = lambda: None) -> list[byte
     end = 0
     try:
         while (begin := _found(content, _BEGINS, end, pause)) and (end := _found(content, _ENDS, begin, pause)):
+            if len(lists) == MOST_LISTS:
+                raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"more than {MOST_LISTS} lists in one text")
             lists.append(_decoded(content, begin, end - len(_ENDS), pause))
     except binascii.Error as error:
         raise CrlRefused(CrlProblem.CRL_MALFORMED, f"the PEM text is not base64 ({error})") from error

@@ -9,9 +9,12 @@ Rules
 1. An operator leaves who is ended as a whole, or has no good certificate once some of theirs were revoked, nor one on
    hold. With a compromised key it does not matter what else they have.
 2. Nothing is taken back by a suspension: it may be over tomorrow (`provisioning.enrolment.ways.token` asks who is).
-3. What they leave behind otherwise, claims, lists and manufacturers, is told. It is counted after the commit, by whole
+3. With a compromised key end the claims that the operator has made, too: whoever has the key may have made them, and
+   then has theirs. For any other reason a claim goes on unless somebody ends it: devices that are on their way have its
+   key as well, and none of them could be told of another (``--end-claims`` of the commands).
+4. What they leave behind otherwise, claims, lists and manufacturers, is told. It is counted after the commit, by whole
    tables: neither does anybody wait for that, nor is anybody let in because it failed.
-4. What is taken back is counted with it, by an index. An operator may have made a million tokens: of who has made more
+5. What is taken back is counted with it, by an index. An operator may have made a million tokens: of who has made more
    than `MANY`, such a transaction does not run on the event loop (`check_short`). It then comes behind those that were
    waiting: what the operator gets from one of them is taken back, too.
 """
@@ -19,7 +22,7 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -33,7 +36,7 @@ from provisioning.errors import Refused, invalid
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
-from provisioning.store import certificates_of_device, promises, tokens
+from provisioning.store import certificates_of_device, claims, promises, tokens
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.lanes import Apart
@@ -54,6 +57,7 @@ class Departed:
     approvals_undone: int
     left: Left | None = None
     """None: it is not counted yet, or could not be."""
+    claims_ended: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +72,23 @@ class Voided:
     """Whose unused tokens are void now: perhaps only expired ones."""
     kept_tokens: Counter[str] = field(default_factory=Counter)
     kept_approvals: Counter[str] = field(default_factory=Counter)
+    claims: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The claims that have ended, by who has made them."""
 
     def __bool__(self) -> bool:
-        return bool(self.tokens.total() or self.approvals.total() or self.makers)
+        return bool(self.tokens.total() or self.approvals.total() or self.makers or self.claims)
 
     def changes(self, name: str) -> bool:
         """Whether anything of the party called *name* was good before."""
-        return bool(self.tokens[name] or self.approvals[name] or name in self.makers)
+        return bool(self.tokens[name] or self.approvals[name] or name in self.makers or name in self.claims)
 
     def facts_of(self, name: str) -> dict[str, object]:
         """Return what the audit log says of the party called *name*."""
         facts: dict[str, object] = {"tokens_voided": self.tokens[name]}
         if self.approvals[name]:
             facts["approvals_undone"] = self.approvals[name]
+        if name in self.claims:
+            facts["claims_ended"] = [*self.claims[name]]
         if self.kept_tokens[name]:
             facts["tokens_kept"] = self.kept_tokens[name]
         if self.kept_approvals[name]:
@@ -146,8 +154,10 @@ def take_back(
         departed = [Departed(each, 0, 0) for each in names]
         return Voided(void, Counter(), departed, frozenset(), *promises.kept_of(connection, names, now))
     made, approved = promises.take_back(connection, names, now)
-    departed = [Departed(each, made[each], approved[each]) for each in names]
-    return Voided(void + made, approved, departed, frozenset(made))
+    stolen = grounds.reason is RevocationReason.KEY_COMPROMISE
+    ended = claims.end_made_by(connection, names, now) if stolen else {}
+    departed = [Departed(each, made[each], approved[each], claims_ended=len(ended.get(each, ()))) for each in names]
+    return Voided(void + made, approved, departed, frozenset(made), claims=ended)
 
 
 async def with_what_is_left(database: Database, departed: Sequence[Departed], now: datetime) -> Sequence[Departed]:

@@ -44,7 +44,7 @@ from provisioning.errors import Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.shielded import shielded
 from provisioning.revocation.grounds import Grounds
-from provisioning.revocation.holds import hold, release, to_be_held, to_be_released
+from provisioning.revocation.holds import entry, hold, release, still_held, to_be_held, to_be_released
 from provisioning.revocation.listed_end import Listed, list_left, revoke_portion
 from provisioning.revocation.of_authority import date_again, revoked_ahead
 from provisioning.revocation.recording import Changed, record
@@ -258,7 +258,9 @@ def _release(connection: Connection, device: Device, issued: Changed, now: datet
     held = to_be_released(issued, claims.trials_of(connection, device.id))
     release(connection, held, now, by)
     if held:
-        audit.append(connection, now, by, Action.RESUMED, device.name, {"serials": [each.serial for each in held]})
+        stay = [each.serial for each in still_held(issued)]
+        facts = entry([each.serial for each in held], still=stay)
+        audit.append(connection, now, by, Action.RESUMED, device.name, facts)
     return held
 
 

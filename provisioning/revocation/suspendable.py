@@ -1,8 +1,14 @@
-"""Whether a device or a certificate may be suspended or resumed now: not if final, on trial, or still in progress."""
+"""Whether a device or a certificate may be suspended or resumed now: not if that is final, or on trial.
+
+A certificate is suspended, and resumed, by itself even while its device's others follow in portions
+(`provisioning.revocation.portions`): whether the portion has come to it or not, its own hold is recorded with it, and
+the portion leaves that alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Container
+from enum import Enum, auto
 
 from sqlalchemy.engine import Connection
 
@@ -29,39 +35,43 @@ def check_to_be_held(connection: Connection, certificate: StoredCertificate) -> 
         raise _final(certificate)
     _check_not_ended_above(certificate)
     _check_not_on_trial(connection, certificate)
-    _check_nothing_is_left(connection, certificate.device)
+    end = unfinished_ends.of_device(connection, certificate.device.id)
+    if end is not None and end.final:
+        check_not_over(certificate.device, ": its certificates are being revoked")
+
+
+class HoldEnd(Enum):
+    """What the end of a certificate's own hold makes of it."""
+
+    NOTHING = auto()
+    """It is not on hold."""
+    GOOD = auto()
+    WITH_ITS_DEVICE = auto()
+    """It stays on hold: its device is suspended as a whole."""
 
 
 def check_to_be_released(
     connection: Connection, certificate: StoredCertificate, resumed: Container[int] = frozenset()
-) -> bool:
-    """Return whether there is a hold to end; raise `Refused` if it cannot be ended by itself.
+) -> HoldEnd:
+    """Return what ending the certificate's own hold makes of it; raise `Refused` if there is none to be ended.
 
     *resumed* are the ids of devices that are resumed as a whole in the same transaction.
     """
     if certificate.revocation is None:
-        return False
+        return HoldEnd.NOTHING
     if certificate.revocation.reason.final:
         raise _final(certificate)
     _check_not_ended_above(certificate)
     _check_not_on_trial(connection, certificate)
     device = certificate.device
     check_not_over(device)  # Its portion is still to come.
-    if device.id in resumed:
-        return True
-    if device.state is DeviceState.SUSPENDED:
+    if device.id in resumed or device.state is not DeviceState.SUSPENDED:
+        return HoldEnd.GOOD
+    if not certificate.held_by_itself:
         raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
-    return True  # Also if it is being resumed as a whole: what follows releases the same.
-
-
-def _check_nothing_is_left(connection: Connection, device: Device) -> None:
-    """Raise `Refused` while a decision about the device is unfinished: it will include this certificate."""
-    if unfinished_ends.of_device(connection, device.id) is not None:
-        raise Refused(
-            Code.UNAVAILABLE,
-            f"{device.name} was just suspended or resumed, and not all of its certificates are yet: try "
-            "again in a few seconds",
-        )
+    end = unfinished_ends.of_device(connection, device.id)
+    # While it is being resumed, the portion that would release this one may have passed it over.
+    return HoldEnd.GOOD if end is not None and end.reason is None else HoldEnd.WITH_ITS_DEVICE
 
 
 def _check_not_ended_above(certificate: StoredCertificate) -> None:

@@ -6,11 +6,19 @@ A device that is lost, stolen or suspicious is shut out at once and admitted aga
 certificates. For a relying party a hold is a revocation with another reason; its end is an event in the feed, a missing
 entry in the next complete CRL, removeFromCRL in the next delta, and "good" from the OCSP responder.
 
+A device as a whole and a certificate by itself are two decisions, mostly of two people: one has lost a device, another
+has doubts about a key. Each is taken back only by its own resumption, in whichever order they were made::
+
+    suspend --device ─► the device's ─┐                                    resume --device ends the first,
+                                      ├─ either: on hold; neither: good    resume --serial the second,
+    suspend --serial ─► its own ──────┘                                    and what stays on hold is told
+
 Rules
 -----
 1. Suspending and resuming are idempotent, and only what is on hold is released: no other reason ever ends. The hold
    of a certificate on trial is no operator's decision (`provisioning.store.claims`), and ends only with the trial.
    Nothing of a device that was ended is released, even if still on hold (`provisioning.revocation.portions`).
+   To relying parties it is one hold: it begins with the first decision, and ends with the last resumption.
 2. A suspended device gets no certificate, by token or by renewal; its tokens stay, for when it is resumed.
 3. Sequence numbers are taken inside the transaction; feed and CRL are notified after the commit, as for a revocation.
 4. A device with very many certificates is a batch of one: shut out by a short transaction, and they follow in portions;
@@ -30,8 +38,13 @@ from provisioning.revocation import issued_to
 from provisioning.revocation.batch import EVERY, Heard, nobody_follows, refused_alone
 from provisioning.revocation.holds import (
     ReleaseOutcome,
+    StillHeld,
+    entry,
     hold,
+    hold_by_itself,
+    not_by_themselves,
     release,
+    still_held,
     to_be_held,
     to_be_released,
 )
@@ -42,6 +55,7 @@ from provisioning.revocation.protection import check_an_admin_is_left, check_the
 from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of
 from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.suspendable import (
+    HoldEnd,
     check_not_over,
     check_to_be_held,
     check_to_be_released,
@@ -113,27 +127,35 @@ class SuspensionService:
         return outcome
 
     async def suspend_serial(self, serial: str, *, by: str) -> RevocationOutcome:
-        """Put one certificate on hold; raise `Refused` if it is unknown, on trial, or revoked for another reason."""
+        """Put one certificate on hold by itself; raise `Refused` if it is unknown, on trial, or revoked for ever.
+
+        If it is on hold with its device, that changes only what its device's resumption makes of it.
+        """
 
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
             certificate = certificates.with_serial(connection, serial, for_update=True)
             check_to_be_held(connection, certificate)
             fresh = [certificate] if certificate.revocation is None else []
+            named = not_by_themselves([certificate])
             now = self._clock()
             held = hold(connection, fresh, now, by)
+            hold_by_itself(connection, named, by_itself=True)
             check_an_admin_is_left(connection, [each.device for each in fresh], now)
-            if fresh:
-                _audit(connection, now, by, Action.SUSPENDED, certificate.device.name, fresh)
-            return RevocationOutcome(held or facts_of([certificate]), bool(fresh)), fresh
+            if named:
+                audit.append(connection, now, by, Action.SUSPENDED, certificate.device.name, entry([serial], [serial]))
+            return RevocationOutcome(held or facts_of([certificate]), bool(named)), fresh
 
         outcome, fresh = await self._database.write(transaction)
-        if fresh:
-            log.info("certificate suspended", device=fresh[0].device.name, serial=serial, by=by)
+        if outcome.changed:
+            log.info("certificate suspended", device=outcome.revoked[0].device, serial=serial, by=by)
         self._tell(fresh)
         return outcome
 
     async def resume_device(self, name: str, *, by: str) -> ReleaseOutcome:
-        """Release everything of a device that is on hold; raise `Refused` if it is unknown or gone for good."""
+        """Release what is on hold with its device; raise `Refused` if that is unknown or gone for good.
+
+        Certificates that were suspended by themselves stay so, and are told.
+        """
 
         def transaction(connection: Connection) -> tuple[ReleaseOutcome, Changed]:
             now = self._clock()
@@ -144,9 +166,11 @@ class SuspensionService:
             changed = device.state is DeviceState.SUSPENDED or bool(held)
             if device.state is DeviceState.SUSPENDED:
                 devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
+            stay = still_held(issued)
             if changed:
-                _audit(connection, now, by, Action.RESUMED, name, held)
-            return ReleaseOutcome(released, changed), held
+                facts = entry([each.serial for each in held], still=[each.serial for each in stay])
+                audit.append(connection, now, by, Action.RESUMED, name, facts)
+            return ReleaseOutcome(released, changed, stay), held
 
         try:
             outcome, held = await self._database.write(transaction)
@@ -159,20 +183,30 @@ class SuspensionService:
         return outcome
 
     async def resume_serial(self, serial: str, *, by: str) -> ReleaseOutcome:
-        """Release one certificate; raise `Refused` if it is revoked for good, on trial, or held with its device."""
+        """End one certificate's own hold; raise `Refused` if it is revoked for good, on trial, or has no own one.
+
+        It is good again, unless its device is suspended as a whole.
+        """
 
         def transaction(connection: Connection) -> tuple[ReleaseOutcome, Changed]:
             certificate = certificates.with_serial(connection, serial, for_update=True)
-            if not check_to_be_released(connection, certificate):
+            becomes = check_to_be_released(connection, certificate)
+            if becomes is HoldEnd.NOTHING:
                 return ReleaseOutcome([], changed=False), []
-            now = self._clock()
-            released = release(connection, [certificate], now, by)
-            _audit(connection, now, by, Action.RESUMED, certificate.device.name, [certificate])
-            return ReleaseOutcome(released, changed=True), [certificate]
+            name, now = certificate.device.name, self._clock()
+            held, stay = ([certificate], []) if becomes is HoldEnd.GOOD else ([], [certificate])
+            released = release(connection, held, now, by)
+            hold_by_itself(connection, stay, by_itself=False)
+            told = [StillHeld(each.serial, name, by_itself=False) for each in stay]
+            own = [serial] if certificate.held_by_itself else []
+            facts = entry([serial], own, [each.serial for each in stay])
+            audit.append(connection, now, by, Action.RESUMED, name, facts)
+            return ReleaseOutcome(released, changed=True, still_held=told), held
 
         outcome, held = await self._database.write(transaction)
-        if held:
-            log.info("certificate resumed", device=held[0].device.name, serial=serial, by=by)
+        told = [each.device for each in outcome.released], [each.device for each in outcome.still_held]
+        for device in (*told[0], *told[1]):
+            log.info("certificate resumed", device=device, serial=serial, suspended_with_it=bool(told[1]), by=by)
         self._tell(held)
         return outcome
 
@@ -221,7 +255,3 @@ def _locked(connection: Connection, name: str) -> Device:
     if device is None:
         raise no_such_device(connection, name)
     return device
-
-
-def _audit(connection: Connection, now: datetime, by: str, action: Action, device: str, changed: Changed) -> None:
-    audit.append(connection, now, by, action, device, {"serials": [each.serial for each in changed]})

@@ -21,8 +21,13 @@ from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (
     Released,
     ReleaseOutcome,
+    StillHeld,
+    entry,
     hold,
+    hold_by_itself,
+    not_by_themselves,
     release,
+    still_held,
     to_be_held,
     to_be_released,
 )
@@ -32,16 +37,17 @@ from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked
 from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.suspendable import (
+    HoldEnd,
     check_not_over,
     check_to_be_held,
     check_to_be_released,
     check_to_be_suspended,
 )
-from provisioning.store import audit, claims, devices, revocations, unfinished_ends
+from provisioning.store import audit, certificates_of_device, claims, devices, revocations, unfinished_ends
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
-from provisioning.store.devices import DeviceState
+from provisioning.store.devices import Device, DeviceState
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +63,7 @@ class _Begun:
     """The feed's newest sequence number then; the portions' events follow it."""
     held: Sequence[Revoked] = field(default_factory=list)
     released: Sequence[Released] = field(default_factory=list)
+    still: Sequence[StillHeld] = field(default_factory=list)
 
 
 class SuspensionOfMany:
@@ -125,6 +132,8 @@ class SuspensionOfMany:
         whole = to_be_held(batch.at_once, surely_expired(batch.at_once, now))
         fresh = _all_of(whole, [each for each in batch.singly if each.revocation is None])
         held = hold(connection, fresh, now, by)
+        named = not_by_themselves(batch.singly)
+        hold_by_itself(connection, named, by_itself=True)
         suspended = [each.id for each in batch.whole if each.state is not DeviceState.SUSPENDED]
         devices.set_state(connection, suspended, DeviceState.SUSPENDED, now)
         reason = RevocationReason.CERTIFICATE_HOLD
@@ -132,7 +141,10 @@ class SuspensionOfMany:
         unfinished_ends.begin(connection, later, reason=reason, ended_at=now, ended_by=by)
         batch.check_an_admin_is_left(connection, now, undone)
         turned = [each for each in later if each in batch.left and batch.left[each].reason is None]
-        entries = [(name, {**facts, **occasion.facts}) for name, facts in _entries(batch, fresh, {*suspended, *turned})]
+        entries = [
+            (name, {**facts, **occasion.facts})
+            for name, facts in _entries(batch, _all_of(fresh, named), {*suspended, *turned}, named)
+        ]
         audit.append_each(connection, now, by, Action.SUSPENDED, entries)
         return _Begun(batch, fresh, bool(entries), before, held=held)
 
@@ -148,11 +160,12 @@ class SuspensionOfMany:
         begun = await self._database.write(partial(self._release, names=names, serials=serials, by=by))
         self._tell(begun.fresh)
         await self._reach(begun.released)
-        released = [*begun.released]
+        released, still = [*begun.released], [*begun.still]
         later = [each.name for each in begun.batch.later]
         if later:
             await self._portions.finish_all(later)
             released += await released_since(self._database, set(later), begun.before, most)
+            still += await self._database.read(partial(_still_held, devices=begun.batch.later, most=most))
         changed = begun.changed or bool(released)
         if changed:
             count, in_portions = len(begun.released), len(later)
@@ -160,7 +173,9 @@ class SuspensionOfMany:
                 "resumed together", devices=len(begun.batch.whole), certificates=count, in_portions=in_portions, by=by
             )
         place = {each.name: number for number, each in enumerate(begun.batch.named)}
-        return ReleaseOutcome(sorted(released, key=lambda each: (place[each.device], each.sequence)), changed)
+        released.sort(key=lambda each: (place[each.device], each.sequence))
+        still.sort(key=lambda each: place[each.device])
+        return ReleaseOutcome(released, changed, still)
 
     @paused()
     def _release(self, connection: Connection, names: Sequence[str], serials: Sequence[str], by: str) -> _Begun:
@@ -170,36 +185,71 @@ class SuspensionOfMany:
             with refusals.of("device", device.name):
                 check_not_over(device)
         whole = {each.id for each in batch.whole}
-        singly = []
+        singly: dict[HoldEnd, list[StoredCertificate]] = {each: [] for each in HoldEnd}
         for each in batch.singly:
             with refusals.of("serial", each.serial):
-                singly += [each] if check_to_be_released(connection, each, whole) else []
+                singly[check_to_be_released(connection, each, whole)].append(each)
         refusals.check(undone)
         before = revocations.newest(connection) if batch.later else 0
         trials = claims.trials_of(connection, *{each.device.id for each in batch.at_once if each.on_hold})
-        fresh = _all_of(to_be_released(batch.at_once, trials), singly)
+        fresh = _all_of(to_be_released(batch.at_once, trials), singly[HoldEnd.GOOD])
         released = release(connection, fresh, now, by)
+        stay = singly[HoldEnd.WITH_ITS_DEVICE]
+        hold_by_itself(connection, stay, by_itself=False)
+        good = {each.id for each in fresh}
+        still = [StillHeld(each.serial, each.device.name, by_itself=False) for each in stay]
+        still += still_held([each for each in batch.at_once if each.id not in good])
         suspended = {each.id for each in batch.whole if each.state is DeviceState.SUSPENDED}
         at_once = [each for each in suspended if each in batch.issued]
         devices.set_state(connection, at_once, DeviceState.ACTIVE, now)
         unfinished_ends.begin(connection, [each.id for each in batch.later], reason=None, ended_at=now, ended_by=by)
-        entries = _entries(batch, fresh, suspended)
+        own = [each for each in (*singly[HoldEnd.GOOD], *stay) if each.held_by_itself]
+        entries = _entries(batch, _all_of(fresh, stay), suspended, own, still)
         audit.append_each(connection, now, by, Action.RESUMED, entries)
-        return _Begun(batch, fresh, bool(entries), before, released=released)
+        return _Begun(batch, fresh, bool(entries), before, released=released, still=still)
 
 
 def _all_of(*some: Changed) -> list[StoredCertificate]:
     return list({each.id: each for part in some for each in part}.values())
 
 
-def _entries(batch: Batch, changed: Changed, turned: set[int]) -> list[tuple[str, dict[str, object]]]:
-    """Return the audit log's entries: for devices with *changed* certificates, and for those *turned*, by their ids."""
-    of_device: dict[int, list[str]] = {}
-    for each in changed:
-        of_device.setdefault(each.device.id, []).append(each.serial)
+def _entries(
+    batch: Batch, changed: Changed, turned: set[int], own: Changed, still: Sequence[StillHeld] = ()
+) -> list[tuple[str, dict[str, object]]]:
+    """Return the audit log's entries: for devices with *changed* certificates, and for those *turned*, by their ids.
+
+    *own* are those of which the own hold has begun or ended, *still* those that stay on hold.
+    """
+    of_device, owned = _serials(changed), _serials(own)
+    stays: dict[str, list[str]] = {}
+    for one in still:
+        stays.setdefault(one.device, []).append(one.serial)
     later = {each.id for each in batch.later}
     return [
-        (each.name, {"serials": IN_WHAT_FOLLOWS if each.id in later else of_device.get(each.id, [])})
+        (
+            each.name,
+            entry(
+                IN_WHAT_FOLLOWS if each.id in later else of_device.get(each.id, []),
+                owned.get(each.id, ()),
+                stays.get(each.name, ()),
+            ),
+        )
         for each in batch.named
         if each.id in turned or each.id in of_device
+    ]
+
+
+def _serials(some: Changed) -> dict[int, list[str]]:
+    """Return the serial numbers of each device's, by its id."""
+    found: dict[int, list[str]] = {}
+    for each in some:
+        found.setdefault(each.device.id, []).append(each.serial)
+    return found
+
+
+def _still_held(connection: Connection, devices: Sequence[Device], most: int) -> list[StillHeld]:
+    return [
+        StillHeld(serial, each.name, by_itself=True)
+        for each in devices
+        for serial in certificates_of_device.held_by_themselves(connection, each.id, most)
     ]

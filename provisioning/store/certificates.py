@@ -19,11 +19,11 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.quick_values import quickly_made
 from provisioning.store.devices import WIDTH as DEVICE_WIDTH
 from provisioning.store.devices import Device, device_from
 from provisioning.store.prepared import Prepared
-from provisioning.store.serials import serial_text
 from provisioning.store.tables import (
     authorities,
     certificates,
@@ -54,6 +54,8 @@ class StoredRevocation:
     reason: RevocationReason
     revoked_at: datetime
     invalidity_date: datetime | None = None
+    by_itself: bool = False
+    """Of a hold: whether the certificate is on hold by its serial number, and not only with its device."""
 
 
 @quickly_made
@@ -90,6 +92,11 @@ class StoredCertificate:
         """Whether it is suspended, by an operator or because it is on trial."""
         return self.revocation is not None and not self.revocation.reason.final
 
+    @property
+    def held_by_itself(self) -> bool:
+        """Whether it is suspended by itself, and so stays on hold when its device is resumed."""
+        return self.revocation is not None and not self.revocation.reason.final and self.revocation.by_itself
+
     def state(self, now: datetime) -> CertificateState:
         """Return the certificate's state *now*: also revoked if it is still to be, for its key or with its CA."""
         above = self.ended_above
@@ -110,12 +117,14 @@ REVOCATION_FACTS: Final = [
     revocations.c.reason,
     revocations.c.revoked_at,
     revocations.c.invalidity_date,
+    revocations.c.by_itself,
 ]
 
 
 KEY_ENDED_AT: Final = unfinished_key_ends.c.ended_at.label("key_ended_at")
 ISSUER_ENDED_AT: Final = authorities.c.changed_at.label("issuer_ended_at")
 ENDS_ABOVE: Final = [KEY_ENDED_AT, ISSUER_ENDED_AT]
+_ENDS_WIDTH: Final = len(REVOCATION_FACTS) + len(ENDS_ABOVE)
 EXPIRY: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 """When it expires, for conditions on some certificates: by the column alone a database may collect every device's that
 expires later. It is never NULL."""
@@ -226,12 +235,16 @@ _REVOCATION: Final = Prepared(
 def from_row(row: Sequence[Any]) -> StoredCertificate:
     """Return the certificate in a row of `selected`."""
     behind = _WIDTH + DEVICE_WIDTH
-    return _certificate(row[:_WIDTH], device_from(row[_WIDTH:]), row[behind : behind + 6])
+    return _certificate(row[:_WIDTH], device_from(row[_WIDTH:]), row[behind : behind + _ENDS_WIDTH])
 
 
 def _certificate(facts: Sequence[Any], device: Device, ends: Sequence[Any]) -> StoredCertificate:
-    sequence, reason, revoked_at, invalid, *above = ends
-    revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at, invalid)
+    sequence, reason, revoked_at, invalid, by_itself, *above = ends
+    revocation = (
+        None
+        if sequence is None
+        else StoredRevocation(sequence, RevocationReason(reason), revoked_at, invalid, by_itself)
+    )
     every: list[Any] = [*facts, device, revocation, *above]
     return StoredCertificate(*every)
 

@@ -110,8 +110,22 @@ _NOT_GONE: Final = Prepared(
     ),
     at_once=True,
 )
+_HELD_BY_THEMSELVES: Final = Prepared(
+    select(certificates.c.serial)
+    .where(
+        certificates.c.device_id == bindparam("wanted"),
+        select(revocations.c.by_itself)
+        .where(
+            revocations.c.certificate_id == certificates.c.id,
+            revocations.c.reason == RevocationReason.CERTIFICATE_HOLD.value,
+        )
+        .scalar_subquery(),
+    )
+    .order_by(certificates.c.id)
+    .limit(bindparam("most", type_=Integer))
+)
 _DECIDED: Final = Prepared(
-    select(certificates.c.id, certificates.c.serial, *_REVOCATION_COLUMNS, *ENDS_ABOVE)
+    select(certificates.c.id, certificates.c.serial, *_REVOCATION_COLUMNS[:3], *ENDS_ABOVE)
     .select_from(with_ends_above(certificates))
     .where(
         certificates.c.device_id == bindparam("wanted"),
@@ -212,6 +226,11 @@ def in_use(connection: Connection, device_id: int, now: datetime, grace: timedel
     ]
 
 
+def held_by_themselves(connection: Connection, device_id: int, most: int) -> list[str]:
+    """Return the serial numbers of the *most* oldest certificates of a device that are suspended by themselves."""
+    return [row[0] for row in _HELD_BY_THEMSELVES.rows(connection, {"wanted": device_id, "most": most})]
+
+
 def good_until(connection: Connection, device_ids: Sequence[int], now: datetime) -> dict[int, datetime]:
     """Return when the last certificate that is good *now* expires, of those of the devices that have one."""
     ends: dict[int, datetime] = {}
@@ -266,7 +285,7 @@ def _decided(
     """
     before, most = _FIRST, 1  # The newest mostly decides: for a page, trials of any number would be passed over.
     while rows := _DECIDED.rows(connection, {"wanted": device_id, "before": before, "most": most}):
-        for identifier, serial, sequence, reason, revoked_at, _invalid, key_ended_at, issuer_ended_at in rows:
+        for identifier, serial, sequence, reason, revoked_at, key_ended_at, issuer_ended_at in rows:
             if key_ended_at is not None:  # It is revoked for that, or still to be.
                 yield identifier, serial, RevocationReason.KEY_COMPROMISE, key_ended_at, None
             elif reason is None and issuer_ended_at is not None:  # It is still to be revoked with its CA.

@@ -106,6 +106,21 @@ def end(connection: Connection, name: str, now: datetime) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
+def end_made_by(connection: Connection, names: Sequence[str], now: datetime) -> dict[str, list[str]]:
+    """End the claims that those called *names* have made and that go on; return their names, by who has made them."""
+    going_on = claims.c.ended_at.is_(None), claims.c.expires_at > now
+    statement = (
+        update(claims)
+        .where(claims.c.created_by.in_(names), *going_on)
+        .values(ended_at=now)
+        .returning(claims.c.created_by, claims.c.name)
+    )
+    ended: dict[str, list[str]] = {}
+    for maker, name in sorted(tuple(row) for row in connection.execute(statement)):
+        ended.setdefault(maker, []).append(name)
+    return ended
+
+
 def anchors(connection: Connection, now: datetime) -> list[bytes]:
     """Return the certificates of claims that can still be used, as DER."""
     statement = select(claims.c.der).where(claims.c.ended_at.is_(None), claims.c.expires_at > now).order_by(claims.c.id)

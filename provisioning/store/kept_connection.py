@@ -2,7 +2,8 @@
 
 A new connection may lead to another server, a standby that has taken over. If that lacks what was committed last, and
 answered, it is reported: tokens that were spent are good again, and nobody else would notice. If it was a logical
-replica, its numbers are moved up (`provisioning.store.row_numbers`).
+replica, its numbers are moved up (`provisioning.store.row_numbers`); if it is one still, it is not used
+(`provisioning.store.subscribed`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from provisioning.directory.audit_chain import AuditHead
-from provisioning.store import audit, row_numbers
+from provisioning.store import audit, row_numbers, server_faults, subscribed
+from provisioning.store.executor import told
 from provisioning.store.loop_waits import LoopWaits
+from provisioning.store.opened_sessions import UnfitServer
 from provisioning.store.postgresql_group import SharedTransaction, driver_of
-from provisioning.store.prepared import told
 from provisioning.store.server_parameters import WRITERS_DURABILITY, WRITERS_REST
 
 log = structlog.get_logger(__name__)
@@ -132,6 +134,12 @@ class KeptConnection:
                 self.drop()
 
     def _compare(self, connection: Connection) -> None:
+        if (fault := server_faults.other_collation(connection)) is not None:
+            log.error(
+                "the database orders text otherwise",
+                code="COLLATION_CHANGED",
+                detail=f"{fault}: {server_faults.COLLATION_REMEDY}",
+            )
         known = self._committed
         if known is None:
             return
@@ -159,6 +167,10 @@ class KeptConnection:
                 failure = told(connection, statement, error)
                 self.drop()  # It may work, but without these settings an answered commit may not be on disk.
                 raise failure from error
+        if (filled := subscribed.found_by(driver)) is not None:
+            failure = told(connection, subscribed.FILLED, UnfitServer(*filled))
+            self.drop()
+            raise failure
         return connection
 
     def drop(self) -> None:

@@ -57,10 +57,19 @@ Apart = Callable[[], Collection[Hashable] | None]
 _WAITING: Final = 4096
 _outage: Final = Outage()
 """Of the process's store."""
-_MENDABLE: Final = frozenset({"42501", "3F000", "42P01", "42703"})
+_FORBIDDEN: Final = "42501"
+_MENDABLE: Final = frozenset({_FORBIDDEN, "3F000", "42P01", "42703"})
 """PostgreSQL's errors for a missing privilege, on a table or on the schema, and for a missing table or column:
 an operator can fix them. SQLite's for the last is an OperationalError."""
 
+
+_HIDING: Final = "check_enable_rls"
+"""Where PostgreSQL raises the same error for row-level security."""
+RIGHTS_REMEDY: Final = (
+    "let the database's user own the tables, and so their sequences: as PostgreSQL's superuser, ALTER TABLE … OWNER TO "
+    "for each of them"
+)
+"""Where the user of a database lacks a right, as after a restore or a logical replication as another user."""
 
 _READ_ONLY: Final = "25006"
 """PostgreSQL's error for a change on a server that takes none."""
@@ -264,6 +273,14 @@ def is_read_only(refusal: Refused) -> bool:
     return _state(refusal) == _READ_ONLY
 
 
+def is_forbidden(refusal: Refused) -> bool:
+    """Whether the database's user lacks a right that is needed; where a policy hides rows, none helps."""
+    if _state(refusal) != _FORBIDDEN:
+        return False
+    error = getattr(refusal.__cause__, "orig", None)
+    return getattr(getattr(error, "diag", None), "source_function", None) != _HIDING
+
+
 def is_locked(failure: BaseException | None) -> bool:
     """Whether a work has failed because it waited in vain for a lock that somebody else has."""
     if _state(failure) == _LOCKED:
@@ -304,6 +321,8 @@ def explained(error: Exception) -> Exception:
         detail = " ".join(str(error.orig).split())
         if is_locked(refusal):
             detail += ": another program has locked what is needed"
+        if is_forbidden(refusal):
+            detail += f": {RIGHTS_REMEDY}"
         if times := _outage.failed(detail, time.monotonic()):
             log.warning("store cannot be used", code="STORE_FAILED", detail=detail, times=times)
         return refusal

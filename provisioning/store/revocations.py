@@ -95,6 +95,10 @@ _WITHDRAW: Final = Prepared(
     .values(withdrawn_at=bindparam("since")),
     at_once=True,
 )
+_HOLD_BY_ITSELF: Final = Prepared(
+    update(revocations).where(revocations.c.certificate_id == bindparam("held")).values(by_itself=bindparam("own")),
+    at_once=True,
+)
 _RELEASE: Final = Prepared(delete(revocations).where(revocations.c.certificate_id == bindparam("held")), at_once=True)
 
 
@@ -152,6 +156,7 @@ def add(
         "revoked_at": Same(revoked_at.replace(microsecond=0)),
         "revoked_by": Same(revoked_by),
         "invalidity_date": since,
+        "by_itself": Same(False),
     }
     _ADD.run_columns(connection, columns)
     return sequences
@@ -190,6 +195,15 @@ def finalise(
     if not replaced:  # Trials are on hold from their first second, so every end of one passes here.
         _WITHDRAW.run_columns(connection, {"held": identifiers, "since": revoked_at})
     return sequences
+
+
+def hold_by_itself(connection: Connection, certificate_ids: Sequence[int], *, by_itself: bool) -> None:
+    """Say of certificates on hold whether they are so by themselves, or only with their devices.
+
+    That is no event: to a relying party they are on hold either way.
+    """
+    if certificate_ids:
+        _HOLD_BY_ITSELF.run_columns(connection, {"held": certificate_ids, "own": Same(by_itself)})
 
 
 def release(connection: Connection, certificate_ids: Sequence[int], *, released_at: datetime, actor: str) -> range:

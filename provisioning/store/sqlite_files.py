@@ -45,7 +45,7 @@ class SqliteFiles:
 
     def __init__(self, path: Path) -> None:
         """Raise `ConfigurationError` if the file and the log beside it do not belong together."""
-        self._path = path
+        self.path: Final = path
         real = Path(os.path.realpath(path))  # Where SQLite has its log if *path* is a link.
         self._log = real.with_name(f"{real.name}-wal")
         self._names = real.with_name(f"{real.name}-files")
@@ -58,9 +58,9 @@ class SqliteFiles:
 
     def keep(self) -> None:
         """Name both, which are open now, and have `lost` tell of them from now on."""
-        self._inodes = inode(self._path), inode(self._log), inode(self._index)
+        self._inodes = inode(self.path), inode(self._log), inode(self._index)
         self._log_found = identity(self._log)
-        self._kept = f"{identity(self._path)} {self._log_found}"
+        self._kept = f"{identity(self.path)} {self._log_found}"
         try:
             self._write(self._kept)
             sync_names(self._names.parent)
@@ -73,9 +73,9 @@ class SqliteFiles:
             return None
         file, its_log, its_index = self._inodes
         with contextlib.suppress(OSError):  # Then SQLite says what is wrong with the disk.
-            if inode(self._path) != file:
+            if inode(self.path) != file:
                 return (
-                    f"{self._path} was deleted, or another file is in its place: put it back; or stop the service, "
+                    f"{self.path} was deleted, or another file is in its place: put it back; or stop the service, "
                     "put back a backup (docs/backup.md), and start it"
                 )
             if inode(self._log) != its_log:
@@ -88,9 +88,19 @@ class SqliteFiles:
         return None
 
     @property
+    def log_bytes(self) -> int:
+        """How long the log is, if the files are kept; 0: they are not, or it cannot be seen."""
+        if self._inodes == (0, 0, 0):
+            return 0
+        try:
+            return size(self._log)
+        except OSError:
+            return 0
+
+    @property
     def log_is_gone(self) -> bool:
         """Whether the log alone was deleted since `keep`."""
-        return inode(self._path) == self._inodes[0] and inode(self._log) != self._inodes[1]
+        return inode(self.path) == self._inodes[0] and inode(self._log) != self._inodes[1]
 
     def closing(self) -> None:
         """Note, if they are kept, that from now on whoever else has the store open may take the log in."""
@@ -102,18 +112,18 @@ class SqliteFiles:
         """Forget the names if SQLite has taken the log in, and removed it: it was the last to close the store."""
         with contextlib.suppress(OSError):  # What is left is said at the next start, and harms nothing.
             named = self._named()[:2]
-            if named == [identity(self._path), self._log_found] and identity(self._log) == MISSING:
+            if named == [identity(self.path), self._log_found] and identity(self._log) == MISSING:
                 self._names.unlink()
 
     def _examine(self) -> str | None:
         both = f"{self._log.name} and {self._log.name.removesuffix('-wal')}-shm"
         try:
-            if not size(self._path) and size(self._log):
+            if not size(self.path) and size(self._log):
                 raise ConfigurationError(
-                    f"the store {self._path} is missing, or empty, but not {self._log.name} beside it: put the file "
+                    f"the store {self.path} is missing, or empty, but not {self._log.name} beside it: put the file "
                     f"back that it belongs to; or, to restore a backup, remove {both} first (docs/backup.md)"
                 )
-            named, file, self._log_found = self._named(), identity(self._path), identity(self._log)
+            named, file, self._log_found = self._named(), identity(self.path), identity(self._log)
         except OSError:  # SQLite says what is wrong with it.
             return None
         if not named:
@@ -121,14 +131,14 @@ class SqliteFiles:
         its_file, its_log, *ended = named
         if self._log_found == its_log != MISSING and file != its_file:
             raise ConfigurationError(
-                f"the store {self._path} is not the file that {self._log.name} beside it belongs to: put that back; "
+                f"the store {self.path} is not the file that {self._log.name} beside it belongs to: put that back; "
                 f"or, if it is a backup, remove {both}: they would damage it (docs/backup.md); or, if it is a copy of "
                 f"that very file, made since, remove {self._names.name}"
             )
         if file == its_file and self._log_found == MISSING != its_log and not ended:
             return (
                 f"{self._log.name} is gone since the service was killed: what was committed last is lost, revocations "
-                f"too, unless sqlite3 was used on {self._path.name} meanwhile, which takes it in: docs/backup.md "
+                f"too, unless sqlite3 was used on {self.path.name} meanwhile, which takes it in: docs/backup.md "
                 "says what to repeat; lost certificates are revoked by fleet-provisioning revoke --certificate FILE"
             )
         return None

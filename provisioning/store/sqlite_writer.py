@@ -14,17 +14,23 @@ Rules
 1. Any failure between BEGIN and COMMIT returns the connection: nothing of a lost transaction remains.
 2. Used by one caller at a time, in any thread.
 3. Nothing is committed into files that are no longer those that were opened (`provisioning.store.sqlite_files`).
+4. A log that somebody keeps from being moved into the file is told of (`provisioning.program.log_growth`): every commit
+   succeeds until the disk is full.
 """
 
 from __future__ import annotations
 
 from typing import Final, NoReturn
 
+import structlog
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from provisioning.store.prepared import executor_of, keep_executor, leave_executor, told
+from provisioning.program.log_growth import LogGrowth, held_up
+from provisioning.store.executor import executor_of, keep_executor, leave_executor, told
 from provisioning.store.sqlite_files import SqliteFiles
+
+log = structlog.get_logger(__name__)
 
 PATIENCE_MILLISECONDS: Final = 10_000
 """How long to wait for SQLite's lock: only another process, such as a backup, can hold it."""
@@ -39,6 +45,7 @@ class SqliteWriter:
         self._files: Final = files
         self._connection: Connection | None = None
         self._patience: int | None = None
+        self._growth: Final = None if files is None else LogGrowth(files.path, log)
 
     def begin(self, patience: int) -> Connection:
         """Begin a transaction; wait *patience* milliseconds for SQLite's lock. Raises SQLAlchemy's errors."""
@@ -60,6 +67,15 @@ class SqliteWriter:
         if self._files is not None and (lost := self._files.lost()) is not None:
             self._refuse(self._connection, self._files, lost)
         self._say(self._connection, "COMMIT")
+        if self._files is not None and self._growth is not None:
+            self._look_at_log(self._connection, self._files, self._growth)
+
+    def _look_at_log(self, connection: Connection, files: SqliteFiles, growth: LogGrowth) -> None:
+        length = files.log_bytes
+        if length >= growth.unusual:
+            growth.seen(length, held_up(executor_of(connection), files.path))
+        elif growth.grows:
+            growth.seen(length, None)
 
     def _refuse(self, connection: Connection, files: SqliteFiles, lost: str) -> NoReturn:
         """Roll back, and raise SQLAlchemy's error that says *lost*."""

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from provisioning.store.columns import BIG_ID, NAME, SERIAL, metadata
@@ -148,8 +149,11 @@ revocations = Table(
     Column("revoked_at", UtcDateTime, nullable=False),
     Column("revoked_by", NAME, nullable=False),
     Column("invalidity_date", UtcDateTime),
+    Column("by_itself", Boolean, nullable=False, server_default=false()),
 )
-"""What is revoked now. *sequence* is that of the event that recorded it; a release removes the row."""
+"""What is revoked now. *sequence* is that of the event that recorded it; a release removes the row.
+
+*by_itself*: it was put on hold by its serial number, and stays so whatever becomes of its device."""
 
 revocation_events = Table(
     "revocation_events",

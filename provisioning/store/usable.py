@@ -16,7 +16,7 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import full_disk, read_only
 from provisioning.store import held_lock
 from provisioning.store.database import Database
-from provisioning.store.lanes import is_locked, is_read_only
+from provisioning.store.lanes import RIGHTS_REMEDY, is_forbidden, is_locked, is_read_only
 
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -71,6 +71,8 @@ def _explained(refusal: Refused, database: Database) -> str:
                 f"{reason}: it is a standby, or was restored to a point in time and waits there (SELECT "
                 "pg_wal_replay_resume() ends that), or its settings say so; see docs/postgresql.md"
             )
+        if is_forbidden(refusal):
+            return f"{reason}: {RIGHTS_REMEDY}; see docs/postgresql.md"
         if unfit(refusal) is not None:
             return f"{reason}. See docs/postgresql.md"
         return (

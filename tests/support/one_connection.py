@@ -42,6 +42,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     answer = b"ok" + body if scope["path"] != "/large" else bytes(LARGE_SIZE)
     if scope["path"] == "/headers":
         answer = b" ".join(name for name, _ in scope["headers"])
+    if scope["path"] == "/values":
+        answer = b"|".join(value for _, value in scope["headers"])
     headers = [(b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})

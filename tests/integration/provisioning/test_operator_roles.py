@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
-from provisioning.client.operator import OperatorClient, RequestRefused
+from provisioning.client.operator import RequestRefused
 from provisioning.client.operator_answers import DepartedOperator
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
@@ -36,8 +36,8 @@ async def test_each_operator_may_do_what_his_role_says_and_no_more(own_service: 
     bert = await asyncio.to_thread(operator, "bert", "enroller")
     async with (
         EnrolmentOperatorClient(service.https, service.bundle, service.operator) as admin,
-        OperatorClient(service.https, service.bundle, anna.credential) as auditor,
-        OperatorClient(service.https, service.bundle, bert.credential) as enroller,
+        EnrolmentOperatorClient(service.https, service.bundle, anna.credential) as auditor,
+        EnrolmentOperatorClient(service.https, service.bundle, bert.credential) as enroller,
     ):
         assert [(each.name, each.role) for each in await admin.operators()] == [
             ("admin", "admin"),
@@ -64,6 +64,9 @@ async def test_each_operator_may_do_what_his_role_says_and_no_more(own_service: 
         await admin.grant("anna", "enroller")  # From her next request on, with the certificate that she has.
         await auditor.create_tokens(device="meter-2")
         assert (await refused(admin.grant("admin", "auditor"))).code == "LAST_ADMIN"
+        for name, client in (("anna", auditor), ("bert", enroller)):
+            await admin.grant(name, "admin")
+            await client.create_claim(f"of-{name}", group="west", maximum_devices=5, life_seconds=3600)
         assert (await admin.grant("anna", "auditor")).tokens_voided == 1
         left = list[DepartedOperator]()
         kept = await admin.decommission(device="bert", keep_tokens=True, tell=left.append)
@@ -73,6 +76,22 @@ async def test_each_operator_may_do_what_his_role_says_and_no_more(own_service: 
         assert {each.state async for each in admin.tokens(device="meter-1")} == {"void"}
         error = await refused(admin.revoke(device="bert", reason=KEY_COMPROMISE, keep_tokens=True))
         assert (error.status, error.code) == (400, "INVALID_REQUEST")
+
+        def said(*arguments: str) -> str:
+            return service.command(*arguments, "--dir", str(service.dir), "--url", service.https, check=True).stderr
+
+        for name, end in (
+            ("anna", ("operator", "grant", "anna", "--role", "auditor")),
+            ("bert", ("revoke", "--device", "bert")),
+        ):
+            going_on, ended = [await asyncio.to_thread(said, *end, *more) for more in ((), ("--end-claims",))]
+            assert f"{name} leaves behind what lets others in: 1 claim" in going_on
+            assert f"fleet-provisioning: 1 claim that {name} made has ended\n" in ended
+            assert "; if that is not to stay: claim end" not in ended
+        assert [(each.name, each.ended_at is not None) async for each in admin.claims()] == [
+            ("of-anna", True),
+            ("of-bert", True),
+        ]
 
 
 def test_operators_from_the_command_line(own_service: ProvisioningService, tmp_path: Path) -> None:

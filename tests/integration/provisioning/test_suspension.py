@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.client.feed import Current, ReleaseEvent, RevocationEvent
+from provisioning.client.feed_reader import Current, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.curl import Curl
 from tests.support.feed_events import follow
@@ -81,7 +81,16 @@ def test_the_command_line_suspends_resumes_and_decommissions(
     refused = service.command("resume", "--serial", fact["serial"], *common)
     assert refused.returncode == 1
     assert "DEVICE_SUSPENDED" in refused.stderr
-    (released,) = json.loads(service.command("resume", "--device", enrolled.name, *common, check=True).stdout)
+    serial = ("--serial", fact["serial"])
+    service.command("suspend", *serial, *common, check=True)
+    resumed = service.command("resume", "--device", enrolled.name, *common, check=True)
+    assert json.loads(resumed.stdout) == []
+    assert resumed.stderr == (
+        f"fleet-provisioning: certificate {fact['serial']} of {enrolled.name} stays suspended, as it was suspended by "
+        f"itself; if that is over: resume --serial {fact['serial']}\n"
+    )
+    assert '"suspended_by_itself": true' in service.command("certificate", "show", fact["serial"], *common).stdout
+    (released,) = json.loads(service.command("resume", *serial, *common, check=True).stdout)
     assert released["sequence"] == fact["sequence"] + 1
     table = service.command("decommission", "--device", enrolled.name, *common[:-1], check=True).stdout
     assert "cessationOfOperation" in table

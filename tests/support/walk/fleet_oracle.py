@@ -73,6 +73,8 @@ class Certificate:
     pem: bytes
     """Key, certificate and chain."""
     reason: RevocationReason | None = None
+    by_itself: bool = False
+    """Suspended by its serial number: its device's resumption does not end that."""
     on_trial: bool = False
     expired: bool = False
     seen: RevocationReason | None = None
@@ -322,7 +324,9 @@ class FleetOracle:
             for each in target.certificates:
                 if each.reason is None and not each.is_passed_over:
                     self.set_reason(each, HOLD)
-        elif target.reason is None:
+            return
+        target.by_itself = True
+        if target.reason is None:
             self.set_reason(target, HOLD)
 
     def refuses_resumption(self, target: Device | Certificate) -> Codes:
@@ -334,15 +338,19 @@ class FleetOracle:
             return frozenset({"REVOCATION_FINAL"})
         codes = {"ON_TRIAL"} if target.on_trial else set[str]()
         codes |= self._is_over(target.device)
-        if target.device.state is State.SUSPENDED:
+        if target.device.state is State.SUSPENDED and not target.by_itself:
             codes.add("DEVICE_SUSPENDED")
         return frozenset(codes)
 
     def resume(self, target: Device | Certificate) -> None:
         if isinstance(target, Device):
             target.state = State.ACTIVE
+        else:
+            target.by_itself = False
+            if target.device.state is State.SUSPENDED:
+                return
         for each in target.certificates if isinstance(target, Device) else [target]:
-            if each.reason is HOLD and not each.on_trial:
+            if each.reason is HOLD and not each.on_trial and not each.by_itself:
                 self.set_reason(each, None)
 
     def _is_over(self, device: Device) -> Codes:

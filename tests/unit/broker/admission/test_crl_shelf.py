@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from broker.admission.crl_shelf import CrlShelf, newly_listed
 from broker.admission.proven_time import ProvenTime
-from provisioning.pki.crl import CrlProblem, CrlRefused, parse
+from provisioning.pki.crl import CrlProblem, CrlRefused, Scope, parse
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.crl import crl, scope
 from tests.support.examples import examples
@@ -353,3 +354,22 @@ def test_a_list_of_a_time_when_all_clocks_were_ahead_gives_way(shelf: Shelf) -> 
     assert shelf.proven.at(right, [KEY]) > right + 729 * 24 * HOUR
     assert shelf.put(crl(CA, {7: None}, number=2)) == ({7}, 0)
     assert shelf.proven.at(right, [KEY]) == right
+
+
+def test_a_ca_has_lists_of_so_many_scopes_and_what_it_had_before_stays(shelf: Shelf) -> None:
+    """Each is asked about each of its certificates: with ever new ones a partner's CA would make everybody wait."""
+    listed = parse(crl(CA, {1: None}))
+
+    def put(number: int, *, newer: int = 0) -> None:
+        of_them = Scope(frozenset({f"http://x/{number}"}))
+        one = replace(listed, number=1 + newer, signed=listed.signed + bytes(newer), scope=of_them)
+        held = shelf.shelf.prepare(one, (KEY, "CA"), "file", shelf.now, lambda: None)
+        assert held is not None
+        shelf.shelf.put(held)
+
+    for number in range(1024):
+        put(number)
+    with pytest.raises(CrlRefused, match="CRL_UNSUPPORTED"):
+        put(1024)
+    put(1023, newer=1)
+    assert shelf.shelf.prepare(listed, (b"another", "CA"), "file", shelf.now, lambda: None) is not None

@@ -16,7 +16,7 @@ from broker.admission.status import RevocationStatus
 from broker.metrics import Metrics
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import StatusPolicy, TrustSettings
-from broker.sources.crl_intake import CrlIntake
+from broker.sources.crl_intake import CrlIntake, Taken
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
 from broker.sources.revocation_lists import RevocationLists
@@ -190,3 +190,39 @@ def test_certificates_of_one_bundle_name_so_many_urls_and_leave_room_for_others(
     assert urls.follow(["http://crl.fleet.example/1"], "ours") == ["http://crl.fleet.example/1"]
     urls.configure([("plant", "http://crl.plant.example/written"), ("ours", "http://crl.fleet.example/written")])
     assert urls.follow(["http://crl.plant.example/written", many[299]], "plant") == ["http://crl.plant.example/written"]
+
+
+class Unread(CrlIntake):
+    """An intake that reads what comes from a bundle's servers when it is told to."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker.engine, lambda: 0.0)
+        self.read = asyncio.Event()
+        self.come = 0
+
+    async def take(self, content: bytes, source: str) -> Taken:
+        if "/ours" not in source:
+            self.come += 1
+            await self.read.wait()
+        return await super().take(content, source)
+
+
+async def test_lists_that_have_come_and_are_not_read_yet_are_few(web: WebServer) -> None:
+    """A partner's certificates name hundreds of lists of 64 MB, which come faster than they can be read."""
+    intake = Unread(MemoryBroker())
+    urls = CrlUrls(intake, 900.0, asyncio.get_running_loop().time)
+    named = [f"{web.url}/{number}.crl" for number in range(MANY)]
+    web.pages |= {f"/{number}.crl": crl(PKI.issuing) for number in range(MANY)}
+    fetching = [asyncio.create_task(urls.fetch(url, "plant")) for url in urls.follow(named, "plant")]
+    async with asyncio.timeout(60):
+        while intake.come < 4:  # noqa: ASYNC110 - a server in another thread
+            await asyncio.sleep(0.01)
+        for number in range(3):  # Meanwhile more would have come.
+            web.pages[f"/ours-{number}"] = crl(PKI.issuing)
+            for url in urls.follow([f"{web.url}/ours-{number}"], "ours"):
+                await urls.fetch(url, "ours")
+        assert (intake.come, sum(web.requests.values())) == (4, 7)
+        intake.read.set()
+        await asyncio.gather(*fetching)
+    assert intake.come == MANY
+    await urls.close()

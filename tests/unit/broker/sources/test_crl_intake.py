@@ -17,8 +17,8 @@ from broker.revocation import revocation_rounds
 from broker.settings.trust_settings import StatusPolicy
 from broker.sources import crl_intake
 from broker.sources.crl_intake import CrlIntake
-from provisioning.pki.crl import CrlProblem, parse, split
-from tests.support.crl import crl, impostor_of, pem
+from provisioning.pki.crl import MOST_LISTS, CrlProblem, parse, split
+from tests.support.crl import crl, impostor_of, pem, scope
 from tests.support.pki import Held, Pki, shared_device, shared_pki
 from tests.support.wire import MemoryBroker
 from tests.support.year_0 import FIRST_SECOND, dated_list
@@ -204,3 +204,35 @@ async def test_what_is_no_list_is_said_and_nothing_comes_of_it() -> None:
         taken = await receiving.take(content, "http://a/")
         assert (taken.unmatched, taken.untimely, taken.fresh_until) == (False, (), None)
     assert receiving.problems == ["CRL_MALFORMED"] * 3
+
+
+async def test_a_text_of_very_many_lists_is_one_problem_and_of_many_that_are_refused_few_have_a_line() -> None:
+    """Whoever answers at a URL sent twenty thousand in a megabyte: each had its line, in the audit log as well."""
+    receiving, meter = Receiving(PKI.issuing), shared_device("meter-1")
+    nothing = b"-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n"
+    await receiving.take(30 * nothing + pem(crl(PKI.issuing, [meter], number=2)), "http://a/")
+    assert receiving.is_revoked(meter), "behind them"
+    alarms = receiving.broker.metrics.revocation_alarms
+    assert (len(receiving.problems), alarms[CrlProblem.CRL_MALFORMED]) == (9, 30), "all are counted"
+    (last,) = [each for each in receiving.audit.entries if "more lists" in str(each.get("detail"))]
+    assert "22 more lists" in last["detail"]
+    receiving.audit.entries.clear()
+    await receiving.take((MOST_LISTS + 1) * nothing, "http://a/")
+    assert receiving.problems == ["CRL_UNSUPPORTED"]
+
+
+async def test_who_has_many_lists_lets_others_in_between() -> None:
+    """A partner's server kept a list of ours waiting until its own were all read: whom ours revoked was admitted."""
+    receiving = Receiving(PKI.root, PKI.issuing)
+    theirs = pem(*(crl(PKI.root, point=scope(f"http://x/{number}")) for number in range(40)))
+    partner = asyncio.create_task(receiving.take(theirs, "partner"))
+    await asyncio.gather(partner, receiving.take(crl(PKI.issuing, [shared_device("meter-1")]), "ours"))
+    used = [each["source"] for each in receiving.audit.entries if each["event"] == "CRL in use"]
+    assert len(used) == 41
+    assert used.index("ours") < 40
+
+
+async def test_of_the_deltas_that_lists_name_a_bounded_number_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crl_intake, "_MOST_DELTAS", 2)
+    taken = await Receiving(PKI.issuing).take(pem(*[crl(PKI.issuing, freshest="http://a/delta")] * 3), "file")
+    assert len(taken.delta_urls) == 2

@@ -137,7 +137,7 @@ async def test_slow_servers_leave_room_for_the_others(monkeypatch: pytest.Monkey
 
     async def crawl() -> None:
         nonlocal crawling
-        async with transfers.one() as transfer:
+        async with transfers.places, transfers.one() as transfer:
             crawling += 1
             try:
                 while True:
@@ -154,7 +154,7 @@ async def test_slow_servers_leave_room_for_the_others(monkeypatch: pytest.Monkey
             done |= more
         assert all(isinstance(each.exception(), NotFetched) for each in done)
         assert crawling == transfers.long == 2
-        async with transfers.one():  # There is a place.
+        async with transfers.places, transfers.one():  # There is a place.
             pass
         for each in pending:
             each.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -283,3 +283,22 @@ async def test_a_delta_that_has_come_before_its_base_counts_when_that_has_come(d
     before = daily.web.requests["/delta.crl"]
     await daily.at(1806)
     assert daily.web.requests["/delta.crl"] == before
+
+
+class Counted(dict[tuple[str, str], Any]):
+    """Counts how often all of it is looked at."""
+
+    looks = 0
+
+    def items(self) -> Any:
+        self.looks += 1
+        return super().items()
+
+
+async def test_a_certificate_that_names_a_thousand_urls_is_not_a_thousand_looks_at_all_others(daily: Following) -> None:
+    """Each of them cost a look at 256 others, 0.1 s for one certificate, in which nobody was served."""
+    daily.urls._followed = followed = Counted(daily.urls._followed)
+    assert len(daily.urls.follow([f"http://a/{number}" for number in range(300)], "")) == 256
+    before = followed.looks
+    assert daily.urls.follow([f"http://b/{number}" for number in range(1000)], "") == []
+    assert followed.looks - before <= 3

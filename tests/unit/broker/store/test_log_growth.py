@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 
 from broker.mqtt.message import Message
 from broker.store.journal import Journal
-from broker.store.log_growth import LogGrowth, held_up
 from broker.store.outage import Outage
 from broker.store.soundness import unusable
-from broker.store.sqlite import SqliteStore
+from broker.store.sqlite import SqliteStore, log
+from provisioning.program.log_growth import LogGrowth, held_up
 from tests.support.batches import filled, stored
 
 UNUSUAL = 100_000
@@ -48,7 +48,7 @@ async def test_a_log_that_another_program_keeps_from_the_file_is_told_when_it_do
     """It grew until the disk was full, and the first word was STORE_FAILED."""
     store._apply(filled())
     journal = Journal(100.0, last_session=7, last_message=40)
-    store._growth = LogGrowth(store.path, unusual=UNUSUAL)
+    store._growth = LogGrowth(store.path, log, unusual=UNUSUAL)
     held = []
     with capture_logs() as said:
         with other_program(store.path, "BEGIN"):
@@ -71,7 +71,7 @@ class Seen(LogGrowth):
     """The log's growth, and how often it was looked at."""
 
     def __init__(self, path: Path, *, unusual: int) -> None:
-        super().__init__(path, unusual=unusual)
+        super().__init__(path, log, unusual=unusual)
         self.looks = 0
         self.seen_thrice, self.over = asyncio.Event(), asyncio.Event()
 
@@ -105,7 +105,7 @@ async def test_that_it_is_over_is_noticed_though_nothing_more_is_written(
 
 
 def test_a_log_that_is_only_long_is_no_news(tmp_path: Path) -> None:
-    growth = LogGrowth(tmp_path / "broker.db")
+    growth = LogGrowth(tmp_path / "broker.db", log)
     with capture_logs() as said:
         growth.seen(10**9, None)
     assert said == []

@@ -66,9 +66,11 @@ async def test_nobody_has_us_keep_or_parse_what_he_may_not_send(fleet: Fleet) ->
     [
         ([b" " * PART] * 32 + [b'{"device": "nobody-s"}'], None, (404, "DEVICE_UNKNOWN")),
         ([b" " * PART] * 65, None, (413, "BODY_TOO_LARGE")),
+        ([b'{"0":0', *[b',"1":1' * 1000] * 9, b"}"], None, (400, "INVALID_REQUEST")),
+        ([b"[0", *[b",0" * 9000] * 2, b"]"], None, (400, "INVALID_REQUEST")),
         ([b" " * PART] * 32, LEFT, None),
     ],
-    ids=["whole", "too large", "left"],
+    ids=["whole", "too large", "members", "elements", "left"],
 )
 async def test_what_an_operator_sends_is_read_to_its_end(
     fleet: Fleet, parts: list[bytes], then: dict[str, Any] | None, answer: tuple[int, str] | None
@@ -77,4 +79,5 @@ async def test_what_an_operator_sends_is_read_to_its_end(
     der = (await operator(fleet, "anna")).public_bytes(Encoding.DER)
     await sent.to(api_of(fleet, []), der, "POST", "/v1/suspensions")
     assert (sent.answer if sent.body else None) == answer
+    assert (b"more in it than any request" in sent.body) is (answer == (400, "INVALID_REQUEST"))
     assert len(sent.left) == 0

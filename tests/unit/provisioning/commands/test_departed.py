@@ -23,12 +23,13 @@ def test_what_is_void_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> No
         "fleet-provisioning: 1 unused token that anna made is void",
         "fleet-provisioning: 1 request that anna approved waits for another decision",
     ]
+    assert said(capsys, claims_ended=2) == ["fleet-provisioning: 2 claims that anna made have ended"]
     void, undone, left = said(capsys, tokens_voided=2, approvals_undone=3, claims_left=1, listed_left=2)
     assert void == "fleet-provisioning: 2 unused tokens that anna made are void"
     assert undone == "fleet-provisioning: 3 requests that anna approved wait for another decision"
     assert left.endswith(
-        "anna leaves behind what lets others in: 1 claim, 2 keys on lists; if that is not to stay: claim end, "
-        "listed remove (audit show --by anna)"
+        "anna leaves behind what lets others in: 1 claim, 2 keys on lists; if that is not to stay: claim end, or "
+        "this again with --end-claims, listed remove (audit show --by anna)"
     )
     unknown: dict[str, None] = {name: None for name in NOTHING if name.endswith("_left")}
     assert said(capsys, tokens_voided=1, **unknown)[1:] == [

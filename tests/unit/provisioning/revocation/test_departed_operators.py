@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -219,9 +220,21 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
         await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, each.token))
     await fleet.revocation.decommission("emil", by="boss")
     (departed,) = (await fleet.revocation.decommission("anna", by="boss")).departed
-    assert departed == Departed(
-        "anna", 1, 0, Left(tokens=0, approvals=0, claims=1, listed=1, manufacturers=0, operators=1)
-    )
+    left = Left(tokens=0, approvals=0, claims=1, listed=1, manufacturers=0, operators=1)
+    assert departed == Departed("anna", 1, 0, left)
+
+    # Whoever has the key may have made the claim: it ends, even if the operator has gone before.
+    await claims.create(ClaimOrder("batch-3", "line", 5, DAY), by="boss")
+    reported = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
+    (departed,) = reported.departed
+    assert departed == Departed("anna", 0, 0, replace(left, claims=0), claims_ended=1)
+    assert [(each.name, each.ended_at is None) for each in await claims.page(limit=9, after=None)] == [
+        ("batch-1", False), ("batch-2", False), ("batch-3", True),
+    ]  # fmt: skip
+    (entry, *_) = (await fleet.database.read(lambda connection: audit.about(connection, "anna", 99)))[::-1]
+    assert json.loads(entry.details)["claims_ended"] == ["batch-1"]
+    again = await fleet.revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
+    assert (again.changed, again.departed[0].claims_ended) == (False, 0)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -239,7 +252,9 @@ async def test_that_it_cannot_be_counted_keeps_nobody_in(fleet: Fleet, many: boo
         else revocation.revoke_serial(serial, reason, by="boss")
     )
     assert (outcome.changed, outcome.departed) == (True, [Departed("anna", 1, 0, None)])
-    assert ended_answer(outcome)["operators"] == [{"name": "anna", "tokens_voided": 1, "approvals_undone": 0}]
+    assert ended_answer(outcome)["operators"] == [
+        {"name": "anna", "tokens_voided": 1, "approvals_undone": 0, "claims_ended": 0}
+    ]
     assert (await states(fleet))["meter-1"] is TokenState.VOID
 
 

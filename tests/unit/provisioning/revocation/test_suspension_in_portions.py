@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Refused
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.revocation.holds import ReleaseOutcome
+from provisioning.revocation.holds import ReleaseOutcome, StillHeld
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, RevocationOutcome
 from provisioning.revocation.service import RevocationService
@@ -30,6 +30,7 @@ from tests.support.many_certificates import (
     many_of,
     said_by_ocsp,
     serials_of,
+    stored,
     unfinished,
 )
 
@@ -121,12 +122,21 @@ async def test_who_asks_again_for_what_is_half_done_finishes_it_and_has_decided_
     assert begun == [("anna", "suspended", IN_WHAT_FOLLOWS)]
 
 
-async def test_one_of_many_that_is_on_hold_alone_is_released_with_its_device(fleet: Fleet) -> None:
-    held = serials_of(await many_of(fleet))[2]
-    await fleet.suspension.suspend_serial(held, by="anna")
-    resumed = await fleet.suspension.resume_device("meter-1", by="berta")
-    assert (resumed.changed, [each.serial for each in resumed.released]) == (True, [held])
+@pytest.mark.parametrize("way", ["alone", "in a batch"])
+async def test_those_of_many_that_are_on_hold_by_themselves_stay_so_when_their_device_is_resumed(
+    fleet: Fleet, way: str
+) -> None:
+    oldest, second, third, *newer = serials_of(await many_of(fleet))
+    for held in (oldest, third):
+        await fleet.suspension.suspend_serial(held, by="anna")
+    await suspend(fleet, way)
+    resumed = await resume(fleet, way)
+    assert {each.serial for each in await stored(fleet) if each.on_hold} == {oldest, third}
+    assert {each.serial for each in resumed.released} <= {second, *newer}
+    assert list(resumed.still_held) == [StillHeld(each, "meter-1", by_itself=True) for each in (oldest, third)]
     assert await state(fleet) is DeviceState.ACTIVE
+    told = await fleet.database.read(lambda connection: audit.about(connection, "meter-1", 99))
+    assert [stay for each in told if (stay := json.loads(each.details).get("still_suspended"))] == [[third]]
 
 
 async def test_who_is_half_suspended_gets_nothing_and_is_good_to_nobody_who_asks(fleet: Fleet) -> None:
@@ -140,8 +150,8 @@ async def test_who_is_half_suspended_gets_nothing_and_is_good_to_nobody_who_asks
     with pytest.raises(Refused, match="DEVICE_SUSPENDED"):
         await fleet.database.read(lambda connection: authenticate(connection, good, fleet.clock()))
     assert [await said_by_ocsp(fleet, each) for each in every] == [HOLD] * 5
-    with pytest.raises(Refused, match="UNAVAILABLE"):
-        await fleet.suspension.suspend_serial(serials_of(every)[0], by="anna")
+    suspended = await fleet.suspension.suspend_serial(serials_of(every)[0], by="anna")
+    assert (suspended.changed, len(suspended.revoked)) == (True, 1), "it has not to wait for the portions"
 
     await RevocationService(fleet.database, fleet.clock, ()).portions.finish_left()
     assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of(every))

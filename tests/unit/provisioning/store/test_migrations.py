@@ -464,7 +464,9 @@ async def test_keys_of_claims_are_kept_from_devices_after_the_upgrade_and_one_th
             if connection.dialect.name == "sqlite":
                 assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
                 assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
-            return [*needed, _device_is_needed(connection)]
+            needed.append(_device_is_needed(connection))
+            as_of(connection, "head")
+            return needed
 
         assert await fleet.database.write(back_and_forth) == [True, True, False]
         with pytest.raises(Refused, match="KEY_REUSED: this is a claim's key"):

@@ -1,4 +1,4 @@
-"""A running service commits nothing into a store that was deleted or replaced, or whose log was."""
+"""A running service commits nothing into files that were deleted or replaced, and says if their log grows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from structlog.testing import capture_logs
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.role import Role
 from provisioning.program.file_identity import identity
-from provisioning.store import devices, schema
+from provisioning.program.log_growth import LogGrowth
+from provisioning.store import devices, schema, sqlite_writer
 from provisioning.store.database import Database
 from provisioning.store.sqlite_files import SqliteFiles
+from provisioning.store.sqlite_lane import SqliteLane
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -94,6 +96,32 @@ async def test_if_the_log_s_index_is_deleted_what_a_command_commits_is_not_writt
         shutil.copy(f"{path}{suffix}", tmp_path / f"killed{suffix}")
     with contextlib.closing(sqlite3.connect(tmp_path / "killed")) as database:
         assert database.execute("SELECT name FROM devices").fetchall() == [("meter-3",)]
+
+
+async def test_a_log_that_another_program_keeps_from_the_file_is_told_of(path: Path) -> None:
+    """It grew until the disk was full, and the first word was STORE_FAILED."""
+    database = Database(f"sqlite:///{path}")
+    await schema.upgrade(database)
+    lane = database._writer
+    assert isinstance(lane, SqliteLane)
+    lane._writer._growth = LogGrowth(path, sqlite_writer.log, unusual=100_000)  # type: ignore[misc]
+    database.keep_files()
+
+    async def grow(name: str) -> None:
+        for number in range(12):
+            await add(database, f"{name}-{number}")
+
+    with capture_logs() as logs:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+            shell.execute("BEGIN")
+            shell.execute("SELECT count(*) FROM devices").fetchone()
+            await grow("a")
+        await grow("b")
+    await database.close()
+    grows, moved = logs
+    assert (grows["code"], grows["path"]) == ("STORE_LOG_GROWS", str(path))
+    assert "another program reads fleet.db, and keeps SQLite from moving the log into it" in grows["detail"]
+    assert moved["code"] == "STORE_LOG_MOVED"
 
 
 @pytest.mark.usefixtures("kept")

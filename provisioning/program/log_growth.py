@@ -10,8 +10,8 @@ Rules
 -----
 1. One line when the log has become unusually long, another each time that it has doubled, one when it is over. A log
    that is only long, after a large batch, is not mentioned.
-2. `held_up` asks SQLite to move what can be moved, as it does after each commit. It belongs to the store's thread,
-   `LogGrowth` to the event loop.
+2. `held_up` asks SQLite to move what can be moved, as it does after each commit. It belongs to the store's thread.
+3. For both stores, the broker's and provisioning's: each says it in its own log.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-import structlog
-
-log = structlog.get_logger("broker")
+from structlog.typing import FilteringBoundLogger
 
 _UNUSUAL: Final = 256 * 1024 * 1024
-"""Bytes: sixteen times what is kept of it (`broker.store.sqlite`)."""
+"""Bytes: sixteen times what is kept of it (`broker.store.sqlite`, `provisioning.store.engines`)."""
 _MEGA: Final = 1_000_000
 _BY_ANOTHER: Final = (
     "another program reads {name}, and keeps SQLite from moving the log into it: end its transaction (a backup, a "
@@ -45,19 +43,25 @@ def held_up(database: sqlite3.Connection, path: Path) -> str | None:
 class LogGrowth:
     """The log of one database, as long as it grows."""
 
-    def __init__(self, path: Path, *, unusual: int = _UNUSUAL) -> None:
+    def __init__(self, path: Path, log: FilteringBoundLogger, *, unusual: int = _UNUSUAL) -> None:
         self._path = str(path)
+        self._log = log
         self.unusual = unusual
         """From how many bytes on it is worth to ask why."""
         self._next = unusual
 
+    @property
+    def grows(self) -> bool:
+        """Whether a line has said so, and none that it is over."""
+        return self._next > self.unusual
+
     def seen(self, size: int, reason: str | None) -> None:
         """Take note of its *size* in bytes after a commit, and why it cannot be moved, if it cannot."""
         if reason is None:
-            if self._next > self.unusual:
-                log.info("the store's log is moved into the file again", code="STORE_LOG_MOVED", path=self._path)
+            if self.grows:
+                self._log.info("the store's log is moved into the file again", code="STORE_LOG_MOVED", path=self._path)
                 self._next = self.unusual
         elif size >= self._next:
             self._next = 2 * size
             facts = {"path": self._path, "megabytes": round(size / _MEGA)}
-            log.warning("the store's log grows", code="STORE_LOG_GROWS", detail=reason, **facts)
+            self._log.warning("the store's log grows", code="STORE_LOG_GROWS", detail=reason, **facts)

@@ -1,0 +1,64 @@
+"""What else may be wrong with a PostgreSQL server or database, and is told by nothing that fails: rights, collation.
+
+Theory
+------
+An index of text is ordered by the database's collation, which is the operating system's. Another system, or an upgrade
+of it, may order otherwise: look-ups then miss rows that are there, and what is unique is there twice. That happens as
+well if a standby on another system takes over, or a server's files are moved. Serial numbers are not in question, no
+system orders digits and small letters otherwise; names are, by their hyphens and full stops. PostgreSQL notes with
+which version the database was made, since 15; in C there is none, and no question.
+
+Numbers of rows come from sequences, and those have rights of their own: whoever may change a table may not be allowed
+to draw its next number, nor to move the numbers up (`provisioning.store.row_numbers`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from provisioning.store.every_table import EVERY_TABLE
+
+_KNOWN_SINCE: Final = (15,)
+_COLLATION: Final = text(
+    "SELECT datcollversion, pg_database_collation_actual_version(oid) FROM pg_database "
+    "WHERE datname = current_database() AND datcollversion <> pg_database_collation_actual_version(oid)"
+)
+_NUMBERED: Final = [each.name for each in EVERY_TABLE.sorted_tables if each.autoincrement_column is not None]
+_NOT_OURS: Final = text(
+    "SELECT CAST(numbers AS text) FROM (SELECT CAST(pg_get_serial_sequence(name, 'id') AS regclass) AS numbers "
+    "FROM unnest(CAST(:names AS text[])) AS name) AS numbered "
+    "WHERE NOT (has_sequence_privilege(numbers, 'USAGE') AND has_sequence_privilege(numbers, 'UPDATE')) ORDER BY 1"
+)
+_SHOWN: Final = 4
+COLLATION_REMEDY: Final = (
+    "stop the service, REINDEX DATABASE and then ALTER DATABASE … REFRESH COLLATION VERSION; until then, revoke by "
+    "serial number (docs/postgresql.md)"
+)
+
+
+def other_collation(connection: Connection) -> str | None:
+    """Return what is to be said of the order of text if it is by another version than the indexes; None: nothing."""
+    if connection.dialect.name != "postgresql" or (connection.dialect.server_version_info or ()) < _KNOWN_SINCE:
+        return None
+    row = connection.execute(_COLLATION).one_or_none()
+    if row is None:
+        return None
+    made, now = row
+    return (
+        f"the database's indexes of text were made with version {made} of the system's collation, and it has {now} "
+        "now: a name that is there may not be found, or be given twice"
+    )
+
+
+def missing_rights(connection: Connection) -> str | None:
+    """Return what is to be said of sequences that the database's user may not use; None: nothing, or SQLite."""
+    if connection.dialect.name != "postgresql":
+        return None
+    closed = connection.scalars(_NOT_OURS, {"names": _NUMBERED}).all()
+    if not closed:
+        return None
+    more = f" and {len(closed) - _SHOWN} more" if len(closed) > _SHOWN else ""
+    return f"the database's user may not number rows: permission denied for sequence {', '.join(closed[:_SHOWN])}{more}"
