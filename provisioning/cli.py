@@ -107,7 +107,7 @@ def init(
     \b
     Example:
       fleet-provisioning init --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase --server-name ca.example.org
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     # Each command imports what it needs: `--help` and the API commands start without the server.
     with importing():
         import asyncio
@@ -208,7 +208,7 @@ def serve(
     Example:
       fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-listener \\
         --public-http-url http://ca.example.org:8080
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     read_ahead()
     with importing():
         from provisioning.directory.files import AuthorityFiles

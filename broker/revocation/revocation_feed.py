@@ -133,7 +133,7 @@ class RevocationFeed:
                 await self._follow()
                 continue
             except FeedAhead as error:
-                log.error("revocation feed starts again", code="FEED_AHEAD", detail=str(error))  # noqa: TRY400
+                log.error("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._engine.admission.status.freshness.lost()
                 self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._after, self._mark = 0, None

@@ -14,8 +14,10 @@ Rules
    question.
 5. What a responder has signed whose own certificate is revoked, as any source says, is no answer, new or remembered:
    whoever has its key could call everybody good. Whom it has called revoked stays so until another says otherwise.
-6. A suspension that the feed has ended is asked about again at once: what is remembered is from before.
-7. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
+6. Of the responders that a certificate names the first few are asked: it has room for a thousand, each with a line in
+   the log if it does not answer, and others of its bundle would wait for hours while one after the other hangs.
+7. A suspension that the feed has ended is asked about again at once: what is remembered is from before.
+8. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
    from the future, and the last one before stay good. A good one from the future, of a time when all clocks were ahead,
    gives way to a revocation; nothing else does: by a clock that is set back, all that is known is from the future.
 """
@@ -53,6 +55,8 @@ _SILENCE = 5.0
 """Seconds for which an unreachable responder is not tried: no client waits for it meanwhile."""
 _MOST_ANSWERS = 100_000
 _MOST_RESPONDERS = 1_000
+_MOST_NAMED = 4
+"""Responders of one certificate."""
 LIST = OCSP
 """The name of the answers among the lists of the revocation index."""
 
@@ -296,4 +300,6 @@ def urls_of(certificate: x509.Certificate, issuer: Issuer) -> Sequence[str]:
         return ()
     if terms.responder is not None:
         return (terms.responder,)
-    return [url for url in responders(certificate) if url.startswith("http://")] if terms.from_certificates else ()
+    if not terms.from_certificates:
+        return ()
+    return [url for url in responders(certificate) if url.startswith("http://")][:_MOST_NAMED]

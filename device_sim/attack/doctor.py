@@ -205,7 +205,7 @@ def doctor(
     \b
     Example:
       fleet-sim doctor --devices 50000 --sources 2
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     findings = examine(look(), devices, sources)
     if as_json:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")

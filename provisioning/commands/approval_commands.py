@@ -40,7 +40,7 @@ def list_approvals(
     \b
     Example:
       fleet-provisioning approval list --group lab
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = client.approvals(group=group, state=state)
@@ -63,7 +63,7 @@ def approve(
     \b
     Example:
       fleet-provisioning approval approve 17
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     _decide(connection, number, allowed=True, as_json=as_json)
 
 
@@ -79,7 +79,7 @@ def deny(
     \b
     Example:
       fleet-provisioning approval deny 17
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     _decide(connection, number, allowed=False, as_json=as_json)
 
 

@@ -31,7 +31,7 @@ def list_operators(
     \b
     Example:
       fleet-provisioning operator list
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: OperatorClient) -> None:
         found = await client.operators()
@@ -63,7 +63,7 @@ def show_me(
     \b
     Example:
       fleet-provisioning operator me --cert anna.crt --key anna.key
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: OperatorClient) -> None:
         me = await client.me()
@@ -93,7 +93,7 @@ def grant(
     \b
     Example:
       fleet-provisioning operator grant anna --role enroller
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         granted = await client.grant(name, role, keep_tokens=keep_tokens)

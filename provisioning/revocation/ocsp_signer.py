@@ -113,7 +113,7 @@ class RenewedOcspSigner:
             try:
                 await self.renew()
             except (Refused, IssuanceRefused) as refusal:  # A CA that has expired certifies no signer.
-                log.error("OCSP signer not renewed", code="OCSP_SIGNER_FAILED", detail=str(refusal))  # noqa: TRY400 - its sentence says it all
+                log.error("OCSP signer not renewed", code="OCSP_SIGNER_FAILED", detail=str(refusal))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _seconds_to_renewal(self) -> float:
