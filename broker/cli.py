@@ -149,7 +149,7 @@ def run(
     Example:
       fleet-broker run --provisioning https://127.0.0.1:8443 --cafile fleet/ca-bundle.crt \\
         --token-file broker.token --state-dir broker-state
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     flags = {key: value for key, value in locals().items() if value is not None}
     read_ahead()
     with importing():

@@ -60,7 +60,7 @@ def demo(
     \b
     Example:
       fleet-sim demo --devices 50 --seconds 5
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.demo.demonstration import demonstrate
 

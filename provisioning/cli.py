@@ -28,6 +28,7 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import command_line, interruption
 from provisioning.program.build import build_identity, read_ahead
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_minute
 from provisioning.program.starting import importing
 from provisioning.program.version import product_version, version_and_build
 from provisioning.program.version_option import version_option
@@ -106,7 +107,7 @@ def init(
     \b
     Example:
       fleet-provisioning init --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase --server-name ca.example.org
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     # Each command imports what it needs: `--help` and the API commands start without the server.
     with importing():
         import asyncio
@@ -122,7 +123,7 @@ def init(
     async def founded(settings: Settings) -> AuthorityFiles:
         if (when := now()).year < _CREDIBLE_YEAR:
             raise ConfigurationError(
-                f"the clock says {when:%Y-%m-%d %H:%M} UTC, and all certificates would end by it: "
+                f"the clock says {shown_minute(when)}, and all certificates would end by it: "
                 "set the clock (timedatectl set-ntp true), then found the authority"
             )
         with termination.cancelled_by_sigterm():
@@ -207,7 +208,7 @@ def serve(
     Example:
       fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-listener \\
         --public-http-url http://ca.example.org:8080
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     read_ahead()
     with importing():
         from provisioning.directory.files import AuthorityFiles

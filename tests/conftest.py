@@ -13,6 +13,7 @@ import structlog
 from hypothesis import settings
 
 from tests.support import programs
+from tests.support.compiled_again import REPOSITORY, is_compiled
 from tests.support.few_rounds import encrypt_with_few
 from tests.support.long_tests import LONGEST, dealt
 from tests.support.memory_place import memory_place
@@ -23,7 +24,8 @@ from tests.support.postgresql import PostgresqlServer
 # both try the same examples in each run.
 settings.register_profile("fleetgate", deadline=None, derandomize=False)
 settings.register_profile("thorough", deadline=None, derandomize=False, max_examples=2_000)  # `make test-thorough`
-settings.load_profile("fleetgate")
+settings.register_profile("compiled", deadline=None, derandomize=False, max_examples=50)  # See tests.support.examples
+settings.load_profile("compiled" if is_compiled(REPOSITORY / "broker" / "mqtt" / "publish.py") else "fleetgate")
 
 
 @pytest.hookimpl(optionalhook=True)

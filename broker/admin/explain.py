@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography import x509
 
-from broker.admin.sessions import Selection, described, matching, normal_serial
+from broker.admin.sessions import Selection, described, matching
 from broker.admission.admission import Admission
 from broker.admission.check import Verdict, ask, check
 from broker.admission.peer import Peer
@@ -21,6 +21,7 @@ from broker.engine.engine import Engine
 from broker.engine.history import Event, Happened
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import SCHEME, Identity
+from provisioning.pki.serial_number import normal_serial, serial_text
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import certificates_in
 from provisioning.program.host_and_port import unbracketed, without_port
@@ -160,7 +161,7 @@ def verdict_document(
         "detail": verdict.detail,
         "remedy": verdict.remedy,
         "subject": shown_subject(certificates[0]),
-        "serial": f"{certificates[0].serial_number:x}",
+        "serial": serial_text(certificates[0].serial_number),
         "steps": [
             {"step": step.name, "passed": step.passed, "code": str(step.code), "detail": step.detail}
             for step in verdict.steps

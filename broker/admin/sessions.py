@@ -37,6 +37,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.session.session import NEVER, Session
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import normal_serial
 from provisioning.program.host_and_port import unbracketed, without_port
 from provisioning.program.moments import rfc3339
 from provisioning.program.printable import printable
@@ -152,11 +153,6 @@ class Selection:
 def _is_called(text: str, name: str, owner: Identity, *, bare: bool) -> bool:
     """Whether *text* is *name*, or its printable form, preceded by the *owner*'s trust domain, or bare if *bare*."""
     return any(text == f"{owner.trust_domain}/{each}" or (bare and text == each) for each in (name, printable(name)))
-
-
-def normal_serial(text: str) -> str:
-    """Return a serial number as logs write it: lower case, without colons and leading zeros."""
-    return text.replace(":", "").lower().removeprefix("0x").lstrip("0") or "0"
 
 
 def _is_at(address: str, wanted: str) -> bool:

@@ -16,6 +16,7 @@ from broker.admin.newcomers import admits
 from broker.admission.admission import Admission
 from broker.admission.peer import DEFAULT_BUNDLE
 from broker.admission.trust import Trust
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.moments import rfc3339
 
 
@@ -52,7 +53,7 @@ def _anchor(certificate: x509.Certificate, trust: Trust | None) -> dict[str, Any
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
         "self_signed": certificate.subject == certificate.issuer,
-        "serial": f"{certificate.serial_number:x}",
+        "serial": serial_text(certificate.serial_number),
         "key": _key(certificate),
         "sha256": sha256,
         "not_after": rfc3339(certificate.not_valid_after_utc),

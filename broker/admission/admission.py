@@ -54,6 +54,8 @@ from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.panic import NoPanic
 from provisioning.pki.revocation import CasAbove, CertificateKey
+from provisioning.pki.serial_number import serial_text
+from provisioning.program.moments import shown_time
 
 _MOST_ISSUERS: Final = 1024
 _LONGEST_DETAIL: Final = 300
@@ -181,7 +183,7 @@ class Admission:
         try:
             peer = self._peer_of(certificate, facts, issuer, now, path)
         except (Forgotten, UnreadableAuthority) as error:
-            return replace(_unknown_for(error), identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
+            return replace(_unknown_for(error), identity=facts.identity.uri, serial=serial_text(facts.key[1]))
         identity = facts.identity
         if facts.may_certify:
             refusal: Refused | None = unauthorised(
@@ -249,14 +251,14 @@ class Admission:
         if peer.seconds_left < 0:
             not_after = datetime.fromtimestamp(peer.ends_at, UTC)  # Not by what is left: in the year 1 that overflows.
             whose = "the certificate" if facts.not_after < now else "a CA's certificate above it"
-            detail = f"{whose} expired on {not_after:%Y-%m-%d %H:%M:%S} UTC"
+            detail = f"{whose} expired on {shown_time(not_after)}"
             if clock <= not_after:
                 detail += f"; the broker's clock is behind: it says {clock:%Y-%m-%d %H:%M:%S}"
             return unauthorised(RefusalCode.EXPIRED, detail)
         if clock < facts.not_before:
             return unauthorised(
                 RefusalCode.NOT_YET_VALID,
-                f"the certificate is valid from {facts.not_before:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says "
+                f"the certificate is valid from {shown_time(facts.not_before)}; the broker's clock says "
                 f"{clock:%Y-%m-%d %H:%M:%S}",
             )
         return self.status.refuse_revoked(peer)
@@ -441,7 +443,7 @@ def _untrusted(certificate: x509.Certificate) -> Refused:
             RefusalCode.UNTRUSTED_ISSUER,
             f"no trust bundle vouches for the issuer {certificate.issuer.rfc4514_string()[:200]!r}",
         ),
-        serial=f"{certificate.serial_number:x}",
+        serial=serial_text(certificate.serial_number),
     )
 
 

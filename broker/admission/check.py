@@ -32,10 +32,11 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.status import revoked
 from broker.admission.trust import Trust
-from broker.admission.walked_path import Step, extension_of, shown, walk
+from broker.admission.walked_path import Step, extension_of, walk
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import certificate_key
+from provisioning.program.moments import shown_time
 
 _ABOUT_REVOCATION = frozenset(
     {
@@ -155,11 +156,11 @@ def _ask(
 def _validity(certificate: x509.Certificate, now: datetime) -> Step:
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if ends < now:
-        return Step("validity", False, f"expired on {shown(ends)}", RefusalCode.EXPIRED)
+        return Step("validity", False, f"expired on {shown_time(ends)}", RefusalCode.EXPIRED)
     if begins > now:
-        detail = f"valid from {shown(begins)}; the clock says {shown(now)}"
+        detail = f"valid from {shown_time(begins)}; the clock says {shown_time(now)}"
         return Step("validity", False, detail, RefusalCode.NOT_YET_VALID)
-    return Step("validity", True, f"until {shown(ends)}, {_days((ends - now).days)}")
+    return Step("validity", True, f"until {shown_time(ends)}, {_days((ends - now).days)}")
 
 
 def _proven_validity(by_clock: Step, outcome: Peer | Refused) -> Step:
@@ -257,7 +258,7 @@ def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Pe
         return Step("revocation", None, f"the issuer's key identifier cannot be read: {error}")
     revocation = admission.status.index.find(key)
     if revocation is not None:
-        detail = f"revoked on {shown(revocation.revoked_at)} ({revocation.reason})"
+        detail = f"revoked on {shown_time(revocation.revoked_at)} ({revocation.reason})"
         return Step("revocation", False, detail, revoked(revocation).code)
     if isinstance(outcome, Refused) and outcome.code in _ABOUT_REVOCATION:
         return Step("revocation", False, outcome.recorded, outcome.code)

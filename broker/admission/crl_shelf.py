@@ -39,6 +39,7 @@ from broker.admission.proven_time import ProvenTime
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, Scope, read_entries
 from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import Entries, RevocationIndex
+from provisioning.program.moments import shown_time
 
 _LATE_FRACTION = 1 / 4
 """A list is late when less than this part of its lifetime is left: its issuer should have published the next one."""
@@ -148,7 +149,7 @@ class CrlShelf:
         if listed.this_update > self._proven.at(now, (key_id,)) + CLOCK_TOLERANCE:
             raise CrlRefused(
                 CrlProblem.CRL_NOT_YET_VALID,
-                f"thisUpdate is {listed.this_update:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says {now:%H:%M:%S}",
+                f"thisUpdate is {shown_time(listed.this_update)}; the broker's clock says {now:%H:%M:%S}",
             )
         lists = self._held.get(key_id, {})
         current = lists.get(listed.scope)
@@ -325,4 +326,4 @@ def _place(listed: CertificateList) -> tuple[int, datetime]:
 
 
 def _expired(listed: CertificateList) -> CrlRefused:
-    return CrlRefused(CrlProblem.CRL_EXPIRED, f"nextUpdate was {listed.next_update:%Y-%m-%d %H:%M:%S} UTC")
+    return CrlRefused(CrlProblem.CRL_EXPIRED, f"nextUpdate was {shown_time(listed.next_update)}")

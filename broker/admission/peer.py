@@ -11,6 +11,7 @@ from broker.admission.issuers import Issuer
 from broker.admission.path_ends import VerifiedPath
 from provisioning.pki.identity import Identity
 from provisioning.pki.revocation import CasAbove, CertificateKey
+from provisioning.pki.serial_number import serial_text
 
 DEFAULT_BUNDLE: Final = "cafile"
 """The name of the bundle that `cafile` forms."""
@@ -71,5 +72,5 @@ class Peer:
 
     @property
     def serial(self) -> str:
-        """The serial number, in hex, as provisioning writes it."""
-        return format(self.certificate[1], "x")  # mypyc would compile an f-string to a format that is parsed each time.
+        """The serial number."""
+        return serial_text(self.certificate[1])

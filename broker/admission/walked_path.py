@@ -27,6 +27,7 @@ from broker.admission.refusal import RefusalCode
 from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.shown_subject import shown_subject
+from provisioning.program.moments import shown_time
 
 _KNOWN: Final = frozenset(
     {
@@ -97,11 +98,6 @@ def extension_of(certificate: x509.Certificate, kind: type[_Extension]) -> _Exte
         return extension(certificate, kind)
     except UNREADABLE:
         return None
-
-
-def shown(moment: datetime) -> str:
-    """Return *moment* for people."""
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _unknown_critical(certificate: x509.Certificate) -> str | None:
@@ -178,9 +174,9 @@ def _without_issuer(
 def _flaw(issuer: x509.Certificate, below: int, now: datetime) -> tuple[RefusalCode, str] | None:
     """Return why *issuer* cannot have issued a path with *below* CAs under it, or None."""
     if issuer.not_valid_after_utc < now:
-        return RefusalCode.EXPIRED, f"expired on {shown(issuer.not_valid_after_utc)}"
+        return RefusalCode.EXPIRED, f"expired on {shown_time(issuer.not_valid_after_utc)}"
     if issuer.not_valid_before_utc > now:
-        return RefusalCode.NOT_YET_VALID, f"is valid from {shown(issuer.not_valid_before_utc)}"
+        return RefusalCode.NOT_YET_VALID, f"is valid from {shown_time(issuer.not_valid_before_utc)}"
     constraints = extension_of(issuer, x509.BasicConstraints)
     if constraints is None or not constraints.ca:
         return RefusalCode.UNTRUSTED_ISSUER, "is not a CA"

@@ -81,7 +81,7 @@ def sessions(
     Example:
       fleet-broker sessions --group north
       fleet-broker sessions meter-17 --json
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     query = {
         "anything": who,
         "group": group,
@@ -121,7 +121,7 @@ def subscriptions(
     Example:
       fleet-broker subscriptions meter-17
       fleet-broker subscriptions --topic fleet/north/meter-17/cmd/reboot
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     query = {"anything": who, "topic": topic, "group": group}
     columns = ("client id", "identity", "is", "topic filter", "qos", "options")
     with admin_client(socket, state_dir, config) as client:
@@ -154,7 +154,7 @@ def kick(
     Example:
       fleet-broker kick meter-17
       fleet-broker kick plant-7.example/meter-17
-    """  # noqa: D301 - as above
+    """
     asked: dict[str, Any] = {"anything": who, "forget": forget} | ({"reason": reason} if reason is not None else {})
     with admin_client(socket, state_dir, config) as client:
         answer = client.post("/v1/sessions/kick", asked)

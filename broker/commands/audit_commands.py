@@ -57,7 +57,7 @@ def verify(
     Example:
       fleet-broker audit verify --config broker.toml
       fleet-broker audit verify --log /var/log/fleet/audit.jsonl --key /etc/fleet/audit.key
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from broker.audit.files import AuditError  # Late, like all imports here: `broker.commands.admin_command`, rule 3.
     from broker.audit.verification import verify as verify_log
     from provisioning.directory.audit_chain import AuditHead, read_key
@@ -112,7 +112,7 @@ def show(
     Example:
       fleet-broker audit show meter-17 --config broker.toml
       fleet-broker audit show REVOKED --since 2027-01-05 --until 2027-01-06 --config broker.toml
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from broker.audit.verification import lines
 
     path = _log(log, config)

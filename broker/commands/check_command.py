@@ -55,7 +55,7 @@ def check(
       fleet-broker check meter-17.crt
       fleet-broker check meter-17.crt --offline --cafile ca-bundle.crt
       fleet-broker check certificates/*.crt --offline --config broker.toml
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     # Late, like what follows: `broker.commands.admin_command`, rule 3.
     from broker.admission.policy_file import PolicyError
     from broker.settings.config_file import ConfigError

@@ -43,7 +43,7 @@ def convert(
     \b
     Example:
       fleet-broker config convert /etc/mosquitto/mosquitto.conf --output broker.toml
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from broker.mosquitto.conf import UnreadableConf
     from broker.mosquitto.conversion import InvalidConf, beside, converted
 

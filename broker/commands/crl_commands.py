@@ -75,7 +75,7 @@ def crl_try(
     \b
     Example:
       fleet-broker crl try plant-7.crl
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     content = _contents(files)
     with admin_client(socket, state_dir, config) as client:
         answer = client.post_bytes("/v1/crls/try", content, "application/pkix-crl")

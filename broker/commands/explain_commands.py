@@ -38,7 +38,7 @@ def why(
     Example:
       fleet-broker why meter-17
       fleet-broker why 192.0.2.7
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with admin_client(socket, state_dir, config) as client:
         answer = client.get("/v1/why", about=about)
     if as_json:

@@ -69,7 +69,7 @@ def try_topics(
     Example:
       fleet-broker policy test --policy policy.toml --identity spiffe://fleet.internal/device/north/m-1 \\
         --publish fleet/north/m-1/telemetry --subscribe 'fleet/#'
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from broker.admission.policy import Action  # Late, like all imports here: `broker.commands.admin_command`, rule 3.
 
     file, trust_domain = _configured(config, file, trust_domain)
@@ -113,7 +113,7 @@ def show(
     Example:
       fleet-broker policy show > policy.toml
       fleet-broker policy show --policy policy.toml --identity spiffe://fleet.internal/device/north/meter-1
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from broker.admission.policy_file import PolicyError, parse_policy, read_policy
     from provisioning.program.given_toml import toml_of
 
@@ -158,7 +158,7 @@ def convert(
     \b
     Example:
       fleet-broker policy convert /etc/mosquitto/acl > policy.toml
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from broker.admission.mosquitto_acl import InvalidAcl, converted
     from broker.admission.policy_file import PolicyError, read_policy
 

@@ -47,7 +47,7 @@ def reload(
     Example:
       fleet-broker reload
       fleet-broker reload --dry-run --policy new.toml
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     if not dry_run and (policy is not None or anchors is not None):
         raise failed("--policy and --anchors: only with --dry-run; a reload takes the broker's own files", USAGE)
     asked = {"dry_run": dry_run, **_candidates(policy, anchors, bundle)}

@@ -39,8 +39,10 @@ from provisioning.pki.identity import InvalidIdentity, identity_of
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key, key_to_pem, write_draft
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from provisioning.program.durable_names import make_folder, replace_by
+from provisioning.program.moments import shown_minute
 from provisioning.program.spread import spread
 
 log = structlog.get_logger("broker")
@@ -203,7 +205,7 @@ class BrokerCredential:
                 f"({self._token_command})"
             )
         self._store(key_to_pem(key), certificate, chain)
-        log.info("enrolled", code="ENROLLED", identity=identity.uri, serial=_serial(certificate))
+        log.info("enrolled", code="ENROLLED", identity=identity.uri, serial=serial_text(certificate.serial_number))
 
     async def renew(self) -> None:
         """Replace key and certificate; on failure keep the old ones.
@@ -220,7 +222,12 @@ class BrokerCredential:
             certificate = await client.reenrol(build_csr(key, identity_of(current), like=current))
             chain = await _current(chain, certificate, client)
         self._store(key_to_pem(key), certificate, chain)
-        log.info("renewed", code="RENEWED", serial=_serial(certificate), not_after=str(certificate.not_valid_after_utc))
+        log.info(
+            "renewed",
+            code="RENEWED",
+            serial=serial_text(certificate.serial_number),
+            not_after=str(certificate.not_valid_after_utc),
+        )
 
     async def until_renewed(self) -> None:
         """Wait until renewal is due, then renew, however long that takes."""
@@ -295,10 +302,6 @@ def _path_below_anchor(end_entity: x509.Certificate, candidates: list[x509.Certi
         current = issuer
 
 
-def _serial(certificate: x509.Certificate) -> str:
-    return f"{certificate.serial_number:x}"
-
-
 async def _sleep_until(when: datetime) -> None:
     # The wall clock may be set while we sleep, perhaps beyond the certificate's end: check it now and then.
     while (left := when - datetime.now(UTC)) > timedelta(0):  # noqa: ASYNC110
@@ -309,7 +312,7 @@ def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: dateti
     """Return what is wrong with the file; raise `CredentialError` if it could not be replaced either."""
     if certificate is not None:
         ended = certificate.not_valid_after_utc
-        return f"has expired on {ended:%Y-%m-%d} (the clock here says {now:%Y-%m-%d %H:%M} UTC)"
+        return f"has expired on {ended:%Y-%m-%d} (the clock here says {shown_minute(now)})"
     try:
         path.read_bytes()
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Final
 
 from provisioning.pki.revocation import CasAbove, CertificateKey, Revocation, RevocationIndex
+from provisioning.pki.serial_number import serial_text
 
 _MOST_SHARED: Final = 1024
 """Paths of which those who are restored share what is known: a fleet has few."""
@@ -16,7 +17,7 @@ _MOST_SHARED: Final = 1024
 
 def certificate_text(key: CertificateKey) -> str:
     """Return the text that names a certificate in the store: its issuer's key identifier and serial number, in hex."""
-    return f"{key[0].hex()}:{key[1]:x}"
+    return f"{key[0].hex()}:{serial_text(key[1])}"
 
 
 def certificate_of(text: str) -> CertificateKey:
@@ -45,7 +46,7 @@ class StoredCas:
         """Return the serial number, instead of its name, of the first CA that is revoked, with its revocation."""
         for key in self.path_revoked_as:
             if (revocation := index.find(key)) is not None:
-                return f"{key[1]:x}", revocation
+                return serial_text(key[1]), revocation
         return None
 
 

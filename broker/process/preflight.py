@@ -48,6 +48,7 @@ from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigur
 from provisioning.program import read_only
 from provisioning.program.descriptors import most_allowed, room_for
 from provisioning.program.given_file import LIST_BYTES, contents_of
+from provisioning.program.moments import shown_minute
 from provisioning.program.unbound_socket import unbound
 
 RAISE = "raise the hard limit (LimitNOFILE of the unit, ulimit -Hn), or lower limits.max_connections"
@@ -197,7 +198,7 @@ def doubts(config: BrokerConfig) -> Iterator[str]:
             for der in split(contents_of(path, LIST_BYTES)):
                 if (until := parse(der).next_update) <= now:
                     yield (
-                        f"crlfile: {path} has expired on {until:%Y-%m-%d %H:%M} UTC: while it has, crl_policy "
+                        f"crlfile: {path} has expired on {shown_minute(until)}: while it has, crl_policy "
                         f"{config.crl_policy} decides about its CA's certificates; put a newer one there"
                     )
 

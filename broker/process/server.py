@@ -357,7 +357,7 @@ class BrokerServer:
         try:
             describe_certificate(own.credential, own.files.certificate)
         except NotToday as error:
-            log.error("clients will not trust the broker", code="OWN_CERTIFICATE_DATES", detail=str(error))  # noqa: TRY400
+            log.error("clients will not trust the broker", code="OWN_CERTIFICATE_DATES", detail=str(error))
         return context
 
     def _staple(self, engine: Engine, own: OwnCertificate, context: ssl.SSLContext) -> Staple:

@@ -27,6 +27,7 @@ from broker.engine.engine import Engine
 from broker.reload.report import SHOWN, Affected
 from broker.sources.crl_intake import PAUSE, signer_of
 from provisioning.pki.crl import CertificateList, CrlRefused, parse, split
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.printable import printable
 
 _CONNECTIONS_A_STEP = 1000
@@ -146,7 +147,7 @@ def _named(engine: Engine, held: HeldList, peer: Peer) -> str | None:
         return None
     issuer_key_id, serial = peer.certificate
     if issuer_key_id == held.issuer_key_id and serial in held.entries:
-        return f"certificate {serial:x} revoked"
+        return f"certificate {serial_text(serial)} revoked"
     authority = peer.issuer
     while authority is not None and (above := authority.above) is not None:
         if above.key_id == held.issuer_key_id and authority.certificate.serial_number in held.entries:

@@ -34,8 +34,10 @@ from broker.settings.limits import Limits
 from broker.settings.origins import Origins
 from broker.sources.staple import Staple
 from broker.sources.trust_files import anchor_files
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialPem, TlsConfigurationError
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.moments import shown_time
 
 _RELOADED_SETTINGS = frozenset(
     {
@@ -284,9 +286,10 @@ def describe_certificate(credential: CredentialPem, file: Path) -> str:
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise NotToday(
             f"{file} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} "
-            f"to {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC; it is {now:%Y-%m-%d %H:%M:%S} here"
+            f"to {shown_time(certificate.not_valid_after_utc)}; it is {now:%Y-%m-%d %H:%M:%S} here"
         )
-    return f"serial {certificate.serial_number:x}, until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+    serial = serial_text(certificate.serial_number)
+    return f"serial {serial}, until {shown_time(certificate.not_valid_after_utc)}"
 
 
 def describe_anchors(context: ssl.SSLContext) -> str:

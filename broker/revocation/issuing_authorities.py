@@ -38,7 +38,7 @@ from broker.engine.engine import Engine
 from provisioning.pki.extension import UNREADABLE
 
 if TYPE_CHECKING:
-    from provisioning.client.feed import IssuingAuthority
+    from provisioning.client.feed_reader import IssuingAuthority
 
 log = structlog.get_logger("broker")
 

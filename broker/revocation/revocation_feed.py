@@ -43,23 +43,14 @@ from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_connected
 from broker.revocation.revoked_services import RevokedServices
 from broker.timing.growing_pause import GrowingPause
-from provisioning.client.feed import (
-    HEARTBEAT,
-    SILENT_HEARTBEATS,
-    FeedAhead,
-    FeedEvent,
-    FeedLost,
-    FeedRefused,
-    IssuingAuthority,
-    ReleaseEvent,
-    RevocationEvent,
-    follow_together,
-    tell_known,
-)
+from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS, FeedAhead, FeedRefused, follow_together, tell_known
+from provisioning.client.feed_reader import FeedEvent, FeedLost, IssuingAuthority, ReleaseEvent, RevocationEvent
 from provisioning.pki.identity import AUTHORITY_PREFIX
 from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import Credential, TlsConfigurationError
+from provisioning.program.moments import shown_minute
 from provisioning.program.spread import spread
 
 log = structlog.get_logger("broker")
@@ -142,7 +133,7 @@ class RevocationFeed:
                 await self._follow()
                 continue
             except FeedAhead as error:
-                log.error("revocation feed starts again", code="FEED_AHEAD", detail=str(error))  # noqa: TRY400
+                log.error("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._engine.admission.status.freshness.lost()
                 self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._after, self._mark = 0, None
@@ -217,7 +208,7 @@ class RevocationFeed:
         clock = datetime.now(UTC)
         if not self._engine.admission.status.proven.hear_service(said, now, clock) and not self.current.is_set():
             raise FeedLost(
-                f"{self._url} says that it is {said:%Y-%m-%d %H:%M} UTC; the clock here says {clock:%Y-%m-%d %H:%M}"
+                f"{self._url} says that it is {shown_minute(said)}; the clock here says {clock:%Y-%m-%d %H:%M}"
             )
 
     async def _turn(self) -> float:
@@ -263,7 +254,7 @@ class RevocationFeed:
     def _release(self, event: ReleaseEvent) -> None:
         if self._engine.admission.status.release(event.key):
             # Behind the lines of its suspension, which may wait.
-            self._engine.lines.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
+            self._engine.lines.info("released", code="RELEASED", device=event.device, serial=serial_text(event.key[1]))
             named = _named(event.key, event.device, event.sequence)
             self._engine.history.told("released", code="RELEASED", **named)
 
@@ -402,7 +393,7 @@ def _facts(event: RevocationEvent, closed: int) -> dict[str, object]:
     return {
         "code": "REVOKED",
         "device": event.device,
-        "serial": f"{event.revocation.serial:x}",
+        "serial": serial_text(event.revocation.serial),
         "reason": event.revocation.reason.value,
         "sequence": event.sequence,
         "sessions_closed": closed,
@@ -414,7 +405,7 @@ def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]
     return {
         "source": "feed",
         "issuer": key[0].hex(),
-        "serial": f"{key[1]:x}",
+        "serial": serial_text(key[1]),
         "device": device,
         "sequence": sequence,
     }

@@ -39,6 +39,7 @@ from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING
 from provisioning.pki.keys import KeyFileError, replace_private
 from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program.given_file import contents_of
 
@@ -70,7 +71,8 @@ class RevokedServices:
         found = next((self._known[key] for key in path.path_revoked_as if key in self._known), None)
         if found is None:
             return None
-        return f"the certificate with serial number {found.serial:x} is revoked ({found.reason}; kept in {self._path})"
+        serial = serial_text(found.serial)
+        return f"the certificate with serial number {serial} is revoked ({found.reason}; kept in {self._path})"
 
     def concern(self, device: str) -> bool:
         """Whether the revocations of *device* are stored: it is the service or a CA."""
@@ -113,7 +115,7 @@ def _written(known: Iterable[Revocation]) -> bytes:
     rows = [
         {
             "issuer_key_id": each.issuer_key_id.hex(),
-            "serial": f"{each.serial:x}",
+            "serial": serial_text(each.serial),
             "reason": each.reason.value,
             "revoked_at": each.revoked_at.astimezone(UTC).isoformat(timespec="seconds"),
         }

@@ -40,6 +40,8 @@ from broker.revocation.revocation_rounds import judge_all
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import unpack
+from provisioning.pki.serial_number import serial_text
+from provisioning.program.moments import shown_time
 from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
@@ -195,7 +197,7 @@ class CrlIntake:
         if len(added) <= _MOST_NAMED:
             for serial in sorted(added):
                 reason = str(unpack((issuer, serial), held.entries[serial]).reason)
-                named = {"source": held.source, "issuer": issuer.hex(), "serial": f"{serial:x}"}
+                named = {"source": held.source, "issuer": issuer.hex(), "serial": serial_text(serial)}
                 history.told("revoked", code="REVOKED", **named, reason=reason, crl_number=held.number)
 
     async def enforce(self) -> int:
@@ -206,7 +208,7 @@ class CrlIntake:
         """Report once which lists are late or expired: long before it matters."""
         for held, problem in self._engine.admission.status.lists.alarms(datetime.now(UTC)):
             left = (held.fresh_until - datetime.now(UTC)).total_seconds()
-            detail = f"nextUpdate {held.fresh_until:%Y-%m-%d %H:%M:%S} UTC is {abs(left):.0f} s "
+            detail = f"nextUpdate {shown_time(held.fresh_until)} is {abs(left):.0f} s "
             detail += "away, and the next CRL is not available" if left >= 0 else "ago"
             self.complain(problem, detail, held.source, issuer=held.issuer, number=held.number)
 

@@ -14,8 +14,10 @@ Rules
    question.
 5. What a responder has signed whose own certificate is revoked, as any source says, is no answer, new or remembered:
    whoever has its key could call everybody good. Whom it has called revoked stays so until another says otherwise.
-6. A suspension that the feed has ended is asked about again at once: what is remembered is from before.
-7. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
+6. Of the responders that a certificate names the first few are asked: it has room for a thousand, each with a line in
+   the log if it does not answer, and others of its bundle would wait for hours while one after the other hangs.
+7. A suspension that the feed has ended is asked about again at once: what is remembered is from before.
+8. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
    from the future, and the last one before stay good. A good one from the future, of a time when all clocks were ahead,
    gives way to a revocation; nothing else does: by a clock that is set back, all that is known is from the future.
 """
@@ -40,6 +42,7 @@ from broker.sources.ocsp_http import OcspHttp, OcspUnreachable, is_signed_by_rev
 from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
 from provisioning.pki.revocation import OCSP, CertificateKey, pack, unpack
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
@@ -52,6 +55,8 @@ _SILENCE = 5.0
 """Seconds for which an unreachable responder is not tried: no client waits for it meanwhile."""
 _MOST_ANSWERS = 100_000
 _MOST_RESPONDERS = 1_000
+_MOST_NAMED = 4
+"""Responders of one certificate."""
 LIST = OCSP
 """The name of the answers among the lists of the revocation index."""
 
@@ -274,12 +279,14 @@ class OcspClient:
         entries = self._revoked.setdefault(issuer_key_id, {})
         if answer.reason is None:
             if answer.known and entries.pop(serial, None) is not None:
-                log.info("released", code="RELEASED", serial=f"{serial:x}", source=LIST)
-                self._tell("released", code="RELEASED", source=LIST, issuer=issuer_key_id.hex(), serial=f"{serial:x}")
+                log.info("released", code="RELEASED", serial=serial_text(serial), source=LIST)
+                self._tell(
+                    "released", code="RELEASED", source=LIST, issuer=issuer_key_id.hex(), serial=serial_text(serial)
+                )
         elif serial not in entries or unpack(key, entries[serial]).reason is not answer.reason:  # A hold may be final.
             entries[serial] = pack(answer.reason, answer.revoked_at or answer.this_update)
             self._index.publish(issuer_key_id, LIST, entries)
-            facts = {"code": "REVOKED", "serial": f"{serial:x}", "reason": str(answer.reason), "source": LIST}
+            facts = {"code": "REVOKED", "serial": serial_text(serial), "reason": str(answer.reason), "source": LIST}
             log.info("revoked", **facts)
             self._tell("revoked", issuer=issuer_key_id.hex(), **facts)
             self._on_revoked()
@@ -293,4 +300,6 @@ def urls_of(certificate: x509.Certificate, issuer: Issuer) -> Sequence[str]:
         return ()
     if terms.responder is not None:
         return (terms.responder,)
-    return [url for url in responders(certificate) if url.startswith("http://")] if terms.from_certificates else ()
+    if not terms.from_certificates:
+        return ()
+    return [url for url in responders(certificate) if url.startswith("http://")][:_MOST_NAMED]

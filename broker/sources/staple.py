@@ -47,6 +47,7 @@ from provisioning.pki.keys import key_identifier
 from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
 from provisioning.pki.revocation import CertificateKey, certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import certificates_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.program.moments import rfc3339
@@ -340,7 +341,7 @@ class Staple:
 
 
 def _serial(own: _Own) -> str:
-    return f"{own.certificate.serial_number:x}"
+    return serial_text(own.certificate.serial_number)
 
 
 def _certificates_in(file: Path) -> list[x509.Certificate]:

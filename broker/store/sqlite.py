@@ -263,7 +263,7 @@ class SqliteStore:
                     if batch is not None and batch.changes:
                         self._commit(batch)
             except sqlite3.Error as error:
-                log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self.path))  # noqa: TRY400
+                log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self.path))
         with contextlib.suppress(OSError):  # The worst is a warning at the next start.
             self._files.closing()
         self._database.close()

@@ -34,6 +34,7 @@ import structlog
 from broker.admission.proven_time import ProvenTime
 from broker.engine.engine import Engine
 from broker.upkeep.earlier_messages import EarlierMessages
+from provisioning.program.moments import shown_time
 
 log = structlog.get_logger("broker")
 
@@ -99,4 +100,4 @@ class WallClock:
 
 
 def _shown(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return shown_time(datetime.fromtimestamp(seconds, UTC))

@@ -29,6 +29,7 @@ from provisioning.client.est import EnrolmentPending, EnrolmentRefused, Enrolmen
 from provisioning.client.network_words import network_words
 from provisioning.client.redirects import leave_unread_async
 from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialPem, client_context
 
 _SHOWN = 200
@@ -64,7 +65,7 @@ async def answered(attempt: Callable[[], Awaitable[x509.Certificate]]) -> Seen:
         return Seen(Layer.HTTP, "202 PENDING", str(error), ClosedBy.NOBODY)
     except EnrolmentUnavailable as error:
         return Seen(Layer.HTTP, _NO_ANSWER, str(error), ClosedBy.NOBODY)
-    return Seen(Layer.HTTP, "issued", f"serial {certificate.serial_number:x}", ClosedBy.NOBODY, got_in=True)
+    return Seen(Layer.HTTP, "issued", f"serial {serial_text(certificate.serial_number)}", ClosedBy.NOBODY, got_in=True)
 
 
 async def enrols(

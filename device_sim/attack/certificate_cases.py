@@ -26,6 +26,7 @@ from provisioning.client.est import EstClient
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialPem
 
 NOT_OURS = "mqtt CONNACK 0x87"
@@ -250,7 +251,7 @@ async def _suspended(scene: Scene) -> Seen:
     if desk is None:
         raise Impossible("there is no operator's API to suspend with")
     paper = await scene.device()
-    await desk.operator.suspend(serial=f"{paper.certificate.serial_number:x}")
+    await desk.operator.suspend(serial=serial_text(paper.certificate.serial_number))
     return await scene.until_refused(paper)
 
 
@@ -265,7 +266,7 @@ async def _suspended_live(scene: Scene) -> Seen:
     client = await scene.admitted(paper)
     started = time.monotonic()
     try:
-        await scene.target.desk.operator.suspend(serial=f"{paper.certificate.serial_number:x}")
+        await scene.target.desk.operator.suspend(serial=serial_text(paper.certificate.serial_number))
         seen = await scene.with_grace(client.end, scene.target.capabilities.limits.revocation)
     finally:
         client.close()

@@ -23,7 +23,7 @@ def attack(given: Given) -> None:
       fleet-sim attack
       fleet-sim attack --broker mqtts://broker:8883 --cafile ca.crt --ca-cert ca.crt --ca-key ca.key
       fleet-sim attack --only 3-expired --json outcomes.json
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.attack.attacking import judge
         from device_sim.attack.catalogue import CATALOGUE, WEBSOCKET
@@ -41,7 +41,7 @@ def revocation(given: Given) -> None:
     Example:
       fleet-sim revocation
       fleet-sim revocation --against mosquitto --json mosquitto.json
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.attack.attacking import judge
         from device_sim.attack.revocation_list import chapter
@@ -61,7 +61,7 @@ def delivery(given: Given) -> None:
     \b
     Example:
       fleet-sim delivery --against mosquitto --only 1-will-cut --json mosquitto.json
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.attack.attacking import judge
         from device_sim.attack.delivery_list import OWED
@@ -81,7 +81,7 @@ def attack_table(
     \b
     Example:
       fleet-sim attack-table fleetgate.json mosquitto.json
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.attack import report
 

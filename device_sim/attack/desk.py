@@ -26,6 +26,8 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
+from provisioning.program.moments import shown_minute
 
 _AT_ONCE = 8
 _NOT_FOUND = 404
@@ -56,7 +58,7 @@ class Ended:
         """Return both in one line."""
         told = f"{self.revoked} devices and services of this attack are revoked"
         if self.expired is not None:
-            told += f", and off the CRL when they have expired, by {self.expired:%Y-%m-%d %H:%M} UTC"
+            told += f", and off the CRL when they have expired, by {shown_minute(self.expired)}"
         if not self.left:
             return told
         names = ", ".join(self.left[:_TOLD]) + (f" and {len(self.left) - _TOLD} more" if self.left[_TOLD:] else "")
@@ -172,5 +174,5 @@ class EnrollingRegistrar:
 
     async def revoke(self, paper: Paper) -> None:
         """Revoke this one certificate."""
-        serial = f"{paper.certificate.serial_number:x}"
+        serial = serial_text(paper.certificate.serial_number)
         await self._desk.operator.revoke(serial=serial, reason=RevocationReason.KEY_COMPROMISE)

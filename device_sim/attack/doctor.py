@@ -30,6 +30,7 @@ import typer
 from device_sim.descriptors import SPARE
 from device_sim.hanging import hanging
 from device_sim.report import ExitCode
+from provisioning.program.moments import shown_time
 
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _BACKLOG = Path("/proc/sys/net/core/somaxconn")
@@ -176,11 +177,11 @@ def _backlog(machine: Machine) -> Finding:
 
 def _clock(machine: Machine) -> Finding:
     if machine.now >= _WRITTEN:
-        return Finding("clock", State.OK, f"{machine.now:%Y-%m-%d %H:%M:%S} UTC")
+        return Finding("clock", State.OK, shown_time(machine.now))
     return Finding(
         "clock",
         State.PROBLEM,
-        f"{machine.now:%Y-%m-%d %H:%M:%S} UTC is in the past: every certificate will be not yet valid",
+        f"{shown_time(machine.now)} is in the past: every certificate will be not yet valid",
         "as root: timedatectl set-ntp true",
     )
 
@@ -204,7 +205,7 @@ def doctor(
     \b
     Example:
       fleet-sim doctor --devices 50000 --sources 2
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     findings = examine(look(), devices, sources)
     if as_json:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")

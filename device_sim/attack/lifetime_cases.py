@@ -20,6 +20,7 @@ from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, Starved, TurnedAway
 from device_sim.attack.verdict import Seen
+from provisioning.pki.serial_number import serial_text
 
 _LIFE = timedelta(seconds=8)
 """Enough for a first connection on a slow machine; nothing else waits for its end, since these cases are idle."""
@@ -96,7 +97,7 @@ async def _left_behind(scene: Scene, paper: Paper) -> tuple[ssl.SSLContext, ssl.
 async def _resumed_suspended(scene: Scene) -> Seen:
     desk, paper = desk_of(scene), await scene.device()
     context, session = await _left_behind(scene, paper)
-    await desk.operator.suspend(serial=f"{paper.certificate.serial_number:x}")
+    await desk.operator.suspend(serial=serial_text(paper.certificate.serial_number))
     known = await scene.until_refused(paper)
     return known if known.got_in else await scene.present(context, paper.name, session=session)
 
@@ -105,7 +106,7 @@ async def _resumed_suspended(scene: Scene) -> Seen:
       needs=(Feature.SUSPENSION,))  # fmt: skip
 async def _released(scene: Scene) -> Seen:
     desk, paper = desk_of(scene), await scene.device()
-    serial = f"{paper.certificate.serial_number:x}"
+    serial = serial_text(paper.certificate.serial_number)
     await desk.operator.suspend(serial=serial)
     known = await scene.until_refused(paper)
     if known.got_in:

@@ -10,6 +10,7 @@ from device_sim.attack.scene import Scene
 from device_sim.attack.verdict import Seen
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 
 _TOKENS, _REVOCATIONS, _DEVICES = "/v1/tokens", "/v1/revocations", "/v1/devices"
 _AUDITOR, _ENROLLER, _ADMIN = "auditor", "enroller", "admin"
@@ -78,6 +79,6 @@ async def _enroller(scene: Scene) -> Seen:
 async def _revoked(scene: Scene) -> Seen:
     desk, victim = desk_of(scene), await scene.device()
     operator = await _operator(scene, desk, _ADMIN)
-    serial = f"{operator.certificate.serial_number:x}"
+    serial = serial_text(operator.certificate.serial_number)
     await desk.operator.revoke(serial=serial, reason=RevocationReason.KEY_COMPROMISE)
     return await calls(desk, operator.pem, _REVOCATIONS, {"device": victim.name, "reason": "unspecified"})

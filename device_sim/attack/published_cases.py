@@ -29,6 +29,7 @@ from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.client.network_words import network_words
 from provisioning.pki.crl import CrlRefused, distribution_points, parse, verify
 from provisioning.pki.ocsp import OcspRefused, ask, read_answer, responders
+from provisioning.pki.serial_number import serial_text
 
 _REVOKED = "revoked"
 _PUBLISHED = f"http {_REVOKED}"
@@ -185,7 +186,7 @@ async def _never_issued(scene: Scene) -> Seen:
               needs=(*_NEEDS, Feature.SUSPENSION), limit=lambda _: 2 * _LATEST)  # fmt: skip
 async def _suspended(scene: Scene) -> Seen:
     desk, paper = _publishing(scene), await scene.device()
-    serial, started = f"{paper.certificate.serial_number:x}", time.monotonic()
+    serial, started = serial_text(paper.certificate.serial_number), time.monotonic()
     for change, listed, status in ((desk.operator.suspend, True, _REVOKED), (desk.operator.resume, False, _GOOD)):
         await change(serial=serial)
         if (said := await _responder_says(desk, scene, paper, nonce=True)) != status:

@@ -13,6 +13,7 @@ from device_sim.attack.case import Chapter
 from device_sim.attack.scene import Scene
 from device_sim.attack.verdict import Seen
 from provisioning.pki.keys import generate_key
+from provisioning.pki.serial_number import serial_text
 
 _LIFE = timedelta(seconds=1)
 
@@ -49,7 +50,7 @@ async def _revoked(scene: Scene) -> Seen:
 @case("44-renews-suspended", "renews a suspended certificate", "http 403 CERTIFICATE_SUSPENDED")
 async def _suspended(scene: Scene) -> Seen:
     desk, paper = desk_of(scene), await scene.device()
-    await desk.operator.suspend(serial=f"{paper.certificate.serial_number:x}")
+    await desk.operator.suspend(serial=serial_text(paper.certificate.serial_number))
     return await renews(desk, paper)
 
 

@@ -22,6 +22,7 @@ from device_sim.attack.scene import PATIENCE, Scene
 from device_sim.attack.target import Impossible, Starved
 from device_sim.attack.verdict import DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen, came_to_the_broker, seen_in
 from device_sim.link.tls_dial import NotAdmitted
+from provisioning.pki.serial_number import serial_text
 
 _NEEDS = (Feature.REVOCATION,)
 _QUEUE = 3
@@ -253,7 +254,7 @@ async def _suspended(scene: Scene) -> Seen:
     if desk is None:
         raise Impossible("there is no operator's API to suspend with")
     paper = await scene.device()
-    serial = f"{paper.certificate.serial_number:x}"
+    serial = serial_text(paper.certificate.serial_number)
     await desk.operator.suspend(serial=serial)
     refused = await scene.until_refused(paper)
     if refused.got_in:

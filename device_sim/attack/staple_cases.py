@@ -28,6 +28,7 @@ from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.ocsp import Answer, OcspRefused, ask, read_answer, responders
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.stapling import ask_for_staple, staple_in
 
 _GOOD, _NOT_GOOD = "tls staple-good", "tls staple-not-good"
@@ -114,7 +115,7 @@ async def _of_a_revoked_one(scene: Scene) -> Seen:
             shown = await _shown(other, paper)
             if not shown.staple or _read(shown).reason is not None:
                 raise Impossible("that broker staples nothing while it is good")
-            serial = f"{shown.certificate.serial_number:x}"
+            serial = serial_text(shown.certificate.serial_number)
             await desk.operator.revoke(serial=serial, reason=RevocationReason.KEY_COMPROMISE)
             started = time.monotonic()
             while True:

@@ -65,6 +65,6 @@ class Watcher:
             elif isinstance(packet, Seen) and not packet.got_in:
                 self._arrived.set()
                 return
-            else:
+            elif isinstance(packet, Seen):  # Not for a PINGRESP: each would have the next one sent, without a pause.
                 await self._client.send(Pingreq().encode(self._client.version))
             self._arrived.set()

@@ -29,7 +29,7 @@ def conn(given: Given) -> None:
     \b
     Example:
       fleet-sim bench conn -h localhost -p 8883 -c 1000 -R 100 --fleet ./meters
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.bench.benchmarking import benchmark
         from device_sim.bench.plan import Kind
@@ -69,7 +69,7 @@ def pub(
     \b
     Example:
       fleet-sim bench pub -c 100 -R 100 -I 100 -q 1 -s 256 -t fleet/%g/%c/telemetry --fleet ./meters
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.bench.benchmarking import benchmark, payloads
         from device_sim.bench.plan import Kind
@@ -86,7 +86,7 @@ def sub(given: Given, topic: Topic, qos: Qos = 0, limit: Limit = 0) -> None:
     \b
     Example:
       fleet-sim bench sub -c 1 -q 1 -t 'fleet/#' --fleet ./meters --service
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.bench.benchmarking import benchmark
         from device_sim.bench.plan import Kind

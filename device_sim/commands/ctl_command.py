@@ -34,7 +34,7 @@ def ctl(
     Example:
       fleet-sim ctl revoke 5%
       fleet-sim ctl rate x10
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         import asyncio
 

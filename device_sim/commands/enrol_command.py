@@ -70,7 +70,7 @@ def enrol(
       fleet-sim enrol ./meters --devices 1000 --provisioning https://localhost:8443 --cafile fleet/ca-bundle.crt \\
         --cert fleet/operator.crt --key fleet/operator.key
       fleet-sim enrol ./meters --devices 1000 --ca-cert ca.crt --ca-key ca.key    # for any other broker
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.commands.fleet_enrolment import Way, enrol_or_end
 

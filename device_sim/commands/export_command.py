@@ -22,7 +22,7 @@ def export(
     \b
     Example:
       fleet-sim export ./meters ./for-others
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.credentials.export import export_fleet
         from device_sim.credentials.fleet_directory import FleetDirectory

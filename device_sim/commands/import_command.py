@@ -56,7 +56,7 @@ def import_fleet(
       fleet-sim import ./meters --from ./devices --cafile ca.pem --backend-cert backend.crt --backend-key backend.key
       fleet-sim import ./meters --from others/clients.csv --cafile others/ca-bundle.crt \\
         --backend-cert others/service.crt --backend-key others/service.key
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.commands.fleet_import import import_or_explain
 

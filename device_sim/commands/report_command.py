@@ -22,7 +22,7 @@ def report(
     \b
     Example:
       fleet-sim report monday tuesday --html change.html
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.destination import write
         from device_sim.explanation import explained

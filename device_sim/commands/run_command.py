@@ -91,7 +91,7 @@ def run_scenario(
     \b
     Example:
       fleet-sim run smoke --self-hosted
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.commands.playing import play
 

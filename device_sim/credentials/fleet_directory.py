@@ -44,6 +44,7 @@ from device_sim.credentials.credential import HeldCredential
 from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key, opened_anew, replace_private
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialFiles
 from provisioning.program.durable_names import make_folder, sync_names
 
@@ -88,7 +89,7 @@ class Entry:
             "role": str(identity.role),
             "group": identity.group,
             "trust_domain": identity.trust_domain,
-            "serial": f"{self.serial:x}",
+            "serial": serial_text(self.serial),
             "not_after": self.not_after.isoformat(),
             "revoked": self.revoked,
         }

@@ -38,6 +38,7 @@ from provisioning.pki.identity import Identity, InvalidIdentity, check_name, ide
 from provisioning.pki.keys import key_to_pem
 from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialPem, TlsConfigurationError, client_context
+from provisioning.program.moments import shown_minute
 
 GROUP = "meters"
 _TRUST_DOMAIN = "imported"
@@ -47,7 +48,6 @@ _MOST_TOLD = 10
 _LONGEST_CLIENT_ID = 65_535
 """What a UTF-8 string of MQTT may have (MQTT 5 §1.5.4)."""
 _MOST_NAMES = 3
-_MOMENT = "%Y-%m-%d %H:%M UTC"
 _NAME_IT = "say in a CSV file, in a column `name`, what it is called in topics"
 
 
@@ -207,12 +207,13 @@ class Examination:
         certificate = pair.certificate
         if certificate.not_valid_after_utc <= self._now:
             raise UnusableCredential(
-                f"{pair.where} has expired on {certificate.not_valid_after_utc:{_MOMENT}}: renew it, or leave it out"
+                f"{pair.where} has expired on {shown_minute(certificate.not_valid_after_utc)}: renew it, or leave it "
+                "out"
             )
         if certificate.not_valid_before_utc > self._now:
             raise UnusableCredential(
-                f"{pair.where} is not valid before {certificate.not_valid_before_utc:{_MOMENT}}: wait, or have it made "
-                "anew by a CA whose clock is right"
+                f"{pair.where} is not valid before {shown_minute(certificate.not_valid_before_utc)}: wait, or have it "
+                "made anew by a CA whose clock is right"
             )
         if not client_id.isprintable() or not 0 < len(client_id.encode()) <= _LONGEST_CLIENT_ID:
             raise UnusableCredential(

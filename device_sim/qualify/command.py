@@ -54,7 +54,7 @@ def qualify_device(
     Example:
       fleet-sim qualify --exec './device {host} {port} {cafile} {cert} {key}'
       fleet-sim qualify --list
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with late_imports():
         from device_sim.qualify.qualifying import judge_device
 

@@ -22,6 +22,7 @@ from functools import lru_cache
 
 from device_sim.telemetry.models import Model
 from device_sim.telemetry.reading import Value
+from provisioning.program.moments import rfc3339_milliseconds
 from provisioning.program.near_names import nearest
 
 ALWAYS = ("name", "group", "number", "time", "time_ms")
@@ -59,7 +60,7 @@ class OwnPayload:
         if self._fixed is not None:
             return self._fixed
         words: dict[str, object] = {value: json.dumps(values[value]) for value in self._values}
-        time = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        time = rfc3339_milliseconds(datetime.fromtimestamp(at, UTC))
         words.update(name=name, group=group, number=number, time=time, time_ms=int(at * 1000))
         return (self._pattern % words).encode()
 

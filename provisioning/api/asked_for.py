@@ -25,9 +25,8 @@ from provisioning.program.near_names import nearest
 
 _SHOWN: Final = 40
 _JSON: Final = "application/json"
-_MOST_MEMBERS: Final = 8_192
-_MOST_ELEMENTS: Final = 16_384
-"""Of which the largest batch of tokens has 10,000."""
+_MOST_COMMAS: Final = 10_240
+"""One between any two members or elements: the largest batch of tokens has 10,000 names."""
 
 
 class AskedFor:
@@ -62,10 +61,11 @@ class AskedFor:
 
 
 def check_json(body: bytes) -> None:
-    """Raise `Refused` if *body* has more members or elements than any request has; what is in texts counts, too."""
-    if body.count(b":") > _MOST_MEMBERS or body.count(b",") > _MOST_ELEMENTS:
-        most = f"{_MOST_MEMBERS} members, {_MOST_ELEMENTS} elements"
-        raise Refused(Code.INVALID_REQUEST, f"the body has more in it than any request ({most}): send less at once")
+    """Raise `Refused` if *body* has more members and elements than any request has; commas in texts count, too."""
+    if body.count(b",") > _MOST_COMMAS:
+        raise Refused(
+            Code.INVALID_REQUEST, f"the body has more in it than any request: {_MOST_COMMAS} commas at most; divide it"
+        )
 
 
 def _parameters(dependant: Dependant) -> Iterator[str]:

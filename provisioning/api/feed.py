@@ -5,7 +5,7 @@ Rules
 1. What is ready at once leaves in one write.
 2. A subscriber that takes no byte for `stall_seconds` is cut off: its connection is aborted, and it resumes from the
    last number that it has.
-3. How many subscriptions one party may have: `provisioning.revocation.feed`.
+3. How many subscriptions one party may have: `provisioning.revocation.subscribers`.
 4. A broker may say which of the issuing CAs that the feed tells of it would believe: `fleet-provisioning status` shows
    which ones it would not, and no CA is activated that would have devices refused
    (`provisioning.store.known_authorities`).
@@ -36,7 +36,8 @@ from provisioning.api.peer import peer_certificate, vouch
 from provisioning.enrolment.authentication import authenticate, check_role
 from provisioning.errors import Code, Refused
 from provisioning.pki.role import Role
-from provisioning.revocation.feed import RevocationFeed, Subscription
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.subscription import Subscription
 from provisioning.store import known_authorities, revocations
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database

@@ -35,7 +35,7 @@ from provisioning.api.operators import (
     new_router,
     stretch_of,
 )
-from provisioning.api.revocations import normal_serial
+from provisioning.api.revocations import named_serial
 from provisioning.enrolment.authentication import check_still
 from provisioning.errors import Code, Refused
 from provisioning.program.moments import rfc3339
@@ -89,7 +89,7 @@ async def _search(
     return CertificateSearch(
         device,
         group,
-        None if serial is None else normal_serial(serial),
+        None if serial is None else named_serial(serial),
         None if fingerprint is None else _hexadecimal(fingerprint),
         None if issuer is None else await _key_id(services, issuer),
         state,
@@ -161,7 +161,7 @@ async def export_certificates(
 @router.get("/certificates/{serial}")
 async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
     """Show one certificate, with its PEM and that of its issuing CA, also one that is retired or revoked."""
-    text = normal_serial(serial)
+    text = named_serial(serial)
 
     def look(connection: Connection) -> tuple[StoredCertificate, list[x509.Certificate]]:
         found = certificates.find_serial(connection, text)

@@ -16,7 +16,7 @@ from provisioning.api.operators import (
     Services,
     new_router,
 )
-from provisioning.api.revocations import MAXIMUM_TOGETHER, Target, ended_answer, normal_serial, revoked_item
+from provisioning.api.revocations import MAXIMUM_TOGETHER, Target, ended_answer, named_serial, revoked_item
 from provisioning.program.moments import rfc3339
 from provisioning.revocation.holds import Released
 
@@ -55,7 +55,7 @@ async def suspend(body: Target, operator: Operator, services: Services, response
     elif body.device is not None:
         outcome = await services.suspension.suspend_device(body.device, by=by)
     else:
-        outcome = await services.suspension.suspend_serial(normal_serial(body.serial or ""), by=by)
+        outcome = await services.suspension.suspend_serial(named_serial(body.serial or ""), by=by)
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
     return {"suspended": [revoked_item(each) for each in outcome.revoked]}
@@ -77,7 +77,7 @@ async def resume(body: Target, operator: Operator, services: Services, response:
     elif body.device is not None:
         outcome = await services.suspension.resume_device(body.device, by=by)
     else:
-        outcome = await services.suspension.resume_serial(normal_serial(body.serial or ""), by=by)
+        outcome = await services.suspension.resume_serial(named_serial(body.serial or ""), by=by)
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
     still = [{"serial": each.serial, "device": each.device, "by_itself": each.by_itself} for each in outcome.still_held]

@@ -12,6 +12,7 @@ from provisioning.api.idempotency import repeatable
 from provisioning.api.operators import DONE_BEFORE, Name, Operator, Services, new_router
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import normal_serial
 from provisioning.program.moments import rfc3339
 from provisioning.revocation.departed_operators import Departed
 from provisioning.revocation.named_certificate import LONGEST_PEM
@@ -19,6 +20,7 @@ from provisioning.revocation.recording import RevocationOutcome, Revoked
 
 MAXIMUM_TOGETHER: Final = 1000
 """Named in one request: one transaction, which nobody else should have to wait for."""
+_SERIAL_DIGITS: Final = 40  # RFC 5280 §4.1.2.2: 20 octets.
 
 router: Final = new_router()
 
@@ -38,7 +40,7 @@ class Target(BaseModel):
     @property
     def normal_serials(self) -> list[str]:
         """The ``serials`` as the store writes them; raises `Refused` if one is none."""
-        return [normal_serial(each) for each in self.serials]
+        return [named_serial(each) for each in self.serials]
 
     ways: ClassVar[str] = "device, or serial, or lists: devices, serials or both"
 
@@ -100,7 +102,7 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
         )
     else:
         outcome = await services.revocation.revoke_serial(
-            normal_serial(body.serial or ""), body.reason, by=by, invalidity_date=since, keep_tokens=keep
+            named_serial(body.serial or ""), body.reason, by=by, invalidity_date=since, keep_tokens=keep
         )
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
@@ -133,12 +135,12 @@ def _departed_item(departed: Departed) -> dict[str, Any]:
     }
 
 
-def normal_serial(text: str) -> str:
-    """Return a serial number as the store writes it, from any usual spelling; raise `Refused` if it is none."""
-    digits = text.replace(":", "").lower().removeprefix("0x")
-    if not digits or len(digits) > 40 or any(digit not in "0123456789abcdef" for digit in digits):  # noqa: PLR2004 - 20 octets
+def named_serial(text: str) -> str:
+    """Return the serial number that *text* names, in any usual spelling; raise `Refused` if it is none."""
+    digits = normal_serial(text)
+    if not digits or len(digits) > _SERIAL_DIGITS or any(digit not in "0123456789abcdef" for digit in digits):
         raise Refused(Code.INVALID_REQUEST, f"serial {text[:80]!r} is not a serial number in hexadecimal")
-    return digits.lstrip("0") or "0"
+    return digits
 
 
 def revoked_item(revoked: Revoked) -> dict[str, Any]:

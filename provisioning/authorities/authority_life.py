@@ -38,8 +38,10 @@ from provisioning.authorities.own_credentials import SERVER_NAME, replace_file
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles, pem_of
 from provisioning.errors import ConfigurationError
+from provisioning.pki.serial_number import serial_text
+from provisioning.program.moments import shown_minute
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, certificates, groups, known_authorities, serials
+from provisioning.store import audit, authorities, certificates, groups, known_authorities
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.certificates import NewestCertificate
@@ -87,8 +89,8 @@ class AuthorityLife:
             ready = chosen.created_at + WAITING
             if waiting and now < ready:
                 raise ConfigurationError(
-                    f"{chosen.name} was announced {chosen.created_at:%Y-%m-%d %H:%M} UTC: give relying parties until "
-                    f"{ready:%Y-%m-%d %H:%M} UTC to fetch the bundle, or say --without-waiting"
+                    f"{chosen.name} was announced {shown_minute(chosen.created_at)}: give relying parties until "
+                    f"{shown_minute(ready)} to fetch the bundle, or say --without-waiting"
                 )
             doubts = [each for each in known_authorities.of_authority(connection, chosen.name) if not each.known]
             if not despite_brokers:
@@ -129,13 +131,13 @@ class AuthorityLife:
             last, renewable = _last_use(connection, ends)
             if last is not None and now < last:
                 raise ConfigurationError(
-                    f"certificates of {chosen.name} are good until {last:%Y-%m-%d %H:%M} UTC: retire it then, or "
+                    f"certificates of {chosen.name} are good until {shown_minute(last)}: retire it then, or "
                     f"revoke it to end them now; certificate list --issuer {chosen.name} --state active names them"
                 )
             if renewable is not None and now < renewable:
                 raise ConfigurationError(
                     f"certificates of {chosen.name} have expired and can still be renewed until "
-                    f"{renewable:%Y-%m-%d %H:%M} UTC by their groups' renewal_grace: retire it then, or shorten that"
+                    f"{shown_minute(renewable)} by their groups' renewal_grace: retire it then, or shorten that"
                 )
             authorities.set_state(connection, chosen.name, AuthorityState.RETIRED, now)
             self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRED})
@@ -237,7 +239,7 @@ def _check_believed(name: str, doubts: Sequence[BrokersWord], now: datetime) -> 
     """Raise `ConfigurationError` if a recently seen broker would refuse certificates of the CA *name*."""
     refusing = [each for each in doubts if each.known is False and each.is_recent(now)]
     if refusing:
-        shown = ", ".join(f"{each.broker} ({each.said_at:%Y-%m-%d %H:%M} UTC)" for each in refusing[:_SHOWN])
+        shown = ", ".join(f"{each.broker} ({shown_minute(each.said_at)})" for each in refusing[:_SHOWN])
         more = f" and {len(refusing) - _SHOWN} more" if len(refusing) > _SHOWN else ""
         raise ConfigurationError(
             f"devices that come under {name} would be refused by {shown}{more}, which said so then: put the present "
@@ -280,6 +282,6 @@ def facts_of(certificate: x509.Certificate) -> dict[str, object]:
     """Return the audit log's facts about a CA's certificate."""
     return {
         "subject": certificate.subject.rfc4514_string(),
-        "serial": serials.serial_text(certificate.serial_number),
+        "serial": serial_text(certificate.serial_number),
         "not_after": str(certificate.not_valid_after_utc),
     }

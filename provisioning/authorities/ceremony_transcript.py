@@ -32,7 +32,9 @@ from cryptography.hazmat.primitives import hashes
 from provisioning.errors import ConfigurationError
 from provisioning.pki.crl import urls_of
 from provisioning.pki.extension import extension
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.durable_names import create, make_folder
+from provisioning.program.moments import shown_time
 from provisioning.program.printable import printable
 from provisioning.program.version import version_and_build
 
@@ -68,7 +70,7 @@ class Transcript:
             return
         self.has_begun = True
         self.say(f"Ceremony: {self.title}")
-        self.say(f"Begun {self.begun:%Y-%m-%d %H:%M:%S} UTC on {platform.node()} by {operator_name()}")
+        self.say(f"Begun {shown_time(self.begun)} on {platform.node()} by {operator_name()}")
         self.say(f"Program: fleet-provisioning {version_and_build()}")
         for witness in self.witnesses:
             self.say(f"Witness: {witness}")
@@ -96,7 +98,7 @@ class Transcript:
         for name, value in (
             ("subject", certificate.subject.rfc4514_string()),
             ("issuer", certificate.issuer.rfc4514_string()),
-            ("serial", f"{certificate.serial_number:x}"),
+            ("serial", serial_text(certificate.serial_number)),
             ("valid", f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"),
             ("SHA-256", certificate.fingerprint(hashes.SHA256()).hex(":").upper()),
         ):

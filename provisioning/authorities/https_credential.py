@@ -113,7 +113,7 @@ class HttpsCredential:
             self._write_bundle()
         except (ConfigurationError, OSError) as error:
             self._bundle_is_behind = True
-            log.error("bundle of the CAs not written", code="BUNDLE_NOT_WRITTEN", detail=str(error))  # noqa: TRY400 - that says it all
+            log.error("bundle of the CAs not written", code="BUNDLE_NOT_WRITTEN", detail=str(error))
 
     def let_through(self, anchors: Sequence[bytes]) -> None:
         """Let certificates of these CAs (DER) through TLS too: `provisioning.enrolment.enrolment_trust` says why."""
@@ -130,7 +130,7 @@ class HttpsCredential:
         try:
             await self.check()
         except IssuanceRefused as refusal:
-            log.error("server certificate not renewed", code="RENEWAL_FAILED", detail=str(refusal))  # noqa: TRY400 - that says it all
+            log.error("server certificate not renewed", code="RENEWAL_FAILED", detail=str(refusal))
 
     async def check(self) -> bool:
         """Renew the credential if it is due and use it for new connections; return whether it was due.
@@ -158,7 +158,7 @@ class HttpsCredential:
         except (OcspRefused, Refused) as error:  # The CA's key, or the store, is unavailable for now.
             if not self._unproven:
                 self._unproven = True
-                log.error(  # noqa: TRY400
+                log.error(
                     "no proof that the server certificate is not revoked", code="STAPLE_FAILED", detail=str(error)
                 )
             return
@@ -195,7 +195,7 @@ class HttpsCredential:
                 await self.check()
                 await self.staple()
             except (Refused, IssuanceRefused, ConfigurationError, KeyFileError, OSError) as error:
-                log.error("server certificate not renewed", code="RENEWAL_FAILED", detail=str(error))  # noqa: TRY400
+                log.error("server certificate not renewed", code="RENEWAL_FAILED", detail=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _show(self) -> RenewableContext:

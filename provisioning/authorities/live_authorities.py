@@ -51,7 +51,7 @@ from provisioning.directory.files import ROOT_CA
 from provisioning.enrolment.issuing import Issuing
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.keys import KeyFileError
-from provisioning.revocation.feed import FeedEvent
+from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
@@ -206,7 +206,7 @@ class LiveAuthorities:
                     detail = str(error)
                     if times := self._failures.failed(detail, asyncio.get_running_loop().time()):
                         words = "CAs not taken over from the store"
-                        log.error(words, code="CAS_NOT_TAKEN_OVER", detail=detail, times=times)  # noqa: TRY400
+                        log.error(words, code="CAS_NOT_TAKEN_OVER", detail=detail, times=times)
 
     async def _take_over(self) -> None:
         states = await self._database.read(authorities.states)
@@ -262,7 +262,7 @@ class LiveAuthorities:
             if root.name == ROOT_CA:
                 raise
             if root.name not in self._unlisted:
-                log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))  # noqa: TRY400
+                log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))
             self._unlisted.add(root.name)
             return
         self._roots[root.name] = self.publishers[root.name] = publisher
@@ -292,7 +292,7 @@ class LiveAuthorities:
             if ca.state is AuthorityState.ACTIVE and not self._working:
                 raise
             if self._unusable.get(ca.name) != str(error):
-                log.error("CA cannot be used here", code="CA_UNUSABLE", ca=ca.name, detail=str(error))  # noqa: TRY400
+                log.error("CA cannot be used here", code="CA_UNUSABLE", ca=ca.name, detail=str(error))
             self._unusable[ca.name] = str(error)
             return
         issuer = Issuer(ca.certificate, key, urls_of(self._public_url, ca.name))
@@ -307,7 +307,7 @@ class LiveAuthorities:
         try:
             await signer.renew()
         except IssuanceRefused as refusal:  # The CA has expired, as has all that it issued; its CRLs go on.
-            log.error("OCSP signer not made", code="OCSP_SIGNER_FAILED", ca=ca.name, detail=str(refusal))  # noqa: TRY400 - that says it all
+            log.error("OCSP signer not made", code="OCSP_SIGNER_FAILED", ca=ca.name, detail=str(refusal))
         in_use, listed = await self._database.write(functools.partial(self._shards, ca.name))
         plans = issuing_crl_plans(self._settings, ca, key, self._public_url, listed)
         publishers = {

@@ -41,6 +41,7 @@ from provisioning.errors import ConfigurationError
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey
+from provisioning.pki.serial_number import serial_text
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
@@ -102,7 +103,7 @@ class NextAuthority:
         name, subject, key = await self._next_key(line)
         now = self.life.clock()
         serial = serials.new_serial()
-        await self.life.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serials.serial_text(serial)})
+        await self.life.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serial_text(serial)})
         try:
             certificate = sign_issuing_ca(
                 CertificateAuthority(root.certificate, root_key),

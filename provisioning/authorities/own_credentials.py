@@ -44,6 +44,7 @@ from provisioning.pki.identity import PROVISIONING, Identity, InvalidIdentity, i
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_draft
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.durable_names import replace_by, sync_names
 from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.store import audit, certificates, device_keys, devices, host_names, serials
@@ -219,7 +220,7 @@ class OwnCredentials:
         async with self.serial_numbers.reservation(now) as reservation:
             request = IssuanceRequest(identity, key.public_key(), reservation.serial, now, dns_names, addresses)
             prepared = self.issuer.prepare(self.profiles[profile], request)
-            facts = {"serial": serials.serial_text(reservation.serial), "role": identity.role.value}
+            facts = {"serial": serial_text(reservation.serial), "role": identity.role.value}
 
             def announce(connection: Connection) -> None:
                 audit.append(connection, now, SERVER_NAME, Action.SIGNING_CERTIFICATE, identity.name, facts)

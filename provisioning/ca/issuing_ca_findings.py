@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.serial_number import serial_text
 
 _SERIALS_END: Final = 1 << 159
 """Of 20 octets, the first bit of which is the sign (RFC 5280 §4.1.2.2)."""
@@ -50,7 +51,8 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
     if certificate.not_valid_after_utc > root.not_valid_after_utc:
         yield "it expires after its root"
     if not 0 < certificate.serial_number < _SERIALS_END:
-        yield f"its serial number {certificate.serial_number:x} is none: have it signed with one of 1 to 20 octets"
+        serial = serial_text(certificate.serial_number)
+        yield f"its serial number {serial} is none: have it signed with one of 1 to 20 octets"
     if (hash_algorithm := _hash_of(certificate)) in _WEAK_HASHES:
         yield f"it is signed with {hash_algorithm}, which is too weak for TLS: have it signed with SHA-256"
     yield from _about_root(root, now)

@@ -30,6 +30,7 @@ from provisioning.client.redirects import leave_unread_async
 from provisioning.client.whole_answer import UnfitAnswer
 from provisioning.pki.stapling import ask_for_staple
 from provisioning.pki.tls import SPEAKS_NO_TLS, Credential, TlsConfigurationError, client_context, read_once
+from provisioning.program.moments import shown_minute
 
 CONNECT_TIMEOUT = 10.0
 DEFAULT_TIMEOUT = 30.0
@@ -90,7 +91,7 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = cause.verify_message
             if cause.verify_code in _ABOUT_TIME:
-                why += f"; the clock here says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+                why += f"; the clock here says {shown_minute(datetime.now(UTC))}"
             if cause.verify_code in _ABOUT_NAMES:
                 why = f"{why.rstrip('.')}; give a URL with a name that it has"
             if cause.verify_code in _ABOUT_ANCHORS:

@@ -41,6 +41,7 @@ from provisioning.pki.stapling import staple_in
 from provisioning.pki.tls import Credential, CredentialPem, TlsConfigurationError
 from provisioning.pki.verified_path import verified_path
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.moments import shown_minute
 
 _DOMAINS = 64
 _OLDEST = timedelta(hours=1)
@@ -110,7 +111,7 @@ def unproven(path: Sequence[bytes], response: bytes, now: datetime) -> str | Non
     if not answer.known:
         return "its CA does not know its certificate"
     if answer.this_update < now - _OLDEST:
-        return f"its OCSP response is of {answer.this_update:%Y-%m-%d %H:%M} UTC; the clock here says {now:%H:%M} UTC"
+        return f"its OCSP response is of {shown_minute(answer.this_update)}; the clock here says {now:%H:%M} UTC"
     return None
 
 

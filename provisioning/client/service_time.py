@@ -28,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -47,6 +47,7 @@ from provisioning.pki.ocsp import OcspRefused, Question, ask, read_answer, respo
 from provisioning.pki.panic import NoPanic
 from provisioning.pki.tls import TlsConfigurationError, client_context
 from provisioning.pki.verified_path import verified_path
+from provisioning.program.moments import shown_minute
 
 _HTTPS: Final = 443
 _WITH_ISSUER: Final = 2
@@ -84,7 +85,7 @@ async def service_time(
     urls = responders(own) if responder is None else (responder,)
     now = told(await _answer_to(question, urls, patience), question, path)
     if at_least is not None and now < at_least:
-        raise TimeUnknown(f"the OCSP responder says {_shown(now)}, but {_shown(at_least)} has passed")
+        raise TimeUnknown(f"the OCSP responder says {shown_minute(now)}, but {shown_minute(at_least)} has passed")
     return now
 
 
@@ -113,8 +114,8 @@ def told(response: bytes, question: Question, path: Sequence[x509.Certificate]) 
         if not each.not_valid_before_utc <= now <= each.not_valid_after_utc:
             name = each.subject.rfc4514_string()
             raise TimeUnknown(
-                f"the OCSP responder says {_shown(now)}, but the certificate of {name} is valid from "
-                f"{_shown(each.not_valid_before_utc)} to {_shown(each.not_valid_after_utc)}"
+                f"the OCSP responder says {shown_minute(now)}, but the certificate of {name} is valid from "
+                f"{shown_minute(each.not_valid_before_utc)} to {shown_minute(each.not_valid_after_utc)}"
             )
     return now
 
@@ -169,7 +170,3 @@ def _first_of(error: Exception) -> str:
     """Return what is wrong; of several addresses that were tried in vain, with the first."""
     cause = error.__cause__ or error
     return str(cause.exceptions[0] if isinstance(cause, ExceptionGroup) else cause)
-
-
-def _shown(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

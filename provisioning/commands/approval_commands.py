@@ -9,8 +9,9 @@ import typer
 
 from provisioning.commands.known_names import group_names
 from provisioning.commands.printed_rows import print_each
-from provisioning.commands.service_command import Connection, Json, connected, print_json, shown_time
+from provisioning.commands.service_command import Connection, Json, connected, print_json
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -39,7 +40,7 @@ def list_approvals(
     \b
     Example:
       fleet-provisioning approval list --group lab
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = client.approvals(group=group, state=state)
@@ -62,7 +63,7 @@ def approve(
     \b
     Example:
       fleet-provisioning approval approve 17
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     _decide(connection, number, allowed=True, as_json=as_json)
 
 
@@ -78,7 +79,7 @@ def deny(
     \b
     Example:
       fleet-provisioning approval deny 17
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     _decide(connection, number, allowed=False, as_json=as_json)
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from provisioning.commands.service_command import Directory, Json, counted, fail, print_document, say, shown_time
+from provisioning.commands.service_command import Directory, Json, counted, fail, print_document, say
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.command_group import command_group
 from provisioning.program.given_moment import Since, Until
-from provisioning.program.moments import rfc3339_milliseconds
+from provisioning.program.moments import rfc3339_milliseconds, shown_time
 from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def verify(
     \b
     Example:
       fleet-provisioning audit verify --dir /var/lib/fleet
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from provisioning.store import audit_findings
 
     noted = None if head is None else _parse_head(head)
@@ -99,7 +99,7 @@ def show(
       fleet-provisioning audit show meter-17
       fleet-provisioning audit show --since 2027-01-05 --until 2027-01-06 --no-signatures
       fleet-provisioning audit show --after 1000 --json
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from provisioning.store import audit
 
     try:

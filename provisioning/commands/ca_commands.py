@@ -36,12 +36,12 @@ from provisioning.commands.service_command import (
     counted,
     fail,
     print_document,
-    shown_time,
 )
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.command_group import command_group
-from provisioning.program.moments import rfc3339, rfc3339_milliseconds
+from provisioning.program.moments import rfc3339, rfc3339_milliseconds, shown_time
 from provisioning.program.printed_table import print_table
 from provisioning.revocation.reasons import AUTHORITY_REASONS
 
@@ -66,7 +66,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
     \b
     Example:
       fleet-provisioning ca list --dir /var/lib/fleet
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from provisioning.directory.files import AuthorityFiles
     from provisioning.signers.places import SignerPlaces
     from provisioning.store import authorities
@@ -120,7 +120,7 @@ def export_csr(
       fleet-provisioning ca export-csr --dir /var/lib/fleet --output issuing.csr
       then, where the root is: fleet-provisioning ca root sign issuing.csr --dir ROOT --output issuing.crt
       and here again:          fleet-provisioning ca import issuing.crt --dir /var/lib/fleet
-    """  # noqa: D301
+    """
 
     async def work(life: AuthorityLife) -> Facts:
         from provisioning.authorities.next_authority import NextAuthority
@@ -145,7 +145,7 @@ def import_certificate(
     \b
     Example:
       fleet-provisioning ca import issuing.crt --dir /var/lib/fleet
-    """  # noqa: D301
+    """
 
     async def work(life: AuthorityLife) -> Facts:
         from provisioning.authorities.next_authority import NextAuthority
@@ -173,7 +173,7 @@ def begin(
     \b
     Example:
       fleet-provisioning ca rollover begin --dir /var/lib/fleet --witness "A. Auditor"
-    """  # noqa: D301
+    """
 
     async def work(life: AuthorityLife) -> Facts:
         from provisioning.authorities.next_authority import NextAuthority
@@ -201,7 +201,7 @@ def activate(
     \b
     Example:
       fleet-provisioning ca rollover activate --dir /var/lib/fleet
-    """  # noqa: D301
+    """
 
     async def work(life: AuthorityLife) -> Facts:
         chosen, doubts = await life.activate(name, waiting=not without_waiting, despite_brokers=despite_brokers)
@@ -222,7 +222,7 @@ def retire(ceremony: Ceremony, name: Name = None) -> None:
     \b
     Example:
       fleet-provisioning ca rollover retire --dir /var/lib/fleet
-    """  # noqa: D301
+    """
 
     async def work(life: AuthorityLife) -> Facts:
         chosen = await life.retire(name)
@@ -243,7 +243,7 @@ def end_line(
     \b
     Example:
       fleet-provisioning ca rollover end-line meters --dir /var/lib/fleet
-    """  # noqa: D301
+    """
 
     async def work(life: AuthorityLife) -> Facts:
         chosen = await life.end_line(line)
@@ -267,7 +267,7 @@ def revoke(
     \b
     Example:
       fleet-provisioning ca revoke issuing-ca --reason cACompromise --dir /var/lib/fleet
-    """  # noqa: D301
+    """
     from provisioning.authorities.authority_revocation import AuthorityRevocation
     from provisioning.store.certificates_of_issuer import count_good
 
@@ -325,7 +325,7 @@ def restore_operator(
     \b
     Example:
       fleet-provisioning ca restore-operator --dir /var/lib/fleet
-    """  # noqa: D301
+    """
     from provisioning.authorities import operator_restoration
     from provisioning.directory.files import OPERATOR, read_certificate
 
@@ -334,7 +334,7 @@ def restore_operator(
         certificate = read_certificate(life.files.certificate(OPERATOR))
         life.transcript.say(f"{name} is an admin, with a new key and certificate in operator.key and operator.crt.")
         life.transcript.say("Earlier certificates stay valid until they expire or are revoked: revoke --serial")
-        return {"name": name, "serial": f"{certificate.serial_number:x}"}
+        return {"name": name, "serial": serial_text(certificate.serial_number)}
 
     ceremony.hold("ca restore-operator", work)
 
@@ -348,7 +348,7 @@ def verify_transcript(
     \b
     Example:
       fleet-provisioning ca verify-transcript fleet/ceremonies/2027-01-05T101500.000000Z-ca-rollover-begin.txt
-    """  # noqa: D301
+    """
     from provisioning.authorities.ceremony_transcript import digest_of
     from provisioning.store import audit
 

@@ -41,7 +41,7 @@ def begin_root(
     \b
     Example:
       fleet-provisioning ca root begin --dir /var/lib/fleet
-    """  # noqa: D301
+    """
     from provisioning.authorities.root_life import RootLife
 
     async def work(life: AuthorityLife) -> Facts:
@@ -65,7 +65,7 @@ def retire_root(
     \b
     Example:
       fleet-provisioning ca root retire root-ca --dir /var/lib/fleet
-    """  # noqa: D301
+    """
     from provisioning.authorities.root_life import RootLife
 
     async def work(life: AuthorityLife) -> Facts:
@@ -99,7 +99,7 @@ def sign(
     Example:
       fleet-provisioning ca root sign issuing.csr --dir /media/root --output issuing.crt --witness "A. Auditor" \\
         --public-http-url http://ca.example.org:8080
-    """  # noqa: D301
+    """
     from datetime import timedelta
 
     from provisioning.authorities.authority import urls_of_root

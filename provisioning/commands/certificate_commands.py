@@ -26,11 +26,11 @@ from provisioning.commands.service_command import (
     print_facts,
     print_json,
     progress,
-    shown_time,
 )
 from provisioning.program.command_group import command_group
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_moment import moment
+from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def list_certificates(
     \b
     Example:
       fleet-provisioning certificate list --state active --group north --json
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: OperatorClient) -> None:
         await print_each(client.certificates(**asdict(search)), _COLUMNS, _row, as_json=as_json)
@@ -124,7 +124,7 @@ def expiring(
     \b
     Example:
       fleet-provisioning certificate expiring --within 14d
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     from provisioning.authorities.own_credentials import (
         SERVER_NAME,  # Imports the issuance core: other commands start without it.
     )
@@ -154,7 +154,7 @@ def count(
     \b
     Example:
       fleet-provisioning certificate count --group north
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: OperatorClient) -> None:
         counts = await client.count_certificates(**asdict(search))
@@ -180,7 +180,7 @@ def export(
     \b
     Example:
       fleet-provisioning certificate export --format csv --state active > inventory.csv
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     csv_wanted = format_ is ExportFormat.CSV and not as_json
 
     from provisioning.client.operator_answers import IssuedCertificate  # Late: `service_command`, rule 3.
@@ -219,7 +219,7 @@ def show_certificate(
     Example:
       fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b
       fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b --pem | openssl x509 -noout -text
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     if as_json and (as_pem or with_chain):
         raise typer.BadParameter("leave out --pem and --chain: the JSON has both", param_hint="'--json'")
 

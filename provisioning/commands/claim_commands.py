@@ -17,12 +17,12 @@ from provisioning.commands.service_command import (
     counted,
     print_document,
     print_json,
-    shown_time,
     span,
 )
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -58,7 +58,7 @@ def create_claim(
     Example:
       fleet-provisioning group create line-7 --way claim
       fleet-provisioning claim create batch-2026-11 --group line-7 --devices 5000 --output claim.pem
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         from provisioning.pki.keys import KeyFileError, write_private  # Late: `service_command`, rule 3.
@@ -97,7 +97,7 @@ def list_claims(
     \b
     Example:
       fleet-provisioning claim list
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.claims()]
@@ -118,7 +118,7 @@ def end_claim(
     \b
     Example:
       fleet-provisioning claim end batch-2026-11
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         ended = await client.end_claim(name)

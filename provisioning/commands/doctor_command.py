@@ -37,7 +37,7 @@ def doctor(
     \b
     Example:
       fleet-provisioning doctor --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     import asyncio
 
     from provisioning.config import load_settings

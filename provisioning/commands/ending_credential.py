@@ -12,6 +12,7 @@ from typing import Final
 
 from provisioning.directory.files import read_certificate
 from provisioning.errors import ConfigurationError
+from provisioning.program.moments import shown_minute
 
 _TOLD: Final = 10
 """In the last tenth of its life: five weeks of a year's, early enough to ask somebody else for a token."""
@@ -30,6 +31,6 @@ def told_of_end(path: Path, now: datetime) -> str | None:
     if not end - (end - begin) / _TOLD <= now < end:
         return None
     return (
-        f"{path} expires on {end:%Y-%m-%d %H:%M} UTC: renew it by /simplereenroll before that, or enrol again with a "
+        f"{path} expires on {shown_minute(end)}: renew it by /simplereenroll before that, or enrol again with a "
         "token (token create --role operator)"
     )

@@ -129,7 +129,7 @@ def create_group(given: GivenRules, connection: Connection, name: Name, as_json:
     \b
     Example:
       fleet-provisioning group create north --way token --maximum-devices 500
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     rules = given.asked()
     if "ways" not in rules:
         raise typer.BadParameter("give --way, or --closed for a group that admits nobody")
@@ -149,7 +149,7 @@ def change_group(given: GivenRules, connection: Connection, name: Name, as_json:
     \b
     Example:
       fleet-provisioning group set north --closed
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     rules = given.asked()
     if not rules:
         raise typer.BadParameter("give at least one rule to change, for example --way token or --closed")
@@ -171,7 +171,7 @@ def list_groups(
     \b
     Example:
       fleet-provisioning group list
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.groups()]
@@ -192,7 +192,7 @@ def show_group(
     \b
     Example:
       fleet-provisioning group show north
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         _print(await client.group(name), as_json=as_json)

@@ -12,10 +12,11 @@ from provisioning.commands.left_to_the_device import tell_what_is_left
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
 from provisioning.commands.printed_rows import printed
 from provisioning.commands.reason_option import reason_option
-from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say, shown_time
+from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say
 from provisioning.commands.still_suspended import say_what_stays_suspended
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.gathered_options import with_options
+from provisioning.program.moments import shown_time
 from provisioning.revocation.reasons import OPERATOR_REASONS
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def revoke(
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
       fleet-provisioning revoke --certificate meter-17.crt --reason keyCompromise
       fleet-provisioning revoke --group west --reason cessationOfOperation
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     named.check("device", "serial", "devices_file", "serials_file", "certificate", "group")
     since = invalidity_date
     compromised = reason is RevocationReason.KEY_COMPROMISE  # It replaces another reason.
@@ -126,7 +127,7 @@ def suspend(
       fleet-provisioning suspend --device meter-17
       fleet-provisioning suspend --devices-file doubtful.txt
       fleet-provisioning suspend --group west
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     named.check("device", "serial", "devices_file", "serials_file", "group")
     doing = Doing("suspend", lambda each: each.state == "active")
     meant = named.meant(named.in_group(connection, doing, yes=yes))
@@ -166,7 +167,7 @@ def resume(
       fleet-provisioning resume --serial 43555deb683f6f04348b9e168ab6561b
       fleet-provisioning resume --devices-file doubtful.txt
       fleet-provisioning resume --group west
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     named.check("device", "serial", "devices_file", "serials_file", "group")
     doing = Doing("resume", lambda each: each.state == "suspended")
     meant = named.meant(named.in_group(connection, doing, yes=yes))
@@ -216,7 +217,7 @@ def decommission(
       fleet-provisioning decommission --device meter-17
       fleet-provisioning decommission --devices-file scrapped.txt
       fleet-provisioning decommission --group west
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     named.check("device", "devices_file", "group")
     doing = Doing("decommission", lambda each: each.state != "decommissioned", for_ever=True)
     meant = named.meant(named.in_group(connection, doing, yes=yes))

@@ -50,7 +50,7 @@ def import_devices(
     Example:
       fleet-provisioning group create west --way listed+token --way listed
       fleet-provisioning listed import west --file meters.csv
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     with before_the_loop():
         content = contents_of(file, LIST_BYTES)
     wrong = 0
@@ -106,7 +106,7 @@ def list_listed(
     \b
     Example:
       fleet-provisioning listed list west
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.listed_devices(group)]
@@ -128,7 +128,7 @@ def remove_listed(
     \b
     Example:
       fleet-provisioning listed remove west meter-17
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         await client.unlist_device(group, name)

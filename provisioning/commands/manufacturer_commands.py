@@ -17,12 +17,12 @@ from provisioning.commands.service_command import (
     counted,
     print_facts,
     print_json,
-    shown_time,
 )
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def add_manufacturer(
     Example:
       fleet-provisioning group create acme --way manufacturer
       fleet-provisioning manufacturer add acme --group acme --certificate acme-ca.pem --name-prefix acme-
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         pem = contents_of(certificate, PEM_BYTES).decode(errors="replace")
@@ -83,7 +83,7 @@ def list_manufacturers(
     \b
     Example:
       fleet-provisioning manufacturer list
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.manufacturers()]
@@ -116,7 +116,7 @@ def show_manufacturer(
     \b
     Example:
       fleet-provisioning manufacturer show acme
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         _show(await client.manufacturer(name), as_json=as_json)
@@ -147,7 +147,7 @@ def give_list(
     Example:
       curl -O http://pki.acme.example/devices.crl
       fleet-provisioning manufacturer crl acme devices.crl
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         taken = await client.take_list(name, contents_of(file, PEM_BYTES), renumbered=renumbered, fewer=fewer)
@@ -181,7 +181,7 @@ def remove_list(
     Example:
       fleet-provisioning manufacturer show acme
       fleet-provisioning manufacturer remove-crl acme 3b5d5c3712955042
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         wanted = sha256.lower()
@@ -234,7 +234,7 @@ def change_manufacturer(
       fleet-provisioning manufacturer set acme --lapsed-lists accept
       fleet-provisioning manufacturer set acme --revoked-devices suspend
       fleet-provisioning manufacturer set acme --list-url http://pki.acme.example/devices.crl
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     terms = {"lapsed_lists": lapsed_lists, "revoked_devices": revoked_devices}
     changed: dict[str, Any] = {name: value for name, value in terms.items() if value is not None}
     if list_url or no_list_urls:
@@ -267,7 +267,7 @@ def list_revoked(
     \b
     Example:
       fleet-provisioning manufacturer revoked acme
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.revoked_devices(name)]
@@ -301,7 +301,7 @@ def end_manufacturer(
     \b
     Example:
       fleet-provisioning manufacturer end acme
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         ended = await client.end_manufacturer(name)

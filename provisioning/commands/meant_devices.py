@@ -22,6 +22,7 @@ from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.named_lines import before_the_loop, read_lines
 from provisioning.commands.service_command import Connection, counted, say
 from provisioning.errors import ConfigurationError
+from provisioning.pki.serial_number import normal_serial
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
@@ -128,7 +129,7 @@ class Named:
             names = self.device or in_group if self.devices_file is None else read_lines(self.devices_file, "device")
             shown = [read_certificate(each) for each in self.certificate or ()]
             serials = self.serial or () if self.serials_file is None else read_lines(self.serials_file, "certificate")
-        kind, which = ("serial", map(_normal, serials)) if serials else ("device", names)
+        kind, which = ("serial", map(normal_serial, serials)) if serials else ("device", names)
         if shown:
             kind, which = "certificate", shown
         each = list(dict.fromkeys(which))
@@ -142,8 +143,3 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if not yes:
         ask(question)
-
-
-def _normal(serial: str) -> str:
-    """Return a serial number as the service writes it, from any usual form; the service refuses invalid ones."""
-    return serial.replace(":", "").lower().removeprefix("0x").lstrip("0") or serial

@@ -24,9 +24,9 @@ from provisioning.commands.service_command import (
     counted,
     print_document,
     print_facts,
-    shown_time,
 )
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_pairs, print_table
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def list_devices(
       fleet-provisioning device list --name pump
       fleet-provisioning device list --group north --state revoked
       fleet-provisioning device list --state active --certificate expired
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: OperatorClient) -> None:
         found = client.devices(group=group, state=state, certificate=certificate, name_part=name)
@@ -97,7 +97,7 @@ def show_device(
     \b
     Example:
       fleet-provisioning device show meter-17
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: OperatorClient) -> None:
         device = await client.device(name)
@@ -129,7 +129,7 @@ def status(
     \b
     Example:
       fleet-provisioning status --json
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: OperatorClient) -> None:
         found = await client.status()

@@ -8,9 +8,10 @@ import typer
 
 from provisioning.commands.departed import claims_going_on, say_what_ended
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import Connection, Json, connected, counted, print_answer, say, shown_time
+from provisioning.commands.service_command import Connection, Json, connected, counted, print_answer, say
 from provisioning.operator_role import OperatorRole
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -30,7 +31,7 @@ def list_operators(
     \b
     Example:
       fleet-provisioning operator list
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: OperatorClient) -> None:
         found = await client.operators()
@@ -62,7 +63,7 @@ def show_me(
     \b
     Example:
       fleet-provisioning operator me --cert anna.crt --key anna.key
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: OperatorClient) -> None:
         me = await client.me()
@@ -92,7 +93,7 @@ def grant(
     \b
     Example:
       fleet-provisioning operator grant anna --role enroller
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         granted = await client.grant(name, role, keep_tokens=keep_tokens)

@@ -38,7 +38,7 @@ def hasten(
     \b
     Example:
       fleet-provisioning renewal hasten --group north --spread 6h
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     if (group is None) != every_group:
         raise typer.BadParameter("give either --group or --every-group")
 

@@ -29,6 +29,7 @@ from provisioning.program.gathered_options import with_options
 from provisioning.program.given_moment import moment
 from provisioning.program.hung_line import hung
 from provisioning.program.journal import failure
+from provisioning.program.moments import shown_time
 from provisioning.program.printable import LAID_OUT, printable
 from provisioning.program.printed_table import print_pairs
 from provisioning.program.starting import importing
@@ -170,11 +171,6 @@ class Connection:
 
 connected = with_options(Connection, behind=True)
 """Gives a command the options of all commands that call the service; it takes a `Connection` first."""
-
-
-def shown_time(moment: datetime) -> str:
-    """Return *moment* as text for people."""
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def counted(count: int, what: str, plural: str = "") -> str:

@@ -35,7 +35,6 @@ from provisioning.commands.service_command import (
     print_document,
     progress,
     say,
-    shown_time,
     span,
 )
 from provisioning.commands.token_file import keep, private_file
@@ -43,7 +42,7 @@ from provisioning.errors import Code, ConfigurationError
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.program.command_group import command_group
-from provisioning.program.moments import rfc3339
+from provisioning.program.moments import rfc3339, shown_time
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -119,7 +118,7 @@ def create_token(
       fleet-provisioning token create --device meter-17 --group north
       fleet-provisioning token create --device broker-1 --role broker --dns-name mqtt.example.org --output broker.token
       fleet-provisioning token create --device anna --role operator --operator-role enroller
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     if device is None and group is None:
         raise typer.BadParameter("give --device, or --group for any new device of that group")
 
@@ -183,7 +182,7 @@ def create_batch(
     Example:
       fleet-provisioning token batch --devices-file meters.txt --group north --output tokens.csv
       fleet-provisioning token batch --group north --count 1000 --output tokens.csv
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     if (devices_file is None) == (count is None):
         raise typer.BadParameter("give exactly one of --devices-file and --count")
     if count is not None and group is None:
@@ -298,7 +297,7 @@ def list_tokens(
     Example:
       fleet-provisioning token list --state open --group north
       fleet-provisioning token list --expiring-within 12h --json
-    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    """
     until = None
     if expiring_within is not None:
         if state not in {None, "open"}:
@@ -320,7 +319,7 @@ def show_token(connection: Connection, number: Number, as_json: Json = False) ->
     \b
     Example:
       fleet-provisioning token show 17
-    """  # noqa: D301
+    """
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = await client.token(number)
@@ -356,7 +355,7 @@ def void_token(
     Example:
       fleet-provisioning token void 17 18
       fleet-provisioning token void --group north
-    """  # noqa: D301
+    """
     if (device is not None or group is not None) == bool(number):
         raise typer.BadParameter("give the numbers of tokens, or --device or --group for all that are open")
     numbers = list(dict.fromkeys(number)) if number else _open_tokens(connection, device, group)

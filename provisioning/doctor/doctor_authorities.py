@@ -24,6 +24,7 @@ from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError
 from provisioning.pki.extension import extension
+from provisioning.program.moments import shown_minute
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import authorities, crls, known_authorities
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
@@ -63,7 +64,7 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
             yield warning(
                 "brokers",
                 f"{word.broker} does not know {word.authority} ({word.state}) and refuses its certificates, as it said "
-                f"{word.said_at:%Y-%m-%d %H:%M} UTC",
+                f"{shown_minute(word.said_at)}",
                 "copy the current ca-bundle.crt to that broker's cafile; decommission a broker that no longer exists",
             )
     if good:
@@ -84,12 +85,12 @@ def _end(ca: StoredAuthority, now: datetime) -> Finding | None:
     else:
         remedy = "fleet-provisioning ca rollover begin" + ("" if ca.line == DEFAULT_LINE else f" --line {ca.line}")
     if now < begin:
-        detail = f"the clock says {now:%Y-%m-%d %H:%M} UTC, before {ca.name} becomes valid ({begin:%Y-%m-%d %H:%M})"
+        detail = f"the clock says {shown_minute(now)}, before {ca.name} becomes valid ({begin:%Y-%m-%d %H:%M})"
         return failed("clock", detail, "set the clock: timedatectl set-ntp true")
     if now >= end:
-        return failed("CAs", f"{ca.name} expired on {end:%Y-%m-%d %H:%M} UTC", remedy)
+        return failed("CAs", f"{ca.name} expired on {shown_minute(end)}", remedy)
     if now > end - (end - begin) / _DUE:
-        return warning("CAs", f"{ca.name} expires on {end:%Y-%m-%d %H:%M} UTC", remedy)
+        return warning("CAs", f"{ca.name} expires on {shown_minute(end)}", remedy)
     return None
 
 
@@ -100,19 +101,19 @@ def _list(connection: Connection, ca: StoredAuthority, now: datetime) -> Iterato
     if now >= crl.next_update:
         yield failed(
             "CRL",
-            f"{ca.name}'s CRL expired on {crl.next_update:%Y-%m-%d %H:%M} UTC: relying parties "
+            f"{ca.name}'s CRL expired on {shown_minute(crl.next_update)}: relying parties "
             "that check it refuse every certificate",
             "start the service; if it runs, its log says why: CRL not published",
         )
     elif ca.kind is AuthorityKind.ROOT and now >= crl.this_update + (crl.next_update - crl.this_update) / 2:
         yield warning(
             "CRL",
-            f"{ca.name}'s next CRL is due: its last one expires on {crl.next_update:%Y-%m-%d %H:%M} UTC, and relying "
+            f"{ca.name}'s next CRL is due: its last one expires on {shown_minute(crl.next_update)}, and relying "
             "parties that check it refuse every certificate then",
             f"bring the key of {ca.name} here while the service runs",
         )
     else:
-        yield ok("CRL", f"{ca.name}'s is valid until {crl.next_update:%Y-%m-%d %H:%M} UTC at least")
+        yield ok("CRL", f"{ca.name}'s is valid until {shown_minute(crl.next_update)} at least")
 
 
 def _addresses(connection: Connection, settings: Settings, every: Sequence[StoredAuthority]) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.enrolment.manufacturer_status import check_authority
 from provisioning.enrolment.manufacturer_watch import Waiting, waiting_for
 from provisioning.errors import Refused
+from provisioning.program.moments import shown_minute
 from provisioning.store import manufacturer_list_urls, manufacturer_lists, manufacturers, recalls
 
 _CHECK: Final = "manufacturers"
@@ -36,12 +37,12 @@ def manufacturer_findings(connection: Connection, now: datetime) -> Iterator[Fin
                 good.append(name)
             case Waiting.SOON:
                 verb = "expires" if now <= end else "expired"
-                yield warning(_CHECK, f"{which} {verb} on {end:%Y-%m-%d %H:%M} UTC; the next one is not here", remedy)
+                yield warning(_CHECK, f"{which} {verb} on {shown_minute(end)}; the next one is not here", remedy)
             case Waiting.ALL if not kept.awaited:
-                detail = f"{name}'s CRLs expired on {end:%Y-%m-%d %H:%M} UTC: what it has revoked since is unknown"
+                detail = f"{name}'s CRLs expired on {shown_minute(end)}: what it has revoked since is unknown"
                 yield warning(_CHECK, detail, remedy)
             case Waiting.ALL:
-                detail = f"{name}'s CRLs expired on {end:%Y-%m-%d %H:%M} UTC: its devices are refused"
+                detail = f"{name}'s CRLs expired on {shown_minute(end)}: its devices are refused"
                 yield failed(_CHECK, detail, remedy)
     if good:
         yield ok(_CHECK, f"CRLs not expiring soon: {', '.join(good)}")

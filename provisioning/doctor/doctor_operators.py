@@ -11,6 +11,7 @@ from provisioning.config import Settings
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.enrolment.operator_watch import warned_for
 from provisioning.operator_role import OperatorRole
+from provisioning.program.moments import shown_minute
 from provisioning.store import operators
 
 _CHECK: Final = "operators"
@@ -29,7 +30,7 @@ def operator_finding(connection: Connection, settings: Settings, now: datetime) 
     if last - now < warned_for(settings.operator_life):
         return warning(
             _CHECK,
-            f"no admin has a valid certificate beyond {last:%Y-%m-%d %H:%M} UTC: then nobody can make a token",
+            f"no admin has a valid certificate beyond {shown_minute(last)}: then nobody can make a token",
             "renew it: token create --device NAME --role operator --operator-role admin, and enrol with that",
         )
     return ok(_CHECK, f"an admin has a valid certificate until {last:%Y-%m-%d}")

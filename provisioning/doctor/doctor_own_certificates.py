@@ -22,6 +22,7 @@ from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import KeyFileError, load_key, spki_fingerprint
 from provisioning.pki.revocation import certificate_key
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.moments import shown_minute
 from provisioning.store import certificates
 from provisioning.store.certificates import CertificateState
 
@@ -73,13 +74,13 @@ def _wrong_with_dates(name: str, certificate: x509.Certificate, now: datetime) -
     if now < begin:
         return failed(
             "clock",
-            f"the clock says {now:%Y-%m-%d %H:%M} UTC, before {name}.crt becomes valid ({begin:%Y-%m-%d %H:%M})",
+            f"the clock says {shown_minute(now)}, before {name}.crt becomes valid ({begin:%Y-%m-%d %H:%M})",
             "set the clock: timedatectl set-ntp true",
         )
     if now >= end:
-        return failed(_CHECK, f"{name}.crt expired on {end:%Y-%m-%d %H:%M} UTC", _REMEDIES[name])
+        return failed(_CHECK, f"{name}.crt expired on {shown_minute(end)}", _REMEDIES[name])
     if now > end - (end - begin) / 3:
-        return warning(_CHECK, f"{name}.crt expires on {end:%Y-%m-%d %H:%M} UTC", _REMEDIES[name])
+        return warning(_CHECK, f"{name}.crt expires on {shown_minute(end)}", _REMEDIES[name])
     return None
 
 

@@ -30,6 +30,7 @@ from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.program.moments import shown_time
 from provisioning.store import certificates, certificates_of_device, claims, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
@@ -139,7 +140,7 @@ def check_dates(stored: StoredCertificate, now: datetime) -> None:
     if now > stored.not_after:
         raise Refused(
             Code.CERTIFICATE_EXPIRED,
-            f"certificate {stored.serial} of {stored.device.name} expired on {stored.not_after:%Y-%m-%d %H:%M:%S} UTC: "
+            f"certificate {stored.serial} of {stored.device.name} expired on {shown_time(stored.not_after)}: "
             f"{_ASK_ANOTHER if stored.device.role is Role.OPERATOR else _ASK}",
         )
     if now < stored.not_before:

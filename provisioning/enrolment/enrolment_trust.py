@@ -64,7 +64,7 @@ class EnrolmentTrust:
             try:
                 self._tell(anchors)
             except ConfigurationError as error:
-                log.error("enrolment trust not taken over", code="ENROLMENT_TRUST_STALE", detail=str(error))  # noqa: TRY400 - that says it all
+                log.error("enrolment trust not taken over", code="ENROLMENT_TRUST_STALE", detail=str(error))
                 return False
             self._anchors = anchors
             log.info("enrolment trust changed", anchors=len(anchors))

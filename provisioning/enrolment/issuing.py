@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.issuer import Issuer
 from provisioning.errors import Code, Refused
+from provisioning.program.moments import shown_minute
 from provisioning.store import authorities
 from provisioning.store.crl_shards import CrlShard
 
@@ -37,8 +38,8 @@ class Issuing:
             log.error("the issuing CA is not valid yet: set the clock", code="CA_NOT_YET_VALID", begins=begins, now=now)
             raise Refused(
                 Code.UNAVAILABLE,
-                f"the service's clock says {now:%Y-%m-%d %H:%M} UTC, and the issuing CA is valid from "
-                f"{begins:%Y-%m-%d %H:%M} UTC: an operator has to set the clock",
+                f"the service's clock says {shown_minute(now)}, and the issuing CA is valid from "
+                f"{shown_minute(begins)}: an operator has to set the clock",
             )
         ends = self.issuer.certificate.not_valid_after_utc
         if now >= ends:

@@ -39,6 +39,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused, invalid
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, read_entries, split, verify
 from provisioning.pki.revocation import Entries
+from provisioning.program.moments import shown_time
 from provisioning.store import audit, manufacturer_list_urls, manufacturer_lists, manufacturers
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
@@ -261,13 +262,12 @@ def _check_dates(listed: CertificateList, now: datetime, *, accepted: bool) -> N
     if listed.this_update > now + _CLOCK_TOLERANCE:
         raise CrlRefused(
             CrlProblem.CRL_NOT_YET_VALID,
-            f"thisUpdate is {listed.this_update:%Y-%m-%d %H:%M:%S} UTC, and it is {now:%Y-%m-%d %H:%M:%S}: compare "
-            "the clocks",
+            f"thisUpdate is {shown_time(listed.this_update)}, and it is {now:%Y-%m-%d %H:%M:%S}: compare the clocks",
         )
     if listed.next_update < now and not accepted:
         raise CrlRefused(
             CrlProblem.CRL_EXPIRED,
-            f"nextUpdate was {listed.next_update:%Y-%m-%d %H:%M:%S} UTC: get the manufacturer's "
+            f"nextUpdate was {shown_time(listed.next_update)}: get the manufacturer's "
             "newest, or set it to accept expired lists",
         )
 
@@ -279,7 +279,7 @@ def _check_newer(listed: CertificateList, before: StoredList | None, *, renumber
     if listed.this_update < this_update or (listed.this_update == this_update and listed.number <= number):
         raise CrlRefused(
             CrlProblem.CRL_OLDER,
-            f"number {listed.number} of {listed.this_update:%Y-%m-%d %H:%M:%S} UTC; number {number} of "
+            f"number {listed.number} of {shown_time(listed.this_update)}; number {number} of "
             f"{this_update:%Y-%m-%d %H:%M:%S} is in use",
         )
     if listed.number < number and not renumbered:

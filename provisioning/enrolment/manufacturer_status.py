@@ -29,6 +29,8 @@ from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import unpack
+from provisioning.pki.serial_number import serial_text
+from provisioning.program.moments import shown_minute
 from provisioning.store import manufacturer_lists, manufacturers
 from provisioning.store.manufacturer_lists import StoredList
 from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
@@ -70,7 +72,7 @@ def _check_not_named(connection: Connection, certificate: x509.Certificate, what
             revocation = unpack((b"", certificate.serial_number), entry)
             raise Refused(
                 Code.MANUFACTURER_REVOKED,
-                f"{what}, serial number {certificate.serial_number:x}, was revoked by {each.name} on "
+                f"{what}, serial number {serial_text(certificate.serial_number)}, was revoked by {each.name} on "
                 f"{revocation.revoked_at:%Y-%m-%d} ({revocation.reason}): ask the operator",
             )
 
@@ -83,7 +85,7 @@ def _check_fresh(name: str, lists: Sequence[StoredList], certificate: x509.Certi
         raise _unknown(f"no list of {name} covers the certificate, which is {_listed_at(names)}: {remedy}")
     if now > max(ends):
         raise _unknown(
-            f"the list of certificates that {name} has revoked expired on {max(ends):%Y-%m-%d %H:%M} UTC: {remedy}"
+            f"the list of certificates that {name} has revoked expired on {shown_minute(max(ends))}: {remedy}"
         )
 
 

@@ -71,6 +71,7 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.quick_values import quickly_made
 from provisioning.store import (
     audit,
@@ -80,7 +81,6 @@ from provisioning.store import (
     devices,
     groups,
     revocations,
-    serials,
 )
 from provisioning.store.audit import Action
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
@@ -293,7 +293,7 @@ class EnrolmentService:
         log.info(
             "certificate given again" if outcome.again else "certificate issued",
             name=attempt.request.common_name,
-            serial=serials.serial_text(outcome.serial),
+            serial=serial_text(outcome.serial),
             not_after=outcome.not_after,
         )
         return outcome.der
@@ -363,7 +363,7 @@ class EnrolmentService:
                 attempt.request.spki,
             ),
         )
-        serial = serials.serial_text(reservation.serial)
+        serial = serial_text(reservation.serial)
         facts = {"serial": serial, "role": device.role.value, "group": device.group, "paid_with": authorised.credential}
         if attempt.server_key:
             facts["key"] = "made by the service"

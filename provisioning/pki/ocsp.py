@@ -33,6 +33,7 @@ from provisioning.pki.keys import key_identifier
 from provisioning.pki.panic import NoPanic
 from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.program.moments import shown_time
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far ahead a responder's clock may be."""
@@ -122,11 +123,11 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
     except UNUSABLE as error:  # Over plain HTTP anybody may answer.
         raise OcspRefused(f"not an OCSP response: {error}") from error
     if this_update > now + CLOCK_TOLERANCE:  # First: nothing can be added to the last second of the year 9999.
-        raise OcspRefused(f"the answer is of {this_update:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
+        raise OcspRefused(f"the answer is of {shown_time(this_update)}, which is yet to come")
     fresh_until = next_update or this_update + _WITHOUT_NEXT_UPDATE
     fresh_until = min(fresh_until, signer.not_valid_after_utc)  # The signer is not accepted for longer.
     if fresh_until < now:
-        raise OcspRefused(f"the answer ended on {fresh_until:%Y-%m-%d %H:%M:%S} UTC")
+        raise OcspRefused(f"the answer ended on {shown_time(fresh_until)}")
     reason = None
     if single.certificate_status is ocsp.OCSPCertStatus.REVOKED:
         flag = _flag_of(single)

@@ -23,7 +23,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 _UNUSUAL: Final = 256 * 1024 * 1024
-"""Bytes: sixteen times what is kept of it (`broker.store.sqlite`, `provisioning.store.database`)."""
+"""Bytes: sixteen times what is kept of it (`broker.store.sqlite`, `provisioning.store.engines`)."""
 _MEGA: Final = 1_000_000
 _BY_ANOTHER: Final = (
     "another program reads {name}, and keeps SQLite from moving the log into it: end its transaction (a backup, a "

@@ -39,6 +39,7 @@ from provisioning.pki.extension import UNUSABLE, check_readable, extension
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import certificate_key
+from provisioning.pki.serial_number import serial_text
 from provisioning.store import (
     audit,
     authorities,
@@ -55,7 +56,6 @@ from provisioning.store.audit import Action
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
 from provisioning.store.certificates_of_key import DeviceKey, key_of
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.serials import serial_text
 
 LONGEST_PEM: Final = 16 * 1024
 """Most characters of a certificate that is shown: one with thirty-two names has some three thousand."""

@@ -50,13 +50,13 @@ from provisioning.ca.ocsp import (
     read_request,
 )
 from provisioning.errors import Refused
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.shielded import shielded
-from provisioning.revocation.feed import FeedEvent
+from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.store import certificates
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
-from provisioning.store.serials import serial_text
 
 LONGEST_REMEMBERED: Final = timedelta(minutes=5)
 _ENTRIES: Final = 16_384

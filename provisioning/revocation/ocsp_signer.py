@@ -29,10 +29,11 @@ from provisioning.ca.issuer import IssuanceRefused, Issuer, OcspSignerRequest
 from provisioning.ca.ocsp import Failure, OcspRefused, OcspSigner
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key, spki_fingerprint
+from provisioning.pki.serial_number import serial_text
 from provisioning.store import audit, certificates, device_keys, devices, serials
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
-from provisioning.store.serials import SerialNumbers, serial_text
+from provisioning.store.serials import SerialNumbers
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,7 @@ class RenewedOcspSigner:
             try:
                 await self.renew()
             except (Refused, IssuanceRefused) as refusal:  # A CA that has expired certifies no signer.
-                log.error("OCSP signer not renewed", code="OCSP_SIGNER_FAILED", detail=str(refusal))  # noqa: TRY400 - its sentence says it all
+                log.error("OCSP signer not renewed", code="OCSP_SIGNER_FAILED", detail=str(refusal))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _seconds_to_renewal(self) -> float:

@@ -188,7 +188,7 @@ class CrlPublisher:
                     continue
                 if times := self._failures.failed(str(error), time.monotonic()):
                     name, detail = self._plan.name, str(error)
-                    log.error("CRL not published", code="CRL_NOT_PUBLISHED", issuer=name, detail=detail, times=times)  # noqa: TRY400
+                    log.error("CRL not published", code="CRL_NOT_PUBLISHED", issuer=name, detail=detail, times=times)
                 if due:  # Otherwise it is renewed by its age, unless another process does it.
                     self._owed = True
                     self._changed.set()

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from provisioning.errors import Refused
+from provisioning.program.moments import shown_time
 from provisioning.store import audit_findings
 from provisioning.store.database import Database
 
@@ -67,6 +68,6 @@ class ClockWatch:
             log.error(
                 "the clock is behind",
                 code="CLOCK_BEHIND",
-                detail=f"it says {now:%Y-%m-%d %H:%M:%S} UTC, but entry {latest.number} of the audit log was recorded "
+                detail=f"it says {shown_time(now)}, but entry {latest.number} of the audit log was recorded "
                 f"at {latest.at:%Y-%m-%d %H:%M:%S}",
             )

@@ -18,44 +18,36 @@ Rules
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import structlog
-from cryptography import x509
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from provisioning.api import est
 from provisioning.api.application import answering, new_application, ocsp_rates
-from provisioning.api.health import Readiness, health_routes
+from provisioning.api.health import health_routes
 from provisioning.api.late import LateApplication
 from provisioning.api.metrics import (
     AuditGuardCollector,
     ManufacturersCollector,
     Metrics,
     OperatorsCollector,
-    PartsCollector,
     metrics_routes,
 )
 from provisioning.api.ocsp import OcspEndpoint, OcspQuestions
 from provisioning.api.relying import relying_party_routes
 from provisioning.api.whole_ocsp import WholeOcsp
 from provisioning.api.whole_requests import WholeRequests
-from provisioning.authorities.authority import OpenAuthority
 from provisioning.authorities.https_credential import HttpsCredential
 from provisioning.authorities.issuing_policy import key_policy_of, profiles_of
 from provisioning.authorities.live_authorities import LiveAuthorities
 from provisioning.authorities.own_credentials import SERVER_NAME, OwnCredentials, server_names_of
-from provisioning.authorities.signing_trials import SigningTrials
 from provisioning.ca.issuer import Issuer
 from provisioning.config import Settings
-from provisioning.connections.listening import Listening
 from provisioning.directory.audit_key import read_audit_key
-from provisioning.directory.files import SERVER
 from provisioning.enrolment.enrolment_trust import EnrolmentTrust
 from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
@@ -67,7 +59,8 @@ from provisioning.errors import ConfigurationError
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program.starting import importing
 from provisioning.program.version import product_version
-from provisioning.revocation.feed import FeedEvent, RevocationFeed
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.recall_watch import RecallWatch
 from provisioning.revocation.recording import Changed
@@ -76,48 +69,12 @@ from provisioning.revocation.shut_out import ShutOut
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.service.audit_guard import AuditGuard
 from provisioning.service.clock_watch import ClockWatch
-from provisioning.service.fellow_workers import Answer, FellowWorkers, everywhere
-from provisioning.service.metrics_of_health import HealthCollector, issuers_and_roots
-from provisioning.service.metrics_of_workers import QUESTION, Page, StartsCollector, page_of, snapshot
+from provisioning.service.condition import Condition, condition_of
+from provisioning.service.opened import Opened, utc_now
 from provisioning.service.reloading import LiveProfiles, Reloader
-from provisioning.service.worker_place import WorkerPlace
 from provisioning.store import announcements
-from provisioning.store.database import Database
-from provisioning.store.serials import SerialNumbers
-
-log = structlog.get_logger(__name__)
 
 _LATE_SECONDS: Final = 10
-_FOLLOWERS: Final = "followers"
-_TRUST: Final = "trust"
-
-
-def utc_now() -> datetime:
-    """Return the time: the one clock of the service, handed to everything that needs one."""
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What a process of the service has opened for its parts: alone, or at a worker's *place*."""
-
-    settings: Settings
-    authority: OpenAuthority
-    listening: Listening
-    place: WorkerPlace | None
-    database: Database
-    serial_numbers: SerialNumbers
-
-    @property
-    def leads(self) -> bool:
-        """Whether work for only one of several workers is done here."""
-        return self.place is None or self.place.leads
-
-    @property
-    def public_url(self) -> str:
-        """Where relying parties reach it."""
-        configured = self.settings.public_http_url
-        return self.listening.http_url if configured is None else str(configured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,111 +104,47 @@ def _watches(opened: Opened, metrics: Metrics) -> list[Callable[[], Coroutine[No
 
 async def build(opened: Opened) -> Parts:
     """Return the parts of a service that is about to run."""
-    settings, database, place = opened.settings, opened.database, opened.place
-    profiles, key_policy = LiveProfiles(profiles_of(settings)), key_policy_of(settings)
+    settings, database = opened.settings, opened.database
+    profiles = LiveProfiles(profiles_of(settings))
     responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
     credential, live = _authorities(opened, profiles, responder)
     feed = _feed(opened, responder, live)
     await feed.start()  # First: what others revoke while the lists are made is told to them.
     await live.start()
-    told: tuple[Callable[[Changed], None], ...] = (
-        responder.forget_changed,
-        lambda _changed: feed.announce(),
-    )
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
+    services = _services(opened, profiles, live, responder, feed)
     metrics = Metrics()
-    trials, readiness = _readiness(database, live)
-    health = HealthCollector(readiness.checks(), lambda: {SERVER: credential.certificate, **_own_cas(live)})
-    metrics.registry.register(health)
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
-    metrics.registry.register(PartsCollector(feed, live.publishers, questions.answered_so_far))
-    fellows: FellowWorkers | None = None
-    if place is not None:
-        metrics.registry.register(StartsCollector(place.starts))
-        fellows = FellowWorkers(place, _answers(metrics, health, trust, feed))
-    trust_changed = everywhere(trust.keep_up, fellows, _TRUST)
-    webhooks = _webhooks(opened)
-    enrolment = EnrolmentService(
-        database=database,
-        issuing=live.issuing,
-        serial_numbers=opened.serial_numbers,
-        profiles=profiles,
-        trust_domain=settings.trust_domain,
-        clock=utc_now,
-        key_policy=key_policy,
-        after_commit=told,
-        ask=webhooks.ask,
-        signs_at_once=live.keys_in_memory,
-    )
-    audit_key = read_audit_key(opened.authority.files)
-    revocation = RevocationService(database, utc_now, told, responder.forget_all, feed.reach)
-    suspension = SuspensionService(database, utc_now, told, revocation.portions, feed.reach)
-    about_manufacturers = _about_manufacturers(opened, metrics, revocation, suspension)
-
-    def operators() -> ASGIApp:
-        with importing():  # Late: `provisioning.api.late`.
-            from provisioning.api.operator_application import new_operator_application
-            from provisioning.api.whole_revocations import RevocationResponder
-        application = new_operator_application(
-            product_version(),
-            answering(metrics),
-            database=database,
-            clock=utc_now,
-            audit_key=audit_key,
-            profiles=profiles,
-            revocation=revocation,
-            suspension=suspension,
-            feed=feed,
-            stall_seconds=settings.feed_stall_seconds,
-            publishers=live.publishers,
-            followers=functools.partial(_followers, feed, fellows),
-            readiness=readiness.checks(),
-            trust_changed=trust_changed,
-            released_share=settings.manufacturer_list_released_share,
-        )
-        whole: WholeRequests = https.state.whole
-        whole.revocations = RevocationResponder(application.state.operator_services, settings.maximum_body_bytes)
-        return application
-
-    late = LateApplication(operators, _LATE_SECONDS)
-    https = new_application(
-        settings,
-        metrics,
-        port="https",
-        devices=functools.partial(
-            est.EstResponder, enrolment=enrolment, authorities=live.told, signer=credential.signer
-        ),
-        behind=late,
-        authorities=live.told.certificates.values,
-    )
-    retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
+    condition = condition_of(opened, metrics, credential, live, feed, trust, questions.answered_so_far)
+    about_manufacturers = _about_manufacturers(opened, metrics, services)
+    https, late = _https(opened, profiles, credential, live, services, condition)
     return Parts(
         feed,
         [
             feed.run,
             live.run,
-            trials.run,
+            condition.trials.run,
             credential.run,
-            retention.run,
-            revocation.run,
+            TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME).run,
+            services.revocation.run,
             *_watches(opened, metrics),
             trust.run,
             *about_manufacturers,
-            webhooks.run,
+            services.webhooks.run,
             late.run,
             functools.partial(announcements.listen, database.url, feed.announce),
-            *([] if fellows is None else [fellows.run]),
+            *([] if condition.fellows is None else [condition.fellows.run]),
         ],
         https,
-        _plain(settings, metrics, page_of(metrics.registry, fellows, health.refresh), live, readiness, questions),
+        _http(settings, live, questions, condition),
         credential,
         lambda again: Reloader(
             settings,
             again,
             profiles,
-            enrolment.check_keys_by,
-            lambda changed: webhooks.reading(_webhook_anchors(opened, changed)),
+            services.enrolment.check_keys_by,
+            lambda changed: services.webhooks.reading(_webhook_anchors(opened, changed)),
         ),
     )
 
@@ -279,6 +172,42 @@ def _feed(opened: Opened, responder: OcspResponder, live: LiveAuthorities) -> Re
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Services:
+    """What decides who gets a certificate, and who keeps it."""
+
+    enrolment: EnrolmentService
+    webhooks: Webhooks
+    """Whom enrolment asks."""
+    revocation: RevocationService
+    suspension: SuspensionService
+
+
+def _services(
+    opened: Opened, profiles: LiveProfiles, live: LiveAuthorities, responder: OcspResponder, feed: RevocationFeed
+) -> _Services:
+    told: tuple[Callable[[Changed], None], ...] = (
+        responder.forget_changed,
+        lambda _changed: feed.announce(),
+    )
+    webhooks = _webhooks(opened)
+    enrolment = EnrolmentService(
+        database=opened.database,
+        issuing=live.issuing,
+        serial_numbers=opened.serial_numbers,
+        profiles=profiles,
+        trust_domain=opened.settings.trust_domain,
+        clock=utc_now,
+        key_policy=key_policy_of(opened.settings),
+        after_commit=told,
+        ask=webhooks.ask,
+        signs_at_once=live.keys_in_memory,
+    )
+    revocation = RevocationService(opened.database, utc_now, told, responder.forget_all, feed.reach)
+    suspension = SuspensionService(opened.database, utc_now, told, revocation.portions, feed.reach)
+    return _Services(enrolment, webhooks, revocation, suspension)
+
+
 def _webhooks(opened: Opened) -> Webhooks:
     try:
         return Webhooks(_webhook_anchors(opened, opened.settings))
@@ -291,12 +220,12 @@ def _webhook_anchors(opened: Opened, settings: Settings) -> Path:
 
 
 def _about_manufacturers(
-    opened: Opened, metrics: Metrics, revocation: RevocationService, suspension: SuspensionService
+    opened: Opened, metrics: Metrics, services: _Services
 ) -> list[Callable[[], Coroutine[None, None, None]]]:
     """Return what watches manufacturers' CAs, and, at one of several workers, what fetches and follows their lists."""
     settings, database = opened.settings, opened.database
     watch = ManufacturerWatch(database, utc_now)
-    recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
+    recall = RecallWatch(database, utc_now, services.revocation, services.suspension, SERVER_NAME)
     fetcher = ManufacturerFetcher(
         database,
         utc_now,
@@ -343,59 +272,69 @@ def _authorities(
     return credential, live
 
 
-def _readiness(database: Database, live: LiveAuthorities) -> tuple[SigningTrials, Readiness]:
-    trials = SigningTrials(lambda: (each.issuer for each in live.active().values() if each is not None))
-    return trials, Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now, lambda: trials.signs)
-
-
-def _plain(
-    settings: Settings,
-    metrics: Metrics,
-    page: Page,
+def _https(
+    opened: Opened,
+    profiles: LiveProfiles,
+    credential: HttpsCredential,
     live: LiveAuthorities,
-    readiness: Readiness,
-    questions: OcspQuestions,
-) -> Starlette:
+    services: _Services,
+    condition: Condition,
+) -> tuple[Starlette, LateApplication]:
+    """Return what is served with TLS: EST, and behind it the operators' API, which is made later."""
+    settings = opened.settings
+    audit_key = read_audit_key(opened.authority.files)
+    https = new_application(
+        settings,
+        condition.metrics,
+        port="https",
+        devices=functools.partial(
+            est.EstResponder, enrolment=services.enrolment, authorities=live.told, signer=credential.signer
+        ),
+        authorities=live.told.certificates.values,
+    )
+    whole: WholeRequests = https.state.whole
+
+    def operators() -> ASGIApp:
+        with importing():  # Late: `provisioning.api.late`.
+            from provisioning.api.operator_application import new_operator_application
+            from provisioning.api.whole_revocations import RevocationResponder
+        application = new_operator_application(
+            product_version(),
+            answering(condition.metrics),
+            database=opened.database,
+            clock=utc_now,
+            audit_key=audit_key,
+            profiles=profiles,
+            revocation=services.revocation,
+            suspension=services.suspension,
+            feed=condition.feed,
+            stall_seconds=settings.feed_stall_seconds,
+            publishers=live.publishers,
+            followers=condition.followers,
+            readiness=condition.readiness.checks(),
+            trust_changed=condition.trust_changed,
+            released_share=settings.manufacturer_list_released_share,
+        )
+        whole.revocations = RevocationResponder(application.state.operator_services, settings.maximum_body_bytes)
+        return application
+
+    late = LateApplication(operators, _LATE_SECONDS)
+    https.router.default = late
+    return https, late
+
+
+def _http(settings: Settings, live: LiveAuthorities, questions: OcspQuestions, condition: Condition) -> Starlette:
     """Return what is served without TLS: CRLs and CA certificates, OCSP, metrics and health."""
     http = new_application(
         settings,
-        metrics,
+        condition.metrics,
         port="http",
         routes=[
-            *metrics_routes(page, settings.metrics),
+            *metrics_routes(condition.page, settings.metrics),
             *relying_party_routes(live.publishers, live.told.certificates),
-            *health_routes(readiness.checks()),
+            *health_routes(condition.readiness.checks()),
         ],
     )
     http.add_middleware(OcspEndpoint, questions=questions, body_seconds=settings.body_seconds)
     http.state.whole = WholeOcsp(questions)
     return http
-
-
-async def _followers(feed: RevocationFeed, fellows: FellowWorkers | None) -> int:
-    answers = {} if fellows is None else await fellows.ask(_FOLLOWERS)
-    return feed.subscribers + sum(int(answer) for answer in answers.values() if answer is not None)
-
-
-def _own_cas(live: LiveAuthorities) -> dict[str, x509.Certificate]:
-    active = [each.issuer.certificate for each in live.active().values() if each is not None]
-    return issuers_and_roots(live.told.certificates, active)
-
-
-def _answers(
-    metrics: Metrics, health: HealthCollector, trust: EnrolmentTrust, feed: RevocationFeed
-) -> Mapping[str, Answer]:
-    """Return what other workers may ask this one."""
-
-    async def figures() -> bytes:
-        await health.refresh()
-        return snapshot(metrics.registry)
-
-    async def followers() -> bytes:
-        return b"%d" % feed.subscribers
-
-    async def trust_anew() -> bytes:
-        await trust.keep_up()
-        return b""
-
-    return {QUESTION: figures, _FOLLOWERS: followers, _TRUST: trust_anew}

@@ -118,7 +118,7 @@ class Reloader:
         try:
             read, use_anchors = await asyncio.to_thread(self._read, reading)
         except (ConfigurationError, TlsConfigurationError) as error:
-            log.error("settings not reloaded: all stays as it was", code="RELOAD_REFUSED", detail=str(error))  # noqa: TRY400
+            log.error("settings not reloaded: all stays as it was", code="RELOAD_REFUSED", detail=str(error))
             return
         settings = read.settings
         self._profiles.exchange(read.profiles)

@@ -55,7 +55,8 @@ from provisioning.program.out_of_memory import told
 from provisioning.program.proxy_networks import networks
 from provisioning.program.service_manager import ServiceManager
 from provisioning.program.version import product_version
-from provisioning.service.parts import Opened, build
+from provisioning.service.opened import Opened
+from provisioning.service.parts import build
 from provisioning.service.reloading import ReadAgain
 from provisioning.service.service_signals import ServiceSignals, service_signals
 from provisioning.service.worker_place import WorkerPlace

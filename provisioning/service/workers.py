@@ -230,7 +230,7 @@ class Supervisor:
                 control.close()
                 self._become(slot, theirs)
         except OSError as error:  # No memory, or too many processes: as if it had ended at once.
-            log.error("worker cannot be forked", code="WORKER_ENDED", worker=slot.number, detail=error.strerror)  # noqa: TRY400
+            log.error("worker cannot be forked", code="WORKER_ENDED", worker=slot.number, detail=error.strerror)
             control.close()
             self._ended(slot, 1)
             return

@@ -10,6 +10,7 @@ from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
+from provisioning.pki.serial_number import serial_text
 from provisioning.program.given_file import SECRET_BYTES, text_of
 from provisioning.signers.file import FileSigner
 from provisioning.signers.pkcs11_uri import SCHEME, InvalidPkcs11Uri, Pkcs11Uri, parse_pkcs11_uri
@@ -39,8 +40,8 @@ class SignerPlaces:
         if key.public_key() != certificate.public_key():
             raise ConfigurationError(
                 f"the key of {ca} ({self.place(ca)}) does not belong to its certificate "
-                f"({certificate.subject.rfc4514_string()}, serial {certificate.serial_number:x}): restore both from "
-                "the same backup, and check that database_url is this fleet's"
+                f"({certificate.subject.rfc4514_string()}, serial {serial_text(certificate.serial_number)}): restore "
+                "both from the same backup, and check that database_url is this fleet's"
             )
         return key
 

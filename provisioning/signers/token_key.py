@@ -127,7 +127,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         try:
             return self._signer.calls.do(lambda: self._signed(digest, hashed), _SIGN_SECONDS)
         except PKCS11Error as error:  # No answer, or no thread for the call.
-            log.error("token does not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))  # noqa: TRY400
+            log.error("token does not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))
             raise _unavailable() from error
 
     def _signed(self, digest: bytes, hashed: hashes.HashAlgorithm) -> bytes:
@@ -153,7 +153,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
                 connected.close()
                 raise
         except (PKCS11Error, SignerError, ConfigurationError) as error:  # The last: the PIN can no longer be read.
-            log.error("token does not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))  # noqa: TRY400
+            log.error("token does not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))
             raise _unavailable() from error
         self._connected = connected
         log.info("token signs again", code="SIGNER_CURRENT", key=self._signer.place)

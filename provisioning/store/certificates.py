@@ -19,11 +19,11 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.quick_values import quickly_made
 from provisioning.store.devices import WIDTH as DEVICE_WIDTH
 from provisioning.store.devices import Device, device_from
 from provisioning.store.prepared import Prepared
-from provisioning.store.serials import serial_text
 from provisioning.store.tables import (
     authorities,
     certificates,

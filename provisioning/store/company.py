@@ -40,7 +40,8 @@ from greenlet import greenlet
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from provisioning.store.prepared import Answer, Prepared, Values
+from provisioning.store.compiled import Values
+from provisioning.store.prepared import Answer, Prepared
 from provisioning.store.side_by_side import COMPANY
 
 _Work = Callable[[Connection], Any]

@@ -19,7 +19,7 @@ database.
 Rules
 -----
 1. Code that decides and records does both inside one `write`; it is durable when the call has returned.
-2. SQLite: WAL, synchronous FULL (a commit is on disk before the answer is sent), foreign keys on.
+2. A connection is set up in one place, `provisioning.store.engines`.
 3. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
    a join reads along with the lock may be older than the wait for it. Locks are taken in one order: all writers'
    (`provisioning.store.postgresql_group`), tokens, approval, device, key, counters, end of the audit log; only
@@ -39,22 +39,18 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
-from sqlalchemy import create_engine, event
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
-from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.errors import Code, Refused
 from provisioning.pki.panic import panics_fail
+from provisioning.store import engines, probing
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something
-from provisioning.store.prepared import told
-from provisioning.store.server_parameters import all_parameters, server_parameters
 from provisioning.store.sqlite_files import SqliteFiles
 from provisioning.store.sqlite_lane import SqliteLane
-from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS
 
 ResultT = TypeVar("ResultT")
 
@@ -62,28 +58,10 @@ log = structlog.get_logger(__name__)
 
 _READERS: Final = 4
 _LATE_SECONDS: Final = 12.0
-_RESTED_SECONDS: Final = 1.0
 _LEAVE_SECONDS: Final = 2.0
 """How often it is asked whether the server takes no changes, and all sessions are opened anew if so; and whether the
 session is still the one that was opened."""
 _STANDING: Final = "SELECT current_setting('transaction_read_only'), pg_backend_pid()"
-_RESTED_SINCE: Final = "rested_since"
-_GROW: Final = "TABLE fleet_probe AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)"
-# Each table grows by itself, and those that are written seldom have room in their files for long. What is not logged
-# takes no room from the write-ahead log: where that is full, the server stops.
-_BESIDE_THE_TABLES: Final = (
-    "SELECT set_config('temp_tablespaces', coalesce((SELECT quote_ident(spcname) FROM pg_tablespace "
-    "WHERE spcname = current_setting('default_tablespace')), ''), true)"  # One that is no more is ignored for tables.
-)
-_ROOM: Final = (
-    (_BESIDE_THE_TABLES, f"CREATE TEMPORARY {_GROW}", "DROP TABLE pg_temp.fleet_probe"),  # Everybody may, by default.
-    (f"CREATE UNLOGGED {_GROW}", "DROP TABLE fleet_probe"),
-)
-"""What PostgreSQL can do where files can grow, in either of two ways."""
-_FORBIDDEN: Final = frozenset({"42501", "3F000"})
-"""PostgreSQL's errors for a missing privilege, and for no schema to create something in."""
-_KEPT_LOG_BYTES: Final = 16 * 1024 * 1024
-"""Of SQLite's write-ahead log: while somebody reads for long, a backup say, it grows, and would never shrink again."""
 
 
 class Database:
@@ -94,25 +72,25 @@ class Database:
 
         *audit_key* authenticates what transactions append to the audit log.
         """
-        parsed = _checked_url(url)
+        parsed = engines.checked_url(url)
         options = {KEY_OPTION: audit_key}
         self._files: SqliteFiles | None = None
         if parsed.get_backend_name() == "sqlite":
             if parsed.database:
                 self._files = SqliteFiles(Path(parsed.database))
-            writer = _sqlite(parsed, options, 1)
+            writer = engines.sqlite(parsed, options, 1)
             self._writer: Lane = SqliteLane(writer, "store-writer", self._files)
-            reader = _sqlite(parsed, options, _READERS)
-            _begin_by_itself(reader)
+            reader = engines.sqlite(parsed, options, _READERS)
+            engines.begin_by_itself(reader)
             self._reader = PooledLane(reader, _READERS, "store-reader")
             self._looks: Lane = self._reader
         else:
             # One pool: when a connection is found broken, all that are as old are made anew.
-            writer = _postgresql(parsed, options, 2 + _READERS)
+            writer = engines.postgresql(parsed, options, 2 + _READERS)
             reader = writer.execution_options(isolation_level="REPEATABLE READ")
             self._writer, self._looks = _postgresql_lanes(writer)
             self._reader = PooledLane(reader, _READERS, "store-reader")
-            _refuse_other_schemas(writer, lambda: self._schema)
+            engines.refuse_other_schemas(writer, lambda: self._schema)
         self.url: Final = parsed
         self._schema: str | None = None
         self._write_failed = False
@@ -198,7 +176,7 @@ class Database:
             connection.exec_driver_sql("DELETE FROM counters WHERE name = 'probe'")
             if thorough:
                 try:
-                    _try_all(connection)
+                    probing.try_all(connection)
                 except DBAPIError as error:
                     # Told as its own: a lock that is refused at once is none for which others have waited in vain.
                     raise Refused(Code.UNAVAILABLE, "not every table can be written now") from explained(error)
@@ -295,67 +273,6 @@ def _is_read_only(connection: Connection) -> bool:
     return bool(said == "on")
 
 
-def _try_all(connection: Connection) -> None:
-    """Lock every table of PostgreSQL's as who writes to it does, and make a file grow."""
-    from provisioning.store.every_table import EVERY_TABLE  # Seldom needed, and never on SQLite.
-
-    for name in EVERY_TABLE.tables:  # Each by itself: it may be that only some may be changed by this user.
-        _try(connection, f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE NOWAIT")
-    any(_try(connection, *statements) for statements in _ROOM)
-
-
-def _try(connection: Connection, *statements: str) -> bool:
-    """Execute *statements*; return whether this user may."""
-    allowed = True
-    connection.exec_driver_sql("SAVEPOINT probe")
-    try:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in _FORBIDDEN:
-            raise
-        connection.exec_driver_sql("ROLLBACK TO probe")
-        allowed = False
-    connection.exec_driver_sql("RELEASE probe")
-    return allowed
-
-
-def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
-    try:
-        engine = create_engine(
-            url,
-            execution_options=options,
-            connect_args=server_parameters(url),
-            poolclass=QueuePool,
-            pool_size=size,
-            max_overflow=0,
-        )
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            "database_url names PostgreSQL, whose driver is not installed: in the clone, "
-            ".venv/bin/pip install -e '.[postgres]'"
-        ) from error
-    _check_parameters(url)
-    _renew_broken(engine)
-    return engine
-
-
-def _check_parameters(url: URL) -> None:
-    """Raise `ConfigurationError` where libpq would not understand the URL, or the URL is not read as it was meant."""
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import make_conninfo
-
-    if "@" in (url.host or "")[1:]:  # One at the beginning is a socket in Linux's abstract namespace.
-        raise ConfigurationError(
-            "database_url has an @ in its host: in a user's name or a password write @ as %40, / as %2F, : as %3A, "
-            "% as %25"
-        )
-    try:
-        make_conninfo(**all_parameters(url))
-    except ProgrammingError as error:
-        raise ConfigurationError(f"database_url: {error}: behind its ? stand libpq's parameters, as sslmode") from error
-
-
 def _postgresql_lanes(engine: Engine) -> tuple[Lane, Lane]:
     """Return who writes and who looks things up."""
     from provisioning.store.opened_sessions import OpenedSessions  # Only PostgreSQL needs its driver and greenlets.
@@ -368,96 +285,3 @@ def _postgresql_lanes(engine: Engine) -> tuple[Lane, Lane]:
         return sessions.open(*arguments, **options)
 
     return PostgresqlLane(engine, "store-writer"), PostgresqlLooks(engine, "store-looks")
-
-
-def _refuse_other_schemas(engine: Engine, expected: Callable[[], str | None]) -> None:
-    """Open no connection to a database whose schema is not that *expected*, unless that is None, or that is filled."""
-    from provisioning.store import subscribed  # Only PostgreSQL needs its driver.
-    from provisioning.store.opened_sessions import UnfitServer
-
-    @event.listens_for(engine, "connect")
-    def check(connection: Any, _record: object) -> None:
-        wanted = expected()
-        if wanted is None:
-            return
-        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        connection.rollback()
-        if found != (wanted,):
-            raise engine.dialect.loaded_dbapi.OperationalError(
-                f"the database has schema {found and found[0]}, this process is for {wanted}: another version has "
-                "changed it; stop this process, and start the newer version"
-            )
-        if (filled := subscribed.found_by(connection)) is not None:  # Who only reads would miss revocations.
-            raise UnfitServer(*filled)
-        connection.rollback()
-
-
-def _renew_broken(engine: Engine) -> None:
-    """Ask a connection that has rested whether it still is one, so that a restart of the server costs no request."""
-
-    @event.listens_for(engine, "checkin")
-    def rest(_connection: object, record: ConnectionPoolEntry) -> None:
-        record.info[_RESTED_SINCE] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        driver: Any = connection
-        since = record.info.get(_RESTED_SINCE, math.inf)
-        if since < driver.silences.last:  # As a rule all hang, and each would be waited for.
-            raise DisconnectionError("the server was silent on another connection")
-        if time.monotonic() - since < _RESTED_SECONDS:
-            return
-        try:
-            with driver.prompt():
-                engine.dialect.do_ping(connection)
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError(str(error)) from error  # The pool makes another.
-
-
-def _sqlite(url: URL, options: dict[str, Any], size: int) -> Engine:
-    engine = create_engine(url, execution_options=options, poolclass=QueuePool, pool_size=size, max_overflow=0)
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: object) -> None:
-        # The driver's own transaction control starts them too late (at the first change); ours is explicit.
-        connection.isolation_level = None
-        for pragma in (
-            f"busy_timeout = {PATIENCE_MILLISECONDS}",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-            f"journal_size_limit = {_KEPT_LOG_BYTES}",
-            "temp_store = MEMORY",  # Where savepoints remember pages: a file each would be half of all writing.
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    return engine
-
-
-def _begin_by_itself(engine: Engine) -> None:
-    """Have SQLite begin a transaction where SQLAlchemy does."""
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
-        driver: Any = connection.connection.driver_connection  # As SQLAlchemy would do it, with less ado.
-        try:
-            driver.execute("BEGIN")
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise told(connection, "BEGIN", error) from error
-
-
-def _checked_url(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError("database_url is not a URL: use sqlite:///FILE or postgresql+psycopg://…") from error
-    except ValueError:  # Whose text is what stands there: a password, where @HOST was forgotten behind it.
-        raise ConfigurationError(
-            "database_url: what stands in it as the port, behind the last colon, is no number: "
-            "use postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
-        ) from None
-    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
-        raise ConfigurationError(
-            f"database_url begins with {parsed.drivername!r}: use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE"
-        )
-    return parsed

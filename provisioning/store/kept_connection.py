@@ -23,10 +23,10 @@ from sqlalchemy.exc import DBAPIError
 
 from provisioning.directory.audit_chain import AuditHead
 from provisioning.store import audit, row_numbers, server_faults, subscribed
+from provisioning.store.executor import told
 from provisioning.store.loop_waits import LoopWaits
 from provisioning.store.opened_sessions import UnfitServer
 from provisioning.store.postgresql_group import SharedTransaction, driver_of
-from provisioning.store.prepared import told
 from provisioning.store.server_parameters import WRITERS_DURABILITY, WRITERS_REST
 
 log = structlog.get_logger(__name__)

@@ -17,12 +17,12 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.crl import Scope
 from provisioning.pki.revocation import Entries
+from provisioning.pki.serial_number import serial_text
 from provisioning.store import groups
 from provisioning.store.groups import WayName
 from provisioning.store.manufacturer_tables import manufacturer_lists, manufacturer_revocations, manufacturers
 from provisioning.store.manufacturers import LapsedLists
 from provisioning.store.prepared import Prepared
-from provisioning.store.serials import serial_text
 
 MAXIMUM_SCOPE: Final = 2000
 """Maximum length of `scope_text`, in characters."""

@@ -38,8 +38,8 @@ import psycopg
 from psycopg.pq import ExecStatus
 from sqlalchemy.engine import Connection
 
+from provisioning.store.executor import told
 from provisioning.store.loop_waits import LoopConnection, Silence, Silences
-from provisioning.store.prepared import told
 
 _REFUSED_OPTION: Final = re.compile("unsupported (?:options )?startup parameter")
 """PgBouncer's words: it has no code of its own for it."""

@@ -36,9 +36,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from provisioning.directory.audit_chain import AuditHead
 from provisioning.store import announcements, audit
 from provisioning.store.company import BrokenUp, Company
+from provisioning.store.executor import told
 from provisioning.store.lanes import Outcome, explained
 from provisioning.store.loop_waits import LoopConnection
-from provisioning.store.prepared import told
 from provisioning.store.side_by_side import COMPANY, GoneAlone
 from provisioning.store.stalled import end_stalled
 

@@ -15,10 +15,10 @@ from typing import Final
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.pki.serial_number import serial_text
 from provisioning.store.devices import WIDTH, Device, device_from
 from provisioning.store.manufacturer_tables import idevids, manufacturer_lists, manufacturer_revocations, recalls
 from provisioning.store.prepared import Prepared
-from provisioning.store.serials import serial_text
 from provisioning.store.tables import devices
 
 PAGE: Final = 500

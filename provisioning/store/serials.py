@@ -40,6 +40,7 @@ from sqlalchemy import bindparam, delete, insert
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
+from provisioning.pki.serial_number import serial_text
 from provisioning.store.database import Database
 from provisioning.store.prepared import Prepared, Same
 from provisioning.store.tables import serial_reservations
@@ -69,11 +70,6 @@ def rising_serials(number: int, now: datetime) -> list[int]:
     """
     prefix = (1 << _BITS) | ((now - _EPOCH) // _MILLISECOND << _RANDOM_BITS)
     return sorted(prefix | secrets.randbits(_RANDOM_BITS) for _ in range(number))
-
-
-def serial_text(serial: int) -> str:
-    """Return *serial* as the store and the API write it: lower-case hexadecimal, no leading zeros."""
-    return f"{serial:x}"
 
 
 class NotReserved(Refused):

@@ -28,8 +28,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from provisioning.store import audit
+from provisioning.store.executor import executor_of, told
 from provisioning.store.lanes import Job, Outcome, explained, is_locked
-from provisioning.store.prepared import executor_of, told
 from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS, SqliteWriter
 
 

@@ -27,7 +27,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from provisioning.program.log_growth import LogGrowth, held_up
-from provisioning.store.prepared import executor_of, keep_executor, leave_executor, told
+from provisioning.store.executor import executor_of, keep_executor, leave_executor, told
 from provisioning.store.sqlite_files import SqliteFiles
 
 log = structlog.get_logger(__name__)

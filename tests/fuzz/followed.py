@@ -13,7 +13,7 @@ from broker.revocation import revocation_feed
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
-from provisioning.client.feed import (
+from provisioning.client.feed_reader import (
     Authorities,
     Current,
     EventReader,

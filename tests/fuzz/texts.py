@@ -24,7 +24,7 @@ from device_sim.qualify import client_hello
 from device_sim.scenario.model import InvalidScenario
 from device_sim.scenario.model import parse as parse_scenario
 from provisioning.api.request_text import decode_body
-from provisioning.client.feed import EventReader, FeedLost
+from provisioning.client.feed_reader import EventReader, FeedLost
 from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.given_toml import NotToml, toml_of

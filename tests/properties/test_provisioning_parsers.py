@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from provisioning.api.est import parse_basic
 from provisioning.api.request_text import decode_body
-from provisioning.api.revocations import normal_serial
+from provisioning.api.revocations import named_serial
 from provisioning.ca.csr import read_key_request, verify_csr
 from provisioning.ca.der import SEQUENCE, SET, element, object_identifier
 from provisioning.enrolment.groups import parse_ways
@@ -20,7 +20,8 @@ from provisioning.enrolment.tokens import digest_of, new_token
 from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
-from provisioning.store.serials import new_serial, serial_text
+from provisioning.pki.serial_number import serial_text
+from provisioning.store.serials import new_serial
 from tests.support.hostile_requests import common_name, request
 from tests.support.requests import csr_der
 
@@ -103,9 +104,9 @@ def test_every_token_made_here_can_be_looked_up() -> None:
 @given(st.text(alphabet="0123456789abcdefABCDEFx:- ", max_size=50))
 def test_a_serial_number_is_normal_or_refused(text: str) -> None:
     with contextlib.suppress(Refused):
-        normal = normal_serial(text)
+        normal = named_serial(text)
         assert normal == serial_text(int(normal, 16))
-        assert normal_serial(normal) == normal
+        assert named_serial(normal) == normal
 
 
 def test_a_serial_number_survives_every_usual_spelling() -> None:
@@ -113,7 +114,7 @@ def test_a_serial_number_survives_every_usual_spelling() -> None:
     text = serial_text(serial)
     colons = ":".join(text[index : index + 2] for index in range(0, len(text), 2))
     for spelling in (text, text.upper(), "0x" + text, "00" + text, colons):
-        assert normal_serial(spelling) == text
+        assert named_serial(spelling) == text
 
 
 @given(st.binary(max_size=400))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.client.feed import (
+from provisioning.client.feed_reader import (
     Authorities,
     Current,
     EventReader,
@@ -25,7 +25,7 @@ from provisioning.client.feed import (
 )
 from provisioning.pki.revocation import Revocation
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.revocation.feed import event_of
+from provisioning.revocation.feed_event import event_of
 from provisioning.store.revocations import EventKind, RevocationRecord
 from tests.support.year_0 import SAID
 

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
-from provisioning.client.feed import Current, FeedEvent, ReleaseEvent, RevocationEvent
+from provisioning.client.feed_reader import Current, FeedEvent, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
 from tests.support.examples import examples

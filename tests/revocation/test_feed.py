@@ -13,7 +13,7 @@ import pytest
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.publication import Publish
-from provisioning.client.feed import EventReader, FeedLost
+from provisioning.client.feed_reader import EventReader, FeedLost
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import Enrolled, enrol

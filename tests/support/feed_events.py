@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-from provisioning.client.feed import FeedEvent, follow_together
+from provisioning.client.feed import follow_together
+from provisioning.client.feed_reader import FeedEvent
 from provisioning.pki.tls import Credential
 
 

@@ -17,6 +17,7 @@ from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.revocation import issued_to, portions
 from provisioning.revocation.portions import Portions
 from provisioning.store import (
@@ -30,7 +31,6 @@ from provisioning.store import (
 )
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.revocations import RevocationRecord
-from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
 

@@ -5,7 +5,8 @@ Theory
 A broker written for a test has the faults that its author thought of, and lacks a real one's abilities: sessions,
 wills, QoS 2. So the broker is real, and this proxy sits between it and the devices. It terminates their TLS, connects
 to the broker as each of them, with a certificate that the target's CA signs for it, and forwards packets both ways; a
-`OneFault` changes what it likes. Unreadable data is forwarded unchanged.
+`OneFault` changes what it likes. Unreadable data is forwarded unchanged. Where the broker's own admission is not the
+point, it takes everybody from the proxy without TLS, which would cost as much again.
 
 Revocation is handled here: the broker sees other certificates than the devices have.
 
@@ -137,8 +138,9 @@ class _RevokingRegistrar:
 
 
 class _Proxy:
-    def __init__(self, behind: Endpoint, issuer: Issuer, anchors: Path, fault: OneFault) -> None:
+    def __init__(self, behind: Endpoint, issuer: Issuer, anchors: Path, fault: OneFault, *, plain: bool) -> None:
         self._behind = behind
+        self._plain = plain
         self._issuer = issuer
         self._anchors = anchors
         self._fault = fault
@@ -160,8 +162,8 @@ class _Proxy:
             their_reader, their_writer = await asyncio.open_connection(
                 self._behind.host,
                 self._behind.port,
-                ssl=self._context_of(identity),
-                server_hostname=self._behind.server_name,
+                ssl=None if self._plain else self._context_of(identity),
+                server_hostname=None if self._plain else self._behind.server_name,
             )
         except OSError:
             writer.close()
@@ -243,13 +245,16 @@ def _is_packet(buffer: bytes) -> bool:
 
 @asynccontextmanager
 async def proxied(
-    behind: Endpoint, issuer: Issuer, anchors: Path, fault: OneFault, *, name: str = "localhost"
+    behind: Endpoint, issuer: Issuer, anchors: Path, fault: OneFault, *, name: str = "localhost", plain: bool = False
 ) -> AsyncIterator[Endpoint]:
-    """Yield the address at which the broker *behind*, which trusts *issuer*, is reached with this *fault*."""
+    """Yield the address at which the broker *behind*, which trusts *issuer*, is reached with this *fault*.
+
+    *plain*: it trusts whoever connects, and without TLS.
+    """
     identity = Identity("fleet.internal", Role.BROKER, "broker-1")
     server = issuer.issue(identity, usages=SERVER_AUTH, dns_names=[name])
     context = server_context(server.pem, anchors, client_certificate=ClientCertificate.REQUIRED)
-    proxy = _Proxy(behind, issuer, anchors, fault)
+    proxy = _Proxy(behind, issuer, anchors, fault, plain=plain)
     async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=context) as listener:
         try:
             yield Endpoint("127.0.0.1", listener.sockets[0].getsockname()[1], name)
@@ -262,10 +267,10 @@ async def proxied(
 
 
 @asynccontextmanager
-async def with_fault(target: Target, fault: OneFault) -> AsyncIterator[Target]:
-    """Yield *target* with this *fault*; it claims to support revocation."""
+async def with_fault(target: Target, fault: OneFault, *, plain: bool = False) -> AsyncIterator[Target]:
+    """Yield *target* with this *fault*; it claims to support revocation. *plain* as of `proxied`."""
     claims = target.capabilities
     claims = claims.model_copy(update={"supports": claims.supports | {Feature.REVOCATION}})
-    async with proxied(target.endpoint, target.issuer, target.anchors, fault) as endpoint:
+    async with proxied(target.endpoint, target.issuer, target.anchors, fault, plain=plain) as endpoint:
         registrar = _RevokingRegistrar(target.registrar, fault)
         yield replace(target, capabilities=claims, endpoint=endpoint, registrar=registrar)

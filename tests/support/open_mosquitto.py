@@ -1,30 +1,38 @@
-"""Debian's mosquitto, open to all clients of the test's CA, without a policy: behind a proxy with one fault."""
+"""Debian's mosquitto, open to everybody, without TLS or a policy: behind a proxy with one fault.
+
+It is the proxy that devices have to show a certificate to (`tests.support.one_fault`).
+"""
 
 from __future__ import annotations
 
 import os
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from device_sim.attack.foreign_server import DOMAIN, Papers
+from device_sim.attack.mosquitto_target import CAPABILITIES
+from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.credentials.credential import HeldCredential
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.foreign_process import LOOPBACK, free_port, program, serving
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
-from tests.support.one_fault import OneFault, proxied
+from tests.support.one_fault import OneFault, proxied, with_fault
 
 _CONFIG = """\
 allow_anonymous true
 listener {port} 127.0.0.1
-cafile {directory}/anchors.pem
-certfile {directory}/broker.crt
-keyfile {directory}/broker.key
-require_certificate true
 """
+_LIMITS = """\
+max_queued_bytes 1048576
+allow_duplicate_messages true
+max_packet_size 1048576
+"""
+"""Those of the target that `fleet-sim` itself starts (`device_sim.attack.mosquitto_target`)."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,29 @@ class Behind:
 @asynccontextmanager
 async def open_mosquitto(directory: Path, fault: OneFault) -> AsyncIterator[Behind]:
     """Yield a mosquitto in *directory*, with this *fault* in front of it."""
-    papers, port, log = Papers(directory), free_port(), directory / "mosquitto.log"
-    config = directory / "mosquitto.conf"
-    config.write_text(_CONFIG.format(port=port, directory=directory) + "user root\n" * (os.geteuid() == 0))
-    command = [program("mosquitto", "mosquitto"), "-v", "-c", str(config)]
+    papers = Papers(directory)
     async with (
-        serving("mosquitto", command, log=log, ready="running"),
-        proxied(Endpoint(LOOPBACK, port, "localhost"), papers.issuer, papers.ca, fault) as endpoint,
+        _running(directory) as (endpoint, _),
+        proxied(endpoint, papers.issuer, papers.ca, fault, plain=True) as at_proxy,
     ):
-        yield Behind(endpoint, papers)
+        yield Behind(at_proxy, papers)
+
+
+@asynccontextmanager
+async def target_with_fault(directory: Path, fault: OneFault) -> AsyncIterator[Target]:
+    """Yield it as a target of `fleet-sim delivery`, with this *fault*."""
+    papers = Papers(directory)
+    async with _running(directory, _LIMITS) as (endpoint, process):
+        registrar = SigningRegistrar(papers.issuer, None)
+        target = papers.target(CAPABILITIES, endpoint.port, registrar, process, "", tls12=False)
+        async with with_fault(target, fault, plain=True) as faulty:
+            yield faulty
+
+
+@asynccontextmanager
+async def _running(directory: Path, limits: str = "") -> AsyncIterator[tuple[Endpoint, Process]]:
+    port, config = free_port(), directory / "mosquitto.conf"
+    config.write_text(_CONFIG.format(port=port) + limits + "user root\n" * (os.geteuid() == 0))
+    command = [program("mosquitto", "mosquitto"), "-c", str(config)]
+    async with serving("mosquitto", command, log=directory / "mosquitto.log", ready="running") as process:
+        yield Endpoint(LOOPBACK, port, "localhost"), process

@@ -30,7 +30,8 @@ from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.revocation.feed import FeedEvent, RevocationFeed
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner

@@ -48,7 +48,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy.engine import make_url
 
 from provisioning.errors import Pending, Refused
-from provisioning.store import database
+from provisioning.store import engines
 from provisioning.store.loop_waits import LoopConnection
 from tests.support.fleet import Fleet, open_fleet
 from tests.support.interleavings import Choices
@@ -388,7 +388,7 @@ def stepped(url: str, names: Sequence[str]) -> Iterator[Stage]:
     """Open a process for each of *names*, on one database."""
     changed = threading.Condition()
     processes: dict[str, Process] = {}
-    rested, database._RESTED_SECONDS = database._RESTED_SECONDS, math.inf  # type: ignore[misc]  # Asking is a step.
+    rested, engines._RESTED_SECONDS = engines._RESTED_SECONDS, math.inf  # type: ignore[misc]  # Asking is a step.
     setattr(LoopConnection, "wait", _gated)  # noqa: B010 - of another signature for mypy
     plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     outside = psycopg.connect(plain, autocommit=True)
@@ -404,7 +404,7 @@ def stepped(url: str, names: Sequence[str]) -> Iterator[Stage]:
     finally:
         for process in processes.values():
             process.stop()
-        database._RESTED_SECONDS = rested  # type: ignore[misc]
+        engines._RESTED_SECONDS = rested  # type: ignore[misc]
         setattr(LoopConnection, "wait", _ungated)  # noqa: B010 - the same
         _gates.clear()
         outside.close()

@@ -18,7 +18,7 @@ from broker.mqtt.connect import Connack
 from broker.revocation import revocation_feed, revocation_rounds
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
-from provisioning.client.feed import FeedEvent, ReleaseEvent, RevocationEvent
+from provisioning.client.feed_reader import FeedEvent, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
 from tests.support.interleavings import Choices

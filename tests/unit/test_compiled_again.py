@@ -65,6 +65,16 @@ def test_a_file_that_reaches_nothing_compiled_is_left_out_and_so_are_the_process
     assert not processes & set(NOT_AGAIN)
 
 
+def test_files_that_reach_something_and_try_something_else_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in compiled_again.ASIDE:
+        assert reached(UNIT / name) & HOT, f"{name} is left out anyhow"
+    monkeypatch.setattr(compiled_again, "is_compiled", HOT.__contains__)
+    monkeypatch.setattr(compiled_again, "WITHIN", (UNIT / "plugins",))
+    again = {each.name for each in files() if each.parent == UNIT / "plugins"}
+    assert "test_watch.py" in again
+    assert not {"test_company.py", "test_questions.py"} & again
+
+
 def test_the_single_tests_that_are_left_out_are_there_and_in_files_that_run_again() -> None:
     assert left_out()
     for each in left_out():

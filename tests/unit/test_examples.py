@@ -1,4 +1,4 @@
-"""`make test-thorough` takes more examples of each property, also of one with a figure of its own."""
+"""`make test-thorough` takes more examples of each property, compiled code fewer: also of one with its own figure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def test_a_figure_is_multiplied_like_the_profile_s_own(monkeypatch: pytest.Monke
     assert subject.examples(40, of=100).max_examples == 2_000
     monkeypatch.setattr(subject, "TIMES", 1)
     assert subject.examples(40, of=100).max_examples == 40
+    monkeypatch.setattr(subject, "TIMES", 0.5)
+    assert subject.examples(40, of=100).max_examples == 20
 
 
 def test_no_property_has_a_figure_that_counts_whatever_the_profile_says() -> None:

@@ -20,6 +20,7 @@ from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import spki_fingerprint
+from provisioning.program.moments import shown_time
 from provisioning.store import claims, devices
 from provisioning.store.claims import StoredClaim
 from provisioning.store.groups import Group, WayName
@@ -50,7 +51,7 @@ class ClaimWay(Way):
             since = claim.ended_at or claim.expires_at
             raise Refused(
                 Code.CLAIM_ENDED,
-                f"claim {claim.name} ended on {since:%Y-%m-%d %H:%M:%S} UTC: an operator has to make a new one",
+                f"claim {claim.name} ended on {shown_time(since)}: an operator has to make a new one",
             )
 
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002

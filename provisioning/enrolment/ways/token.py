@@ -26,6 +26,7 @@ from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
+from provisioning.program.moments import shown_time
 from provisioning.store import certificates_of_key, devices, operators, tokens
 from provisioning.store.devices import DeviceState
 from provisioning.store.groups import Group, WayName
@@ -147,5 +148,5 @@ def _check_usable(token: StoredToken, now: datetime) -> None:
     if now >= token.expires_at:
         raise Refused(
             Code.TOKEN_EXPIRED,
-            f"this enrolment token expired on {token.expires_at:%Y-%m-%d %H:%M:%S} UTC: ask for a new one",
+            f"this enrolment token expired on {shown_time(token.expires_at)}: ask for a new one",
         )

@@ -6,9 +6,11 @@ sslyze says that they do alike, in a tenth of the time (`test_judged_by_sslyze`)
 Two of its checks are not asked, and are a third of its work, of provisioning's door three quarters: cipher lists (`-s`)
 and forward secrecy (`-f`). Where nothing older than TLS 1.3 is offered, which `-p` says, no cipher is without
 authentication or forward secrecy, no curve or group is a weak one (RFC 8446 §4.2.7), and no handshake is signed with
-SHA-1 (§4.2.3). Which ciphers and curves there are, of TLS 1.2 as well, is asserted of what sslyze finds; and what
-there is to say of provisioning's certificate and staple (`-S`), which are half of what is asked of that door: here only
-where sslyze cannot be had.
+SHA-1 (§4.2.3). Which ciphers and curves there are, of TLS 1.2 as well, is asserted of what sslyze finds.
+
+Some are asked only where sslyze cannot be had. Of provisioning's door what there is to say of certificate and staple
+(`-S`), which is half of its work. Of the broker's Heartbleed and CCS (`-H`, `-I`), which sslyze tries; and what is
+nothing without TLS 1.2: to fall back (`-Z`), a ticket in the ServerHello (`-T`), export groups and SSL 2 (`-J`, `-D`).
 
 One thing it would say is not a fault here, and is said to it: it wants certificates to be valid for 60 days more. The
 broker renews its own ten days before they end.
@@ -34,10 +36,12 @@ from tests.support.needed import needed
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
 
-# Protocols, certificate and handshake, and each vulnerability but the one of HTTP.
 EVERYTHING = (
-    "-p", "-S", "-H", "-I", "-T", "-R", "-C", "-O", "-Z", "-W", "-A", "-L", "-F", "-J", "-D", "-4"
+    "-p", "-S", "-R", "-C", "-O", "-W", "-A", "-L", "-F", "-4",
+    *(["-H", "-I", "-T", "-Z", "-J", "-D"] if UNAVAILABLE.exists() else []),
 )  # fmt: skip
+"""Protocols, certificate, handshake, and each vulnerability but the one of HTTP: without those that sslyze tries, or
+that are none where nothing older than TLS 1.3 is offered, unless sslyze cannot be had."""
 OF_TLS_1_2 = ("-p", "-T", "-R", "-C", *(["-S"] if UNAVAILABLE.exists() else []))
 """Protocols; tickets, renegotiation, compression; certificate and staple, if sslyze cannot say what they are."""
 UNPUBLISHED = {("HIGH", "cert_revocation", "Neither CRL nor OCSP URI provided")}

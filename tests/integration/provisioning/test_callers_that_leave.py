@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.client.feed import FeedLost, RevocationEvent
+from provisioning.client.feed_reader import FeedLost, RevocationEvent
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import wait_until
 from tests.support.enrolled import enrol

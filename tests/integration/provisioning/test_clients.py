@@ -19,7 +19,8 @@ from cryptography import x509
 from device_sim.credentials.credential import enrol
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
-from provisioning.client.feed import Current, FeedAhead, FeedLost, RevocationEvent
+from provisioning.client.feed import FeedAhead
+from provisioning.client.feed_reader import Current, FeedLost, RevocationEvent
 from provisioning.client.operator import OperatorClient, RequestRefused, ServiceUnavailable
 from provisioning.directory.files import read_certificate
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of

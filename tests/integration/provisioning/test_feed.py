@@ -19,9 +19,9 @@ from cryptography import x509
 
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
-from provisioning.client.feed import Current, RevocationEvent
+from provisioning.client.feed_reader import Current, RevocationEvent
 from provisioning.pki.keys import generate_key
-from provisioning.revocation.feed import MOST_OF_ONE
+from provisioning.revocation.subscribers import MOST_OF_ONE
 from tests.support.curl import Curl
 from tests.support.feed_events import follow
 from tests.support.openssl import OpensslDevice

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from provisioning.client.feed import Current, FeedEvent, FeedLost, RevocationEvent, follow_together
+from provisioning.client.feed import follow_together
+from provisioning.client.feed_reader import Current, FeedEvent, FeedLost, RevocationEvent
 from tests.support.enrolled import enrol
 from tests.support.provisioning import ProvisioningService
 

@@ -17,7 +17,7 @@ from cryptography.x509 import ocsp
 
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
-from provisioning.client.feed import RevocationEvent
+from provisioning.client.feed_reader import RevocationEvent
 from provisioning.pki.keys import generate_key
 from tests.support.broker_process import wait_until
 from tests.support.curl import Curl

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.client.feed import Current, ReleaseEvent, RevocationEvent
+from provisioning.client.feed_reader import Current, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.curl import Curl
 from tests.support.feed_events import follow

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from provisioning.client.feed import RevocationEvent
+from provisioning.client.feed_reader import RevocationEvent
 from tests.support import programs
 from tests.support.broker_process import wait_until
 from tests.support.ca_life import ca, ca_attempt, roll_over, states

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 from prometheus_client.parser import text_string_to_metric_families
 
-from provisioning.client.feed import RevocationEvent
+from provisioning.client.feed_reader import RevocationEvent
 from provisioning.pki.keys import spki_fingerprint
 from tests.support.broker_process import wait_until
 from tests.support.curl import Curl

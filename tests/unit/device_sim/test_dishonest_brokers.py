@@ -64,6 +64,7 @@ revoked_closed = ["max < 60000"]
 )
 
 UNANSWERED, KEPT_IN = {Lie.ALTERS_A_COMMAND, Lie.ALTERS_AN_ANSWER}, {Lie.KEEPS_IN}
+KEPT_OUT = {Lie.RESUMES, Lie.DIES}
 NOTHING_IS_MISSING = {
     Lie.NOTHING, Lie.DOUBLES, Lie.OVERTAKES, Lie.SCRIBBLES, Lie.DOUBLES_A_COMMAND, Lie.DOUBLES_AN_ANSWER, Lie.LETS_IN,
     Lie.CUTS_AND_LETS_IN, Lie.BLAMES_AND_LETS_IN, Lie.KEEPS_ITS_SESSION,
@@ -94,6 +95,8 @@ async def judged(
     # Who waits for what comes waits as long as this machine takes.
     text = text if lie in UNANSWERED else text.replace('deadline = "500ms"', 'deadline = "60s"')
     text = text if lie in KEPT_IN else text.replace('deadline = "250ms"', 'deadline = "60s"')
+    # Who comes again in vain need not do so all the time.
+    text = text if lie not in KEPT_OUT else text.replace('base = "20ms", cap = "50ms"', 'base = "1s", cap = "2s"')
     scenario = parse(text, "judged.toml")
     fleet = FleetDirectory.create(directory / "fleet", Origin(), authority.pem, "backend")
     with fleet.changing():

@@ -22,7 +22,7 @@ from broker.histogram import Histogram
 from broker.metrics import Metrics
 from broker.revocation.issuing_authorities import STATES, IssuingAuthorities
 from broker.store.journal import Journal
-from provisioning.client.feed import IssuingAuthority
+from provisioning.client.feed_reader import IssuingAuthority
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 from provisioning.program.runtime import what_runs

@@ -12,7 +12,7 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.trust import Trust
 from broker.revocation.issuing_authorities import IssuingAuthorities
-from provisioning.client.feed import IssuingAuthority
+from provisioning.client.feed_reader import IssuingAuthority
 from tests.support.bundles import settings
 from tests.support.pki import Held, shared_pki
 from tests.support.wire import MemoryBroker

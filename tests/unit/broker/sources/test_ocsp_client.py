@@ -356,11 +356,13 @@ def test_whom_to_ask_the_bundle_says_before_the_certificate() -> None:
         (issuer,) = TrustBundle("ours", anchors, ocsp=terms).anchors
         return list(urls_of(named, issuer))
 
-    places = [x509.UniformResourceIdentifier(f"{scheme}://named/") for scheme in ("ldap", "http", "https")]
+    urls = ["ldap://named/", "https://named/", *(f"http://{number}/" for number in range(5))]
+    places = [x509.UniformResourceIdentifier(url) for url in urls]
     access = [x509.AccessDescription(x509.oid.AuthorityInformationAccessOID.OCSP, place) for place in places]
     named = PKI.device("meter-1", extensions=[x509.AuthorityInformationAccess(access)]).certificate
     assert asked(None) == []
     assert asked(OcspTerms(REQUIRE, "http://a/")) == ["http://a/"]
     assert asked(OcspTerms(REQUIRE, "http://a/", from_certificates=True)) == ["http://a/"]
-    assert asked(OcspTerms(REQUIRE, None, from_certificates=True)) == ["http://named/"], "answers are signed: no TLS"
+    of_certificate = asked(OcspTerms(REQUIRE, None, from_certificates=True))
+    assert of_certificate == urls[2:6], "answers are signed: no TLS; and a certificate has room for a thousand"
     assert asked(OcspTerms(REQUIRE, None, from_certificates=False)) == []

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from provisioning.api.asked_for import check_json
+from provisioning.enrolment import device_list, tokens
 from tests.support.fleet import Fleet
 from tests.support.operators import operator
 from tests.unit.provisioning.api.test_still_operator import CHANGES, api_of, scope_of
@@ -66,8 +68,8 @@ async def test_nobody_has_us_keep_or_parse_what_he_may_not_send(fleet: Fleet) ->
     [
         ([b" " * PART] * 32 + [b'{"device": "nobody-s"}'], None, (404, "DEVICE_UNKNOWN")),
         ([b" " * PART] * 65, None, (413, "BODY_TOO_LARGE")),
-        ([b'{"0":0', *[b',"1":1' * 1000] * 9, b"}"], None, (400, "INVALID_REQUEST")),
-        ([b"[0", *[b",0" * 9000] * 2, b"]"], None, (400, "INVALID_REQUEST")),
+        ([b'{"0":0', *[b',"1":1' * 2000] * 6, b"}"], None, (400, "INVALID_REQUEST")),
+        ([b"[0", *[b",0" * 6000] * 2, b"]"], None, (400, "INVALID_REQUEST")),
         ([b" " * PART] * 32, LEFT, None),
     ],
     ids=["whole", "too large", "members", "elements", "left"],
@@ -81,3 +83,11 @@ async def test_what_an_operator_sends_is_read_to_its_end(
     assert (sent.answer if sent.body else None) == answer
     assert (b"more in it than any request" in sent.body) is (answer == (400, "INVALID_REQUEST"))
     assert len(sent.left) == 0
+
+
+def test_the_largest_batches_are_not_too_much() -> None:
+    """A fingerprint has the colons that openssl writes into it."""
+    entry = {"name": "meter-1", "key_sha256": ":".join(["ab"] * 32)}
+    check_json(json.dumps({"devices": [entry] * device_list.MAXIMUM_BATCH}).encode())
+    most = {"devices": ["meter-1"] * tokens.MAXIMUM_BATCH, "dns_names": ["a"] * 32, "ip_addresses": ["b"] * 32}
+    check_json(json.dumps(most).encode())

@@ -15,9 +15,10 @@ from provisioning.errors import ConfigurationError
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import certificates, device_inventory, devices, operators, serials
+from provisioning.store import certificates, device_inventory, devices, operators
 from provisioning.store.certificates import IssuedCertificate
 from tests.support.ceremonies import Ceremonies
 
@@ -123,7 +124,7 @@ async def test_a_call_that_goes_on_certifies_no_operator_whom_the_ca_has_not_cut
     operator = read_certificate(AuthorityFiles(fleet_cas.settings.directory).certificate("operator"))
     if why == "revoked before":
         service = RevocationService(fleet_cas.database, fleet_cas.clock, ())
-        serial = serials.serial_text(operator.serial_number)
+        serial = serial_text(operator.serial_number)
         await service.revoke_serial(serial, RevocationReason.SUPERSEDED, by="boss")
     else:
         fleet_cas.clock.advance(operator.not_valid_after_utc - fleet_cas.clock() + timedelta(seconds=1))

@@ -17,7 +17,7 @@ from cryptography import x509
 from provisioning.client.connection import explain, open_pool
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
-from provisioning.client.feed import Current, FeedLost
+from provisioning.client.feed_reader import Current, FeedLost
 from provisioning.client.genuine_server import GenuineServer, trust_domain_of
 from provisioning.client.network_words import network_words
 from provisioning.client.operator import OperatorClient, ServiceUnavailable

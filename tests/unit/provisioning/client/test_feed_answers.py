@@ -13,17 +13,8 @@ import pytest
 from cryptography import x509
 
 from provisioning.client import feed as feed_client
-from provisioning.client.feed import (
-    HEARTBEAT,
-    SILENT_HEARTBEATS,
-    Current,
-    FeedAhead,
-    FeedEvent,
-    FeedLost,
-    FeedRefused,
-    follow_together,
-    tell_known,
-)
+from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS, FeedAhead, FeedRefused, follow_together, tell_known
+from provisioning.client.feed_reader import Current, FeedEvent, FeedLost
 from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.role import Role
 from tests.support.impostor import impostor

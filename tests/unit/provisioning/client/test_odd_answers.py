@@ -17,7 +17,8 @@ from provisioning.client import whole_answer
 from provisioning.client.csr import build_csr
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EnrolmentUnavailable, EstClient
-from provisioning.client.feed import FeedLost, follow_together, tell_known
+from provisioning.client.feed import follow_together, tell_known
+from provisioning.client.feed_reader import FeedLost
 from provisioning.client.list_download import NotFetched, download
 from provisioning.client.operator import Page, RequestRefused, ServiceUnavailable
 from provisioning.client.plain_http import PlainHttp

@@ -22,8 +22,8 @@ from provisioning.enrolment.attempt import Question, TokenCredential, Verdict
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
+from provisioning.pki.serial_number import serial_text
 from provisioning.store.audit_findings import findings
-from provisioning.store.serials import serial_text
 from tests.support.cut_connections import Way
 from tests.support.fleet import Fleet, open_fleet, successor_csr
 from tests.support.manufacturer import Manufacturer

@@ -23,11 +23,11 @@ from provisioning.errors import Pending, Refused
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.store import audit, certificates, schema
 from provisioning.store.approvals import ApprovalState
 from provisioning.store.certificates import CertificateState
 from provisioning.store.groups import Group, NewKey
-from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.hostile_requests import ECDSA_SHA256
 from tests.support.requests import csr_der

@@ -14,8 +14,8 @@ from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.store.groups import NewKey
-from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.requests import NOON, csr_der

@@ -22,9 +22,9 @@ from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused, RefusedTogether
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.store import audit, certificates_of_device, devices, unfinished_ends
-from provisioning.store.serials import serial_text
 from tests.support.examples import IS_THOROUGH
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import make_portions_small

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import feed as feed_module
-from provisioning.revocation.feed import FeedEvent, RevocationFeed
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.feed_event import FeedEvent
 from provisioning.store import counters
 from provisioning.store.tables import revocation_events, revocations
 from tests.support.fleet import Fleet

@@ -15,7 +15,8 @@ import pytest
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import feed as feed_module
-from provisioning.revocation.feed import FeedEvent, RevocationFeed
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.feed_event import FeedEvent
 from tests.support.fleet import Fleet
 
 HEARTBEAT = 0.05

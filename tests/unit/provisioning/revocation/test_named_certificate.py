@@ -20,11 +20,12 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.revocation.recording import RevocationOutcome
 from provisioning.store import audit, devices, revocations
 from provisioning.store.audit import Action
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.serials import new_serial, serial_text
+from provisioning.store.serials import new_serial
 from provisioning.store.tables import certificates, serial_reservations
 from tests.support.fleet import Fleet, new_authority, open_fleet, successor_csr
 from tests.support.foreign_ca import ForeignCa

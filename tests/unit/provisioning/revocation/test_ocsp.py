@@ -21,7 +21,7 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
 from provisioning.revocation import ocsp_signer as signer_module
-from provisioning.revocation.feed import FeedEvent
+from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.store import audit, certificates, tables
 from provisioning.store.audit import Action

@@ -17,13 +17,13 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.revocation import portions
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService
 from provisioning.store import audit, certificates, conditions, devices
 from provisioning.store.devices import DeviceState
 from provisioning.store.revocations import EventKind
-from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import (
     Between,

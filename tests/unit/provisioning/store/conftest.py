@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.store import lanes, postgresql_lane, prepared
+from provisioning.store import executor, lanes, postgresql_lane, prepared
 from provisioning.store.company import Company
 from provisioning.store.database import Database
 from provisioning.store.outage import Outage
@@ -43,14 +43,19 @@ def companies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def journeys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The text of each statement that was handed to the driver."""
     seen: list[str] = []
-    for name, text in (("_execute", "text"), ("_execute_at_once", "at_once")):
-        execute = getattr(prepared, name)
+    ways = (
+        (prepared, "execute", "text"),
+        (prepared, "execute_at_once", "at_once"),
+        (executor, "execute_at_once", "at_once"),
+    )
+    for module, name, text in ways:
+        execute = getattr(module, name)
 
         def noted(connection: Any, compiled: Any, values: Any, execute: Any = execute, text: str = text) -> Any:
             seen.append(getattr(compiled, text))
             return execute(connection, compiled, values)
 
-        monkeypatch.setattr(prepared, name, noted)
+        monkeypatch.setattr(module, name, noted)
     return seen
 
 

@@ -20,7 +20,8 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.errors import Refused
 from provisioning.pki.panic import GaveUp
 from provisioning.store import sqlite_lane
-from provisioning.store.database import _KEPT_LOG_BYTES, Database
+from provisioning.store.database import Database
+from provisioning.store.engines import _KEPT_LOG_BYTES
 from provisioning.store.sqlite_group import SqliteGroup
 from provisioning.store.sqlite_lane import SqliteLane
 from tests.support.panic import panic

@@ -16,7 +16,7 @@ from provisioning.errors import Code, Refused
 from provisioning.store import audit, audit_findings, schema, sqlite_lane
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
-from provisioning.store.prepared import executor_of
+from provisioning.store.executor import executor_of
 from provisioning.store.sqlite_group import SqliteGroup
 from tests.support.requests import NOON
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from provisioning.api.health import Readiness
 from provisioning.errors import Code, Refused
 from provisioning.store import database as database_module
-from provisioning.store import kept_connection, loop_waits, postgresql_lane
+from provisioning.store import engines, kept_connection, loop_waits, postgresql_lane
 from provisioning.store.database import Database
 from provisioning.store.kept_connection import KeptConnection
 from provisioning.store.postgresql_group import _WRITERS, SharedTransaction, driver_of
@@ -345,7 +345,7 @@ async def test_a_look_sees_what_was_committed_before_it_was_asked_and_changes_no
 async def test_a_connection_that_was_cut_while_it_rested_costs_no_read(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "_RESTED_SECONDS", 0.0)
+    monkeypatch.setattr(engines, "_RESTED_SECONDS", 0.0)
     await asyncio.gather(*(database.read(noted) for _ in range(4)))
     with somebody_else(database) as other:
         others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -19,6 +19,7 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import (
@@ -32,7 +33,6 @@ from provisioning.store import (
 )
 from provisioning.store.certificates import IssuedCertificate
 from provisioning.store.counters import crl_counter
-from provisioning.store.serials import serial_text
 from provisioning.store.tables import certificates as certificates_table
 from tests.support.fleet import Clock, Fleet, open_fleet, successor_csr
 from tests.support.postgresql import PostgresqlServer

@@ -16,8 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.store import database as database_module
-from provisioning.store import loop_waits
+from provisioning.store import engines, loop_waits
 from provisioning.store.database import Database
 from provisioning.store.loop_waits import LoopWaits, ServerSilent, Silence
 from provisioning.store.postgresql_group import driver_of
@@ -60,7 +59,7 @@ async def test_sessions_that_have_stopped_while_nobody_used_them_are_left_and_ot
     await database.read(noted)
     with somebody_else(database) as other:
         sessions = [each for (each,) in other.execute(_OTHERS)]
-    monkeypatch.setattr(database_module, "_RESTED_SECONDS", rested)
+    monkeypatch.setattr(engines, "_RESTED_SECONDS", rested)
     with stopped(*sessions):
         async with asyncio.timeout(PATIENCE):
             with monkeypatch.context() as hasty:
