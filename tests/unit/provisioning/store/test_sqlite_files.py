@@ -124,6 +124,20 @@ async def test_a_log_that_another_program_keeps_from_the_file_is_told_of(path: P
     assert moved["code"] == "STORE_LOG_MOVED"
 
 
+async def test_nothing_is_written_behind_the_end_of_a_log_that_was_emptied(kept: Database, path: Path) -> None:
+    """It was answered, until the file was found to be damaged: SQLite writes on where it was."""
+    log = path.with_name("fleet.db-wal")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        assert shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    assert log.stat().st_size == 0
+    await add(kept, "meter-3")  # SQLite has emptied it itself.
+    log.write_bytes(b"")
+    assert "fleet.db-wal was emptied, or cut: what was committed last is lost" in await refused(kept)
+    with pytest.raises(Refused):
+        await add(kept, "meter-4")
+    assert alone(path, path.with_name("alone")) == ["meter-1"]
+
+
 @pytest.mark.usefixtures("kept")
 async def test_a_store_is_not_opened_with_the_log_of_another(path: Path, tmp_path: Path) -> None:
     Database(f"sqlite:///{path}")  # As the commands do meanwhile.
