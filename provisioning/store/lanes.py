@@ -274,9 +274,9 @@ def is_read_only(refusal: Refused) -> bool:
 
 
 def is_forbidden(refusal: Refused) -> bool:
-    """Whether the database's user lacks a right that is needed; where a policy hides rows, none helps."""
-    if _state(refusal) != _FORBIDDEN:
-        return False
+    """Whether the database's user lacks a right to what is there; where a policy hides rows, none helps."""
+    if _state(refusal) != _FORBIDDEN or str(getattr(refusal.__cause__, "statement", "")).lstrip().startswith("CREATE"):
+        return False  # What may not be created has no owner yet.
     error = getattr(refusal.__cause__, "orig", None)
     return getattr(getattr(error, "diag", None), "source_function", None) != _HIDING
 

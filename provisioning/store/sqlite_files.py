@@ -15,7 +15,9 @@ Rules
 2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
    Nothing is if the file with the names is not where it was written: copied, or on a file system that numbers its
    inodes anew at each mount, as in some containers.
-3. An orderly end leaves no names, or the word `_ENDED` behind them while somebody still reads, who takes the log in.
+3. SQLite, or a command, empties the log when all of it is in the file, and never during our transactions. A log that is
+   shorter otherwise was cut: what it held is lost, and what would be written behind its end damages the file.
+4. An orderly end leaves no names, or the word `_ENDED` behind them while somebody still reads, who takes the log in.
    Nor does a command that has taken it in after the service was killed.
 
 Handles the same for the broker: `broker.store.database_files`, which also keeps a second broker out. Does not handle: a
@@ -51,6 +53,8 @@ class SqliteFiles:
         self._names = real.with_name(f"{real.name}-files")
         self._index = real.with_name(f"{real.name}-shm")
         self._inodes = (0, 0, 0)
+        self._log_length = 0
+        """The least that the log should have: what it had when we looked last."""
         self._kept = ""
         self._log_found = MISSING
         self.doubt: Final = self._examine()
@@ -60,6 +64,7 @@ class SqliteFiles:
         """Name both, which are open now, and have `lost` tell of them from now on."""
         self._inodes = inode(self.path), inode(self._log), inode(self._index)
         self._log_found = identity(self._log)
+        self.note_log()
         self._kept = f"{identity(self.path)} {self._log_found}"
         try:
             self._write(self._kept)
@@ -85,17 +90,33 @@ class SqliteFiles:
                     f"{self._index} was deleted: end the service by kill -9, for a stop in order would lose what "
                     "commands have changed since, and start it; nothing is lost then"
                 )
+            if self.log_is_shorter:
+                return self.cut
         return None
 
     @property
-    def log_bytes(self) -> int:
-        """How long the log is, if the files are kept; 0: they are not, or it cannot be seen."""
-        if self._inodes == (0, 0, 0):
-            return 0
-        try:
-            return size(self._log)
-        except OSError:
-            return 0
+    def cut(self) -> str:
+        """What is to be said if somebody has cut the log."""
+        return (
+            f"{self._log} was emptied, or cut: what was committed last is lost, revocations too. Stop the service, and "
+            "start it; docs/backup.md says what to repeat"
+        )
+
+    def note_log(self) -> int:
+        """Take note of how long the log is, and return it; 0: the files are not kept, or it cannot be seen."""
+        self._log_length = 0
+        if self._inodes != (0, 0, 0):
+            with contextlib.suppress(OSError):
+                self._log_length = size(self._log)
+        return self._log_length
+
+    @property
+    def log_is_shorter(self) -> bool:
+        """Whether the log is there, and shorter than it was."""
+        with contextlib.suppress(OSError):
+            there = self._log.stat()
+            return there.st_size < self._log_length and there.st_ino == self._inodes[1]
+        return False
 
     @property
     def log_is_gone(self) -> bool:

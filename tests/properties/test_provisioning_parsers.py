@@ -115,6 +115,10 @@ def test_a_serial_number_survives_every_usual_spelling() -> None:
     colons = ":".join(text[index : index + 2] for index in range(0, len(text), 2))
     for spelling in (text, text.upper(), "0x" + text, "00" + text, colons):
         assert named_serial(spelling) == text
+    longest = "f" * 40  # As DER has it, with a zero octet before the first bit.
+    assert named_serial("00" + longest) == longest
+    with pytest.raises(Refused):
+        named_serial("1" + longest)
 
 
 @given(st.binary(max_size=400))

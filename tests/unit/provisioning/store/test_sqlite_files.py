@@ -118,10 +118,24 @@ async def test_a_log_that_another_program_keeps_from_the_file_is_told_of(path: P
             await grow("a")
         await grow("b")
     await database.close()
-    grows, moved = logs
+    grows, moved = [each for each in logs if each.get("code", "").startswith("STORE_LOG_")]
     assert (grows["code"], grows["path"]) == ("STORE_LOG_GROWS", str(path))
     assert "another program reads fleet.db, and keeps SQLite from moving the log into it" in grows["detail"]
     assert moved["code"] == "STORE_LOG_MOVED"
+
+
+async def test_nothing_is_written_behind_the_end_of_a_log_that_was_emptied(kept: Database, path: Path) -> None:
+    """It was answered, until the file was found to be damaged: SQLite writes on where it was."""
+    log = path.with_name("fleet.db-wal")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        assert shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    assert log.stat().st_size == 0
+    await add(kept, "meter-3")  # SQLite has emptied it itself.
+    log.write_bytes(b"")
+    assert "fleet.db-wal was emptied, or cut: what was committed last is lost" in await refused(kept)
+    with pytest.raises(Refused):
+        await add(kept, "meter-4")
+    assert alone(path, path.with_name("alone")) == ["meter-1"]
 
 
 @pytest.mark.usefixtures("kept")
