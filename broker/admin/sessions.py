@@ -191,6 +191,14 @@ class SessionView:
                 shown += len(sessions)
         yield f'], "matched": {matched}, "shown": {shown}}}\n'.encode()
 
+    async def is_kept(self, selection: Selection) -> bool:
+        """Whether there is a session that `kick` with *selection* would end."""
+        ours = self._engine.admission.is_ours
+        async for sessions in matching(self._engine, selection):
+            if any(selection.matches(session, bare=ours(session.owner)) for session in sessions):
+                return True
+        return False
+
     async def kick(self, selection: Selection, reason: str, caller: str, *, forget: bool) -> list[dict[str, Any]]:
         """End the connections of the selected sessions, and with *forget* the kept sessions too.
 

@@ -134,7 +134,8 @@ def show(
     for line in found:
         sys.stdout.write(line.decode(errors="replace") if as_json else f"{_shown(line)}\n")
     if not are_all:
-        say_wrong(f"only the last {limit} are shown: --limit shows more")
+        shown = " is" if limit == 1 else f" {limit} are"
+        say_wrong(f"only the last{shown} shown: --limit shows more")
 
 
 def _within(line: bytes, since: datetime | None, until: datetime | None) -> bool:

@@ -329,7 +329,7 @@ def _remedy(error: Exception) -> str:
     """Return what an operator can do about *error*, if it does not say so itself."""
     match error:
         case EnrolmentRefused(code=Code.TOKEN_DEVICE):
-            return "; the broker's name is given by --name"
+            return "; --name, or name in the file of the settings, is the broker's"
         case EnrolmentUnavailable() if error.__cause__ is not None:  # There was no meaningful answer.
             return "; is the service running (fleet-provisioning serve), and are --provisioning and --cafile right?"
         case _:

@@ -120,8 +120,9 @@ def show(
         narrowed = wanted != audit.EVERY_ENTRY or after is not None
         say("fleet-provisioning: no entry" + (" of these" if narrowed else "") + (" with that text" if about else ""))
     if not are_all:
+        shown = " is" if limit == 1 else f" {limit} are"
         more = "--limit shows more" if after is None else f"--after {found[-1].number} shows the next"
-        say(f"fleet-provisioning: only the {'last' if after is None else 'first'} {limit} are shown: {more}")
+        say(f"fleet-provisioning: only the {'last' if after is None else 'first'}{shown} shown: {more}")
 
 
 def _print_table(found: Sequence[AuditEntry], about: str) -> None:

@@ -131,6 +131,8 @@ def test_the_commands_show_sessions_and_end_them(state: Path, client: TlsClient,
     (row,) = said(state, "sessions", name, "--away", "--group", "meters").splitlines()[1:]
     assert "away" in row
     assert re.search(r"  -  +\d+[smhd]( \d+[smh])?$", row.rstrip()), "its certificate has no part in it"
+    code, _, errors = fleet_broker(state, "kick", name)
+    assert (code, "NO_SUCH_SESSION: the client is away, and its session is kept: " in errors) == (1, True)
     assert "forgotten" in said(state, "kick", name, "--forget")
     assert fleet_broker(state, "sessions", name) == (0, "", "no session of that description\n")
     code, _, errors = fleet_broker(state, "kick", name)

@@ -149,7 +149,7 @@ def test_a_token_of_another_name_is_said_with_the_option_that_gives_it(
     code, said = BrokerProcess(tmp_path / "b", options).fail()
     assert code == 1
     assert "the token is for broker-of-another-name: " in said
-    assert said.rstrip().endswith("; the broker's name is given by --name")
+    assert said.rstrip().endswith("; --name, or name in the file of the settings, is the broker's")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

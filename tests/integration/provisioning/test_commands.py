@@ -273,9 +273,9 @@ def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service:
     assert '"meter-256", "meter-257", "… 242 more"]' in table
     done = own_service.command("audit", "show", "--no-signatures", "--limit", "1", *directory, check=True)
     assert "tokens created" in done.stdout
-    assert "only the last 1 are shown: --limit shows more" in done.stderr
+    assert "only the last is shown: --limit shows more" in done.stderr
     done = own_service.command("audit", "show", "--after", "2", "--limit", "1", *directory, check=True)
-    assert "only the first 1 are shown: --after 3 shows the next" in done.stderr
+    assert "only the first is shown: --after 3 shows the next" in done.stderr
     operators = own_service.command(
         "audit", "show", "--by", "admin", "--no-signatures", "--json", *directory, check=True
     )

@@ -65,7 +65,13 @@ def test_no_entry_of_a_time_is_said(log: Path) -> None:
 
 
 def test_who_sees_only_the_last_entries_is_told_so(log: Path) -> None:
-    for limit, said in ((3, "fleet-broker: only the last 3 are shown: --limit shows more\n"), (4, ""), (5, "")):
+    more = "shown: --limit shows more\n"
+    for limit, said in (
+        (1, f"fleet-broker: only the last is {more}"),
+        (3, f"fleet-broker: only the last 3 are {more}"),
+        (4, ""),
+        (5, ""),
+    ):
         done = CliRunner().invoke(app, ["audit", "show", "refused", "--log", str(log), "--limit", str(limit)])
         assert (done.exit_code, done.stderr) == (0, said)
         assert len(done.stdout.splitlines()) == min(limit, 4)
