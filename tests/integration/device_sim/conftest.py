@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,17 +14,10 @@ from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.foreign_process import free_port
 from device_sim.stage.stage import Stage, raised
 from provisioning.pki.role import Role
-from provisioning.program.event_loop import new_event_loop
 from tests.support.authority import Authority
 from tests.support.fleet_sim import until_said
 from tests.support.needed import needed
 from tests.support.programs import REPOSITORY, forking_python
-
-
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Have the programs' loop where a proxy is in this process: asyncio's takes twice as long for its TLS."""
-    has_proxy = item.path.name.endswith("_on_one_fault.py") or item.path.name == "test_run_with_own_messages.py"
-    return {"loop": new_event_loop if has_proxy else asyncio.new_event_loop}
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,8 +123,8 @@ def test_a_read_full_of_messages_that_are_a_packet_of_its_own_for_each_is_cut(
 ) -> None:
     """As they are at QoS 1 and 2, and at QoS 0 for who has a Maximum Packet Size or Subscription Identifiers.
 
-    Twice as many as may be made in a turn where there are few clients, and more than one client's portion; where there are
-    many, packets for five turns.
+    Where there are few clients, twice as many as may be made in a turn, and more than one client's portion; where there
+    are many, packets for five turns.
     """
     clients = [broker.service(client_id=f"backend-{number}", maximum_packet_size=100_000) for number in range(count)]
     for each in clients:
