@@ -6,7 +6,11 @@ Rules
 2. A path ends at the first anchor in it. If an anchor is a renewed certificate of a CA in the path (same name and key,
    later end), the path ends there with that anchor. An anchor whose own issuer is also an anchor, wherever that one is
    listed, is still looked up in that issuer's CRLs: it is trusted, and can be revoked, as can every CA above it.
-3. Immutable; no I/O, no clock.
+3. An anchor that was not in the path when OpenSSL verified it, as one that has replaced another since, is at its end
+   only if it allows what is below: so many CAs, clients, and no other names than the certificate that it has renewed.
+4. Immutable; no I/O, no clock.
+
+Does not handle: name constraints of an anchor above the one at which a path has ended.
 """
 
 from __future__ import annotations
@@ -16,11 +20,13 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.freshness import FeedTerms
 from broker.admission.issuers import Issuer
 from broker.settings.trust_settings import StatusPolicy
+from provisioning.pki.extension import extension
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import spki_of
 from provisioning.pki.revocation import CasAbove
@@ -83,12 +89,12 @@ class TrustBundle:
         below: list[x509.Certificate] = []
         issuer: Issuer | None = None
         for certificate in path:
-            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate)
+            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate, below)
             if issuer is not None:
                 break
             below.append(certificate)
         if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have cross-certified.
-            issuer = self._anchor_above(below[-1])
+            issuer = self._anchor_above(below)
         if issuer is None or not self.terms.accepts_issuer(below[0] if below else issuer.certificate):
             return None
         fault = self.terms.refuse_path(below, issuer.certificate)
@@ -126,8 +132,11 @@ class TrustBundle:
         self._anchors[_der(certificate)] = anchor
         return anchor
 
-    def _renewed(self, authority: x509.Certificate) -> Issuer | None:
-        """Return the anchor that has renewed *authority*: it has the same key, so signatures of one are the other's."""
+    def _renewed(self, authority: x509.Certificate, below: Sequence[x509.Certificate]) -> Issuer | None:
+        """Return the anchor that has renewed *authority*, which is above *below*.
+
+        It has the same key, so signatures of one are the other's.
+        """
         key, ends = spki_of(authority.public_key()), authority.not_valid_after_utc
         renewals = [
             each
@@ -135,12 +144,33 @@ class TrustBundle:
             if each.certificate.subject == authority.subject
             and each.not_after > ends
             and spki_of(each.certificate.public_key()) == key
+            and _allows(each.certificate, below)
+            and _constrains_no_more(each.certificate, authority)
         ]
         return max(renewals, key=lambda each: each.not_after, default=None)
 
-    def _anchor_above(self, certificate: x509.Certificate) -> Issuer | None:
-        above = _issuer_in([each.certificate for each in self._anchors.values()], certificate)
-        return None if above is None else self._anchors[_der(above)]
+    def _anchor_above(self, below: Sequence[x509.Certificate]) -> Issuer | None:
+        above = _issuer_in([each.certificate for each in self._anchors.values()], below[-1])
+        return self._anchors[_der(above)] if above is not None and _allows(above, below) else None
+
+
+def _allows(anchor: x509.Certificate, below: Sequence[x509.Certificate]) -> bool:
+    """Whether *anchor* may be above the CAs *below*, and above clients."""
+    constraints, usage = extension(anchor, x509.BasicConstraints), extension(anchor, x509.KeyUsage)
+    purposes = extension(anchor, x509.ExtendedKeyUsage)
+    if constraints is not None and constraints.path_length is not None:
+        number = sum(not _is_self_issued(each) for each in below)  # RFC 5280 §4.2.1.9
+        if number > constraints.path_length:
+            return False
+    if usage is not None and not usage.key_cert_sign:
+        return False
+    return purposes is None or ExtendedKeyUsageOID.CLIENT_AUTH in purposes
+
+
+def _constrains_no_more(renewed: x509.Certificate, earlier: x509.Certificate) -> bool:
+    """Whether *renewed* allows all names that *earlier* does, as far as can be told: it has no other constraints."""
+    constraints = extension(renewed, x509.NameConstraints)
+    return constraints is None or constraints == extension(earlier, x509.NameConstraints)
 
 
 def _issuer_in(authorities: Sequence[x509.Certificate], certificate: x509.Certificate) -> x509.Certificate | None:

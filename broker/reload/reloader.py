@@ -180,7 +180,8 @@ async def keep_current(reloader: Reloader, hangup: asyncio.Event, watch: FileWat
             async with asyncio.timeout(left_until(loop.time(), _LOOK_SECONDS)):
                 await hangup.wait()
         except TimeoutError:
-            if watch is not None and watch.changed(reloader.files()):
+            # In a thread: on a disk that answers no more even a look lasts, and revocations are heard meanwhile.
+            if watch is not None and await asyncio.to_thread(lambda: watch.changed(reloader.files())):
                 await reloader.reload(quiet=True)
         else:
             hangup.clear()

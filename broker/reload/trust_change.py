@@ -143,7 +143,7 @@ class ReloadedTrust:
                 raise TlsConfigurationError(str(error).replace(str(proposed), "what is proposed")) from error
 
     def _load(self, config: BrokerConfig) -> NewTrust | Unchanged:
-        fetch_missing(config)
+        fetch_missing(config, self._urls.hurry())
         mark = _mark_of(config, digest(anchor_files(config)))
         if mark == self._mark:
             return Unchanged()

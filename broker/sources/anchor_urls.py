@@ -10,7 +10,9 @@ Rules
 -----
 1. One server, no redirects, no proxy, not the system's CA store, bounded bytes and seconds; nothing is decompressed.
 2. At the start every URL is tried once before anybody is admitted; if it does not answer, the copy is used.
-3. The interval is the configured one, shortened at random by up to a fifth, so that brokers started together do not
+3. A reload waits for URLs that are new only, as another part of it may revoke somebody: of those followed already, the
+   ones without a copy are fetched soon, beside it (decision 0357).
+4. The interval is the configured one, shortened at random by up to a fifth, so that brokers started together do not
    fetch together. After a failure it begins at `_FIRST_PAUSE` and doubles.
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +41,7 @@ from provisioning.client.validators import conditions, validator_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.named_curves import refuse_own_curves
 from provisioning.pki.tls import TlsConfigurationError, client_context
+from provisioning.program.event_loop import new_event_loop
 from provisioning.program.spread import spread
 
 log = structlog.get_logger("broker")
@@ -122,6 +125,14 @@ class AnchorUrls:
                 await on_news()
             await next_beat(_LOOK)
 
+    def hurry(self) -> Collection[Path]:
+        """Have `run` fetch soon what has no copy; return the copies, also missing ones, of what is followed."""
+        for each in self.followed:
+            if not each.copy.exists():
+                each.etag = each.modified = ""
+                each.due = 0.0
+        return set(self._followed)
+
     async def fetch(self, followed: Followed) -> bool:
         """Fetch one URL now; return whether its copy has changed."""
         settings = followed.settings
@@ -161,16 +172,20 @@ class AnchorUrls:
                 log.warning("anchors not fetched, the old ones stay", code="ANCHORS_UNFETCHED", **facts)
 
 
-def fetch_missing(config: BrokerConfig) -> None:
-    """Fetch those URLs of *config* that have no copy yet; failures are logged. For a thread without a loop."""
+def fetch_missing(config: BrokerConfig, followed: Collection[Path] = ()) -> None:
+    """Fetch those URLs of *config* that have no copy yet, nor one in *followed*; failures are logged.
+
+    For a thread without a loop.
+    """
     urls = AnchorUrls(config)
-    missing = [each for each in urls.followed if not each.copy.exists()]
+    missing = [each for each in urls.followed if each.copy not in followed and not each.copy.exists()]
 
     async def fetch() -> None:
         await asyncio.gather(*map(urls.fetch, missing))
 
     if missing:
-        asyncio.run(fetch())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:  # asyncio's own waits for look-ups of names.
+            runner.run(fetch())
 
 
 async def _get(followed: Followed) -> bytes | None:

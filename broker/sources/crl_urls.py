@@ -34,6 +34,7 @@ from broker.timing.growing_pause import GrowingPause
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.pki.crl import CrlProblem
+from provisioning.program.event_loop import ON_BEHALF_OF
 from provisioning.program.shielded import shielded
 
 _MOST_BYTES = 64 * 1024 * 1024
@@ -207,6 +208,7 @@ class CrlUrls:
         if self._clock() - followed.tried < _LEAST_PAUSE:
             return
         transfers = self._transfers.setdefault(bundle, CrlTransfers())
+        ON_BEHALF_OF.set(bundle)  # Of this task.
         async with transfers.places:
             await self._fetch_in(transfers, url, bundle, followed)
 

@@ -43,6 +43,7 @@ from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responde
 from provisioning.pki.revocation import OCSP, CertificateKey, pack, unpack
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
+from provisioning.program.event_loop import ON_BEHALF_OF
 from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
@@ -205,11 +206,14 @@ class OcspClient:
 
     async def _ask(self, key: CertificateKey, about: _About) -> Answer | None:
         issuer = about.issuer
+        ON_BEHALF_OF.set(issuer.bundle.name)  # Of this task.
         for url in about.urls:
             if self.is_silent(url):
                 continue
             try:
                 async with self._slots[issuer.bundle.name]:
+                    if self.is_silent(url):  # By now: it was given up while this question waited.
+                        continue
                     time_at = partial(self._time_for, issuer)
                     answer, _ = await self._http.ask(url, key[1], issuer.certificate, time_at=time_at)
                     refuse_if_signed_by_revoked(answer, self._index)

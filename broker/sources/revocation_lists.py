@@ -68,6 +68,7 @@ class RevocationLists:
             await asyncio.gather(self.files.run(), self.urls.run(), asks, self._enforce())
         finally:
             await self._asker.close()
+            await self.files.close()
 
     async def _enforce(self) -> None:
         """Close the sessions of clients that a responder has just reported as revoked."""

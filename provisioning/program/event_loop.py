@@ -13,7 +13,11 @@ Rules
 1. Of one name there is one look-up at a time; whoever asks meanwhile gets its answer.
 2. Of `MOST` at a time each has its own thread; beyond that, or where the system gives no thread, it fails at once, as
    if no name server had answered.
-3. The threads end with the process, and keep it from nothing.
+3. Names that others have chosen, as a partner's CA does in certificates, are looked up on behalf of that party
+   (`ON_BEHALF_OF`): `MOST_OF_ONE` at a time for each, and `MOST_OF_OTHERS` for all of them. The rest is for what the
+   settings name, such as the revocation feed: whoever has a CA, and a domain whose name servers hang, can name a new
+   host in each certificate.
+4. The threads end with the process, and keep it from nothing.
 
 Does not handle: names given to uvloop's own `create_connection`. Our HTTP clients look them up before (anyio).
 """
@@ -24,12 +28,18 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections import Counter
+from contextvars import ContextVar
 from typing import Any, Final
 
 from provisioning.program.shielded import shielded
 
 MOST: Final = 64
 """Names that are looked up at a time."""
+MOST_OF_ONE: Final = 16
+MOST_OF_OTHERS: Final = 48
+ON_BEHALF_OF: Final[ContextVar[str | None]] = ContextVar("ON_BEHALF_OF", default=None)
+"""For whom a task looks up names that it has not chosen; None: they are from the settings."""
 
 Found = list[tuple[Any, ...]]
 _Asked = tuple[Any, ...]
@@ -52,6 +62,7 @@ class LookUps:
     def __init__(self) -> None:
         super().__init__()
         self._under_way: dict[_Asked, asyncio.Future[Found]] = {}
+        self._of_others: Counter[str] = Counter()
 
     async def getaddrinfo(
         self,
@@ -69,8 +80,8 @@ class LookUps:
             return socket.getaddrinfo(*asked[:-1], flags | socket.AI_NUMERICHOST)  # Nobody is asked.
         answer = self._under_way.get(asked)
         if answer is None:
-            if len(self._under_way) >= MOST:
-                raise socket.gaierror(socket.EAI_AGAIN, f"{MOST} names are being looked up already")
+            whose = ON_BEHALF_OF.get()
+            self._check_room(whose)
             loop = asyncio.get_running_loop()
             answer = loop.create_future()
             try:
@@ -78,7 +89,24 @@ class LookUps:
             except RuntimeError as error:  # At the system's limit.
                 raise socket.gaierror(socket.EAI_AGAIN, str(error)) from error
             self._under_way[asked] = answer
+            if whose is not None:
+                self._of_others[whose] += 1
+                answer.add_done_callback(lambda _: self._ended(whose))
         return await shielded(answer)
+
+    def _check_room(self, whose: str | None) -> None:
+        """Raise `OSError` if too many names are being looked up already; *whose* as in `ON_BEHALF_OF`."""
+        bounds = [(len(self._under_way), MOST)]
+        if whose is not None:
+            bounds += [(self._of_others[whose], MOST_OF_ONE), (self._of_others.total(), MOST_OF_OTHERS)]
+        for number, most in bounds:
+            if number >= most:
+                raise socket.gaierror(socket.EAI_AGAIN, f"{most} names are being looked up already")
+
+    def _ended(self, whose: str) -> None:
+        self._of_others[whose] -= 1
+        if not self._of_others[whose]:
+            del self._of_others[whose]
 
     def _look_up(self, loop: asyncio.AbstractEventLoop, asked: _Asked, answer: asyncio.Future[Found]) -> None:
         found: Found | Exception

@@ -57,6 +57,29 @@ def test_the_bundle_that_vouches_judges_and_the_peer_knows_it() -> None:
     assert code(judge, stranger.device("meter-1"), stranger.issuing, stranger.root) is RefusalCode.UNTRUSTED_ISSUER
 
 
+SERVERS = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+CLIENTS = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+NAMES = x509.NameConstraints([x509.UniformResourceIdentifier("other.example")], None)
+
+
+@pytest.mark.parametrize(
+    ("path_length", "has", "stays"),
+    [(1, [], True), (1, [CLIENTS], True), (0, [], False), (1, [SERVERS], False), (1, [NAMES], False)],
+)
+def test_an_anchor_that_has_replaced_another_is_at_the_end_of_a_path_only_if_it_allows_that(
+    path_length: int, has: Sequence[x509.ExtensionType], stays: bool
+) -> None:
+    """OpenSSL has verified the path of who is connected with the earlier one; whoever came again was refused by it."""
+    root, later = PKI.root, PKI.now + timedelta(days=9)
+    renewed = PKI._ca("Test Root CA", None, path_length, key=root.key, not_after=later, extensions=has)
+    expected = "plant" if stays else RefusalCode.UNTRUSTED_ISSUER
+    assert code(admission(bundle(renewed)), PKI.device("meter-1"), PKI.issuing, root) == expected
+    if NAMES not in has:  # It ended at the issuing CA, which was an anchor, too.
+        assert code(admission(bundle(renewed)), PKI.device("meter-1"), PKI.issuing) == expected
+    same = [PKI._ca("Test Root CA", None, 1, key=root.key, not_after=end, extensions=[NAMES]) for end in (None, later)]
+    assert code(admission(bundle(same[1])), PKI.device("meter-1"), PKI.issuing, same[0]) == "plant"
+
+
 def test_an_intermediate_may_be_the_anchor_and_its_sisters_stay_out() -> None:
     judge = admission(bundle(PLANT))
     assert code(judge, PKI.device("meter-1", issuer=PLANT), PLANT) == "plant"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -336,6 +336,31 @@ async def test_what_was_changed_while_the_broker_was_starting_counts(
     assert await asyncio.wait_for(reloader.asked.get(), 30) is True
     meter = identity_of(shared_device("meter-1").certificate)
     assert broker.engine.admission.permissions(meter, "meter-1").may_publish("new")
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+
+
+async def test_a_disk_that_does_not_answer_does_not_stop_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The anchors of a partner were on it, and no revocation of ours was heard until it answered."""
+    monkeypatch.setattr(reloading, "_LOOK_SECONDS", 0.01)
+    loop, looking, answers = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    class Hanging(FileWatch):
+        def changed(self, paths: Iterable[Path]) -> bool:
+            loop.call_soon_threadsafe(looking.set)
+            assert answers.wait(20), "the event loop stood still"
+            return super().changed(paths)
+
+    settings = config(tmp_path)
+    reloader = Reloads([], settings, lambda: settings, Counter(), None, None)
+    watching = asyncio.create_task(keep_current(reloader, asyncio.Event(), Hanging([])))
+    await looking.wait()
+    answers.set()
+    looking.clear()
+    await looking.wait()
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import threading
 import time
 from pathlib import Path
@@ -161,3 +162,43 @@ async def test_who_has_no_copy_yet_is_fetched_and_nobody_else(tmp_path: Path) ->
         assert missing.copy.exists()
         await asyncio.to_thread(anchor_urls.fetch_missing, settings)
         assert web.requests == {"/a": 1, "/b": 1}
+
+
+async def test_a_reload_does_not_wait_for_what_is_followed_already_which_is_fetched_soon(tmp_path: Path) -> None:
+    """A partner's URL that has never answered kept each reload waiting for ten seconds, a change of our policy, too."""
+    with WebServer() as web:
+        settings = config(tmp_path, f"{web.url}/a")
+        urls = AnchorUrls(settings)
+        (followed,) = urls.followed
+        await urls.fetch(followed)
+        assert followed.due > time.monotonic()
+        await asyncio.to_thread(anchor_urls.fetch_missing, settings, urls.hurry())
+        assert (web.requests, followed.due) == ({"/a": 1}, 0.0)
+        web.pages["/a"] = pem_of(ROOT)
+        await urls.fetch(followed)
+        due, followed.etag = followed.due, '"1"'
+        urls.hurry()
+        assert (followed.due, followed.etag) == (due, '"1"')
+        followed.copy.unlink()
+        urls.hurry()
+        assert (followed.due, followed.etag) == (0.0, ""), "otherwise it would be unchanged, and never written again"
+
+
+async def test_a_reload_does_not_wait_for_name_servers_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = threading.Event()
+
+    def look_up(*_: object) -> list[object]:
+        end.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(anchor_urls, "_TIMEOUT", 0.2)
+    with monkeypatch.context() as hanging:
+        hanging.setattr(socket, "getaddrinfo", look_up)
+        reloading = asyncio.to_thread(anchor_urls.fetch_missing, config(tmp_path, "http://gone.example/a"))
+        try:
+            async with asyncio.timeout(30):
+                await reloading
+        finally:
+            end.set()

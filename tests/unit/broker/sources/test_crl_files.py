@@ -1,8 +1,11 @@
-"""A look at the files of CRLs that somebody gives up on is taken again; many who ask share one."""
+"""A look at the files of CRLs goes on if somebody gives up on it; many who ask share one; none waits for another."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
@@ -37,8 +40,20 @@ class SlowIntake:
         raise AssertionError((code, detail, source))
 
 
-async def test_a_look_that_is_given_up_is_taken_again(tmp_path: Path) -> None:
-    (tmp_path / "ca.crl").write_bytes(b"list")
+class Bases(SlowIntake):
+    """For which ``a`` is a delta, and ``b`` its base."""
+
+    async def take(self, content: bytes, source: str) -> Taken:
+        taken = await super().take(content, source)
+        is_base = content == b"b"
+        self.bases += is_base
+        return replace(taken, baseless=not is_base and not self.bases)
+
+
+async def test_a_look_that_is_given_up_goes_on_to_its_end(tmp_path: Path) -> None:
+    """Of what takes longer to read than a client waits nothing was ever read, nor of the files behind it."""
+    for name in ("a.crl", "b.crl"):
+        (tmp_path / name).write_bytes(name.encode())
     intake = SlowIntake()
     files = CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0)
     impatient = asyncio.create_task(files.look())
@@ -46,10 +61,51 @@ async def test_a_look_that_is_given_up_is_taken_again(tmp_path: Path) -> None:
     impatient.cancel()
     await asyncio.gather(impatient, return_exceptions=True)
     intake.go_on.set()
+    async with asyncio.timeout(60):
+        while len(intake.taken) < 2:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.001)
     await files.look()
-    assert intake.taken == [b"list"]
-    await files.look()
-    assert intake.taken == [b"list"], "nothing has changed"
+    assert intake.taken == [b"a.crl", b"b.crl"], "nothing has changed"
+
+
+async def test_nothing_that_the_settings_name_waits_for_what_cannot_be_read(tmp_path: Path) -> None:
+    """On a disk that answers no more, say, a partner's."""
+    pipe, directory = tmp_path / "pipe", tmp_path / "ours"
+    os.mkfifo(pipe)
+    directory.mkdir()
+    os.mkfifo(directory / "a.crl")
+    said: list[tuple[str, str]] = []
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.complain = lambda _code, detail, source: said.append((source, detail))  # type: ignore[method-assign]
+    files = CrlFiles(cast("CrlIntake", intake), [pipe, directory], 60.0)
+    looks = []
+    try:
+        async with asyncio.timeout(60):
+            for number in (1, 2):
+                (directory / "b.crl").write_bytes(b"x" * number)
+                looks.append(asyncio.create_task(files.look()))
+                while len(intake.taken) < number:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.001)
+        assert intake.taken == [b"x", b"xx"]
+        assert said == [(str(directory / "a.crl"), "cannot be read: it is no file")], "once"
+        assert not any(look.done() for look in looks)
+    finally:
+        while not all(look.done() for look in looks):
+            with contextlib.suppress(OSError):  # Nobody reads it at the moment.
+                os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+            await asyncio.sleep(0.001)
+    await asyncio.gather(*looks)
+
+
+async def test_a_delta_that_is_read_before_its_base_is_read_again_at_once(tmp_path: Path) -> None:
+    """Nobody is admitted until all files are looked at: whom only the delta revokes would be let in."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.crl").write_bytes(name.encode())
+    intake = Bases()
+    intake.go_on.set()
+    await CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0).look()
+    assert intake.taken == [b"a", b"b", b"a"]
 
 
 async def test_one_file_of_a_directory_that_cannot_be_read_hides_none_of_the_others(tmp_path: Path) -> None:

@@ -311,7 +311,9 @@ async def test_a_responder_that_is_not_there_is_said_once_and_left_alone_for_a_w
     assert scene.client.is_silent(scene.url)
     scene.now = ocsp_client._SILENCE
     assert not scene.client.is_silent(scene.url)
-    assert await scene.ask() is None
+    scene.web.requests.clear()
+    await asyncio.gather(*(scene.client.ask_at([scene.url], number, scene.issuer) for number in range(24)))
+    assert scene.web.requests["/ocsp"] == 16, "who has waited for the first questions does not try, too"
     scene.web.pages["/ocsp"] = scene.responder
     assert await scene.ask() is None, "it was silent a moment ago"
     scene.now *= 2

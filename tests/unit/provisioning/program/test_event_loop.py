@@ -114,6 +114,46 @@ def test_there_are_so_many_at_a_time_and_they_keep_the_loop_from_no_end(
     run(work())
 
 
+def test_names_that_others_have_chosen_leave_room_for_each_other_and_for_our_own(
+    names: Names, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    """Whoever has a CA names a host in each certificate, of a domain whose name servers hang."""
+
+    async def given_up(whose: str, number: int) -> bool:
+        event_loop.ON_BEHALF_OF.set(whose)  # Of this task.
+        try:
+            await find(f"gone{number}.{whose}", 20.0)
+        except TimeoutError:
+            return False
+        except socket.gaierror:
+            return True
+        raise AssertionError("nobody has answered")
+
+    async def find_for(whose: str) -> str:
+        event_loop.ON_BEHALF_OF.set(whose)
+        return await find("here.example")
+
+    async def work() -> None:
+        waiting: list[asyncio.Task[bool]] = []
+        for whose, under_way in (("plant", 16), ("depot", 32), ("yard", 48), ("shop", 48)):
+            if whose != "shop":
+                assert await asyncio.create_task(find_for(whose)) == "192.0.2.1", whose
+            waiting += [asyncio.create_task(given_up(whose, number)) for number in range(20)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert sum(not each.done() for each in waiting) == under_way, whose
+        assert await find("feed.example") == "192.0.2.1"
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        names.end.set()
+        while any(thread.name == "look-up" for thread in threading.enumerate()):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+        assert await asyncio.create_task(find_for("shop")) == "192.0.2.1"
+
+    run(work())
+
+
 @pytest.mark.usefixtures("names")
 def test_where_no_thread_can_be_had_that_is_a_failed_look_up_and_not_the_last_one(
     run: Callable[[Coroutine[Any, Any, None]], None], monkeypatch: pytest.MonkeyPatch
