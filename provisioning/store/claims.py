@@ -135,7 +135,8 @@ def end_made_by(connection: Connection, makers: Mapping[str, datetime | None], n
     ended: dict[str, list[str]] = {}
     trials = Counter[str]()
     for until in dict.fromkeys(makers.values()):
-        made = [claims.c.created_by.in_([name for name, each in makers.items() if each == until])]
+        names = [name for name, each in makers.items() if each == until]
+        made: list[ColumnElement[bool]] = [claims.c.created_by.in_(names)]
         made += [] if until is None else [claims.c.created_at <= until]
         going_on = claims.c.ended_at.is_(None), claims.c.expires_at > now
         statement = update(claims).where(*made, *going_on).values(ended_at=now)

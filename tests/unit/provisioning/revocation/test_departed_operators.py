@@ -233,8 +233,9 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
     assert [(each.name, each.ended_at is None) for each in await claims.page(limit=9, after=None)] == [
         ("batch-1", False), ("batch-2", False), ("batch-3", True),
     ]  # fmt: skip
-    (entry, *_) = (await fleet.database.read(lambda connection: audit.about(connection, "anna", 99)))[::-1]
+    (entry, claim, *_) = (await fleet.database.read(lambda connection: audit.about(connection, "", 99)))[::-1]
     assert json.loads(entry.details)["claims_ended"] == ["batch-1"]
+    assert (claim.action, claim.subject) == (audit.Action.CLAIM_ENDED, "batch-1")
     again = await fleet.revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
     assert (again.changed, again.departed[0].claims_ended) == (False, 0)
 
@@ -289,6 +290,9 @@ async def test_a_key_reported_again_ends_only_claims_that_it_can_have_made(
     )
     assert await report(every[0]) == (True, 1, ["since"]), "as it was reported to a service that ended no claims"
     assert await report(another) == (True, 1, [])
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    told_of = [each.subject for each in entries if each.action == audit.Action.CLAIM_ENDED]
+    assert told_of == ["before", "beside", "before", "since"]
 
 
 @pytest.mark.parametrize("many", [False, True])
