@@ -32,9 +32,6 @@ from provisioning.store.sqlite_files import SqliteFiles
 
 log = structlog.get_logger(__name__)
 
-_LOG_HEADER: Final = 32
-_PAGE_HEADER: Final = 24
-"""Bytes of the log (docs of SQLite's file format, 4.1), and of each page in it."""
 PATIENCE_MILLISECONDS: Final = 10_000
 """How long to wait for SQLite's lock: only another process, such as a backup, can hold it."""
 
@@ -61,11 +58,10 @@ class SqliteWriter:
             self._say(connection, f"PRAGMA busy_timeout = {patience}")
             self._patience = patience
         self._say(connection, "BEGIN IMMEDIATE")
-        if self._files is not None and self._files.log_is_shorter:
+        while self._files is not None and self._files.log_is_short:
             self._say(connection, "ROLLBACK")
             self._check_not_cut(connection, self._files)
             self._say(connection, "BEGIN IMMEDIATE")
-            self._files.note_log()
         return connection
 
     def commit(self) -> None:
@@ -79,18 +75,13 @@ class SqliteWriter:
             self._look_at_log(self._connection, self._files, self._growth)
 
     def _check_not_cut(self, connection: Connection, files: SqliteFiles) -> None:
-        """Raise SQLAlchemy's error if the log lacks pages that SQLite knows to be there.
-
-        Moving them into the file tells: it fails if they cannot be read.
-        """
-        error_of_driver = connection.dialect.loaded_dbapi.Error
-        execute = executor_of(connection).execute
+        """Raise SQLAlchemy's error if the log was cut, or if that cannot be told."""
         try:
-            _, pages, _ = execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            (page,) = execute("PRAGMA page_size").fetchone()
-            cut = pages > 0 and files.note_log() < _LOG_HEADER + pages * (_PAGE_HEADER + page)
-        except error_of_driver:
-            cut = True
+            cut = files.log_is_cut(executor_of(connection))
+        except connection.dialect.loaded_dbapi.Error as error:
+            raised = told(connection, "PRAGMA wal_checkpoint(PASSIVE)", error)
+            self.release()
+            raise raised from error
         if cut:
             self.release()
             raise OperationalError("BEGIN", None, connection.dialect.loaded_dbapi.OperationalError(files.cut))
