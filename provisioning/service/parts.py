@@ -41,6 +41,7 @@ from provisioning.api.ocsp import OcspEndpoint, OcspQuestions
 from provisioning.api.relying import relying_party_routes
 from provisioning.api.whole_ocsp import WholeOcsp
 from provisioning.api.whole_requests import WholeRequests
+from provisioning.authorities import last_ceremony
 from provisioning.authorities.https_credential import HttpsCredential
 from provisioning.authorities.issuing_policy import key_policy_of, profiles_of
 from provisioning.authorities.live_authorities import LiveAuthorities
@@ -111,6 +112,8 @@ async def build(opened: Opened) -> Parts:
     feed = _feed(opened, responder, live)
     await feed.start()  # First: what others revoke while the lists are made is told to them.
     await live.start()
+    if opened.leads:
+        await last_ceremony.compare(database, settings.directory)
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
     services = _services(opened, profiles, live, responder, feed)
