@@ -92,7 +92,7 @@ class SqliteFiles:
                     "commands have changed since, and start it; nothing is lost then"
                 )
             if self._length.is_short(length):
-                return self.cut
+                return f"{self._log} was emptied, or cut, during a change, which was not made"
         return None
 
     @property
