@@ -113,10 +113,10 @@ async def build(opened: Opened) -> Parts:
     await live.start()
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
-    services = _services(opened, profiles, live, responder, feed)
     metrics = Metrics()
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
     condition = condition_of(opened, metrics, credential, live, feed, trust, questions.answered_so_far)
+    services = _services(opened, profiles, live, responder, condition)
     about_manufacturers = _about_manufacturers(opened, metrics, services)
     https, late = _https(opened, profiles, credential, live, services, condition)
     return Parts(
@@ -184,8 +184,9 @@ class _Services:
 
 
 def _services(
-    opened: Opened, profiles: LiveProfiles, live: LiveAuthorities, responder: OcspResponder, feed: RevocationFeed
+    opened: Opened, profiles: LiveProfiles, live: LiveAuthorities, responder: OcspResponder, condition: Condition
 ) -> _Services:
+    feed = condition.feed
     told: tuple[Callable[[Changed], None], ...] = (
         responder.forget_changed,
         lambda _changed: feed.announce(),
@@ -203,7 +204,9 @@ def _services(
         ask=webhooks.ask,
         signs_at_once=live.keys_in_memory,
     )
-    revocation = RevocationService(opened.database, utc_now, told, responder.forget_all, feed.reach)
+    revocation = RevocationService(
+        opened.database, utc_now, told, responder.forget_all, feed.reach, condition.trust_changed
+    )
     suspension = SuspensionService(opened.database, utc_now, told, revocation.portions, feed.reach)
     return _Services(enrolment, webhooks, revocation, suspension)
 
