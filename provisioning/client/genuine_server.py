@@ -73,8 +73,9 @@ class GenuineServer(ssl.SSLObject):
         wrong = _wrong_with(self.getpeercert(binary_form=True) or b"", self.trust_domain)
         if wrong is None and self.proves:
             wrong = unproven(verified_path(self), staple_in(self), datetime.now(UTC))
-        if wrong is None and self.refuse is not None:
-            wrong = self.refuse(verified_path(self))
+        refuse = type(self).refuse
+        if wrong is None and refuse is not None:
+            wrong = refuse(verified_path(self))
         if wrong is not None:
             raise _not_verified(wrong)
 
