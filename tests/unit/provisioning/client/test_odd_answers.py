@@ -243,7 +243,7 @@ async def test_renewal_is_asked_about_once_a_minute_at_most_and_once_a_day_at_le
 
 
 METER = PKI.device("meter-1")
-ENDED = {"not_before": PKI.now - timedelta(days=2), "not_after": PKI.now - timedelta(days=1)}
+LONG_AGO, ENDED = PKI.now - timedelta(days=2), PKI.now - timedelta(days=1)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ ENDED = {"not_before": PKI.now - timedelta(days=2), "not_after": PKI.now - timed
         (PKI.device("meter-1", uris=["spiffe://x.example/device/meters/meter-1"]), None, "it is that of spiffe://x.ex"),
         (PKI.device("meter-1", uris=[]), "the certificate has no Subject Alternative Name", ""),
         (PKI.device("meter-1", common_name="meter-2"), r"the Common Name \['meter-2'\] is not the name in spiffe:", ""),
-        (PKI.device("meter-1", **ENDED), "it has ended on 20", ""),
+        (PKI.device("meter-1", not_before=LONG_AGO, not_after=ENDED), "it has ended on 20", ""),
     ],
     ids=["its own", "another", "of a group", "of a role", "of a fleet", "nobody's", "of two names", "ended"],
 )
@@ -267,8 +267,8 @@ async def test_a_certificate_that_is_not_what_was_asked_for_is_not_taken(
     content = base64.b64encode(pkcs7.serialize_certificates([given.certificate], Encoding.DER))
     async with service(written(200, content, "application/pkcs7-mime")) as url:
         for held, said in ((None, wrong), (METER, renewed if renewed != "" else wrong)):
-            csr = build_csr(given.key, "meter-1", like=held and held.certificate)
-            async with EstClient(url, PKI.anchors, held and held.credential) as est:
+            csr = build_csr(given.key, "meter-1", like=held.certificate if held else None)
+            async with EstClient(url, PKI.anchors, held.credential if held else None) as est:
                 asked = est.enrol(csr, user="meter-1", token="t") if held is None else est.reenrol(csr)
                 if said is None:
                     assert await asked == given.certificate
