@@ -74,6 +74,7 @@ class DepartedOperator(Answer):
     tokens_voided: int
     approvals_undone: int
     claims_ended: int = 0
+    trials_ended: int = 0
     tokens_left: int | None = None
     approvals_left: int | None = None
     claims_left: int | None = None

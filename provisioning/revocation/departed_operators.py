@@ -10,8 +10,10 @@ Rules
    hold. With a compromised key it does not matter what else they have.
 2. Nothing is taken back by a suspension: it may be over tomorrow (`provisioning.enrolment.ways.token` asks who is).
 3. With a compromised key end the claims that the operator has made, too: whoever has the key may have made them, and
-   then has theirs. For any other reason a claim goes on unless somebody ends it: devices that are on their way have its
-   key as well, and none of them could be told of another (``--end-claims`` of the commands).
+   then has theirs. So do their trials, or each would be a device yet. For any other reason a claim goes on unless
+   somebody ends it: devices that are on their way have its key as well, and none of them could be told of another
+   (``--end-claims`` of the commands). That cannot be taken back: if a key is reported again, claims go on that were
+   made after it was shut out, by another key. Tokens and approvals of then are taken back; they are soon made again.
 4. What they leave behind otherwise, claims, lists and manufacturers, is told. It is counted after the commit, by whole
    tables: neither does anybody wait for that, nor is anybody let in because it failed.
 5. What is taken back is counted with it, by an index. An operator may have made a million tokens: of who has made more
@@ -24,7 +26,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -36,7 +38,10 @@ from provisioning.errors import Refused, invalid
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
-from provisioning.store import certificates_of_device, claims, promises, tokens
+from provisioning.store import audit, certificates_of_device, certificates_of_key, claims, promises, tokens
+from provisioning.store.audit import Action
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates_of_key import key_of
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.lanes import Apart
@@ -58,6 +63,8 @@ class Departed:
     left: Left | None = None
     """None: it is not counted yet, or could not be."""
     claims_ended: int = 0
+    trials_ended: int = 0
+    """Devices on trial, by claims of that operator, ended now or before, which cannot be activated any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +81,15 @@ class Voided:
     kept_approvals: Counter[str] = field(default_factory=Counter)
     claims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The claims that have ended, by who has made them."""
+    trials: Counter[str] = field(default_factory=Counter)
 
     def __bool__(self) -> bool:
-        return bool(self.tokens.total() or self.approvals.total() or self.makers or self.claims)
+        return bool(self.tokens.total() or self.approvals.total() or self.makers or self.claims or self.trials)
 
     def changes(self, name: str) -> bool:
         """Whether anything of the party called *name* was good before."""
-        return bool(self.tokens[name] or self.approvals[name] or name in self.makers or name in self.claims)
+        ended = name in self.claims or name in self.trials
+        return bool(self.tokens[name] or self.approvals[name] or name in self.makers or ended)
 
     def facts_of(self, name: str) -> dict[str, object]:
         """Return what the audit log says of the party called *name*."""
@@ -89,15 +98,27 @@ class Voided:
             facts["approvals_undone"] = self.approvals[name]
         if name in self.claims:
             facts["claims_ended"] = [*self.claims[name]]
+        if self.trials[name]:
+            facts["trials_ended"] = self.trials[name]
         if self.kept_tokens[name]:
             facts["tokens_kept"] = self.kept_tokens[name]
         if self.kept_approvals[name]:
             facts["approvals_kept"] = self.kept_approvals[name]
         return facts
 
+    def note_ended_claims(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
+        """Say in the audit log of each claim that it has ended, as of one that is ended by itself."""
+        ended = [(name, maker) for maker, names in self.claims.items() for name in names]
+        entries = [(name, {"created_by": maker, "reason": grounds.reason.value}) for name, maker in ended]
+        audit.append_each(connection, now, by, Action.CLAIM_ENDED, entries)
+
 
 MANY: Final = 1000
-"""Tokens that are counted on the event loop."""
+"""Tokens that are counted on the event loop, or trials that are ended there."""
+
+
+_SECOND: Final = timedelta(seconds=1)
+"""A revocation's date has no fraction of it."""
 
 
 class MayBeLong(Exception):
@@ -105,8 +126,11 @@ class MayBeLong(Exception):
 
 
 def check_short(connection: Connection, device: Device) -> None:
-    """Raise `MayBeLong` if *device* is an operator who has made many tokens."""
-    if device.role is Role.OPERATOR and tokens.count_made_by(connection, device.name, MANY + 1) > MANY:
+    """Raise `MayBeLong` if *device* is an operator who has made many tokens, or claims that many have used."""
+    if device.role is not Role.OPERATOR:
+        return
+    made = tokens.count_made_by(connection, device.name, MANY + 1)
+    if max(made, claims.places_taken_of(connection, device.name)) > MANY:
         raise MayBeLong
 
 
@@ -134,7 +158,7 @@ def check_may_keep(grounds: Grounds, *, keep: bool) -> None:
 def take_back(
     connection: Connection,
     whole: Sequence[Device],
-    singly: Sequence[Device],
+    singly: Sequence[StoredCertificate],
     grounds: Grounds,
     now: datetime,
     *,
@@ -143,11 +167,11 @@ def take_back(
 ) -> Voided:
     """Take back what operators have promised who leave, unless it is to be kept; after their end is recorded.
 
-    *whole* are ended as a whole, certificates of *singly* are. *bound* are the tokens that are void already, because
-    they were bound to who is ended.
+    *whole* are ended as a whole, of others the certificates *singly*, given as they were before. *bound* are the
+    tokens that are void already, because they were bound to who is ended.
     """
     void = Counter[str]() if bound is None else bound
-    names = _who_leave(connection, whole, singly, grounds, now)
+    names = _who_leave(connection, whole, [each.device for each in singly], grounds, now)
     if not names:
         return Voided(void, Counter())
     if keep:
@@ -155,9 +179,13 @@ def take_back(
         return Voided(void, Counter(), departed, frozenset(), *promises.kept_of(connection, names, now))
     made, approved = promises.take_back(connection, names, now)
     stolen = grounds.reason is RevocationReason.KEY_COMPROMISE
-    ended = claims.end_made_by(connection, names, now) if stolen else {}
-    departed = [Departed(each, made[each], approved[each], claims_ended=len(ended.get(each, ()))) for each in names]
-    return Voided(void + made, approved, departed, frozenset(made), claims=ended)
+    until = _until(connection, names, whole, singly) if stolen else {}
+    ended = claims.end_made_by(connection, until, now)
+    departed = [
+        Departed(each, made[each], approved[each], None, len(ended.names.get(each, ())), ended.trials[each])
+        for each in names
+    ]
+    return Voided(void + made, approved, departed, frozenset(made), claims=ended.names, trials=ended.trials)
 
 
 async def with_what_is_left(database: Database, departed: Sequence[Departed], now: datetime) -> Sequence[Departed]:
@@ -170,6 +198,30 @@ async def with_what_is_left(database: Database, departed: Sequence[Departed], no
         log.info("what operators leave behind is not counted", operators=len(departed), error=str(error))
         return departed
     return [replace(each, left=left[each.name]) for each in departed]
+
+
+def _until(
+    connection: Connection, names: Sequence[str], whole: Sequence[Device], singly: Sequence[StoredCertificate]
+) -> dict[str, datetime | None]:
+    """Return until when the compromised keys of each operator can have made something; None: until now."""
+    until: dict[str, datetime | None] = {}
+    for each in [each for each in singly if each.device.role is Role.OPERATOR]:
+        name, moment = each.device.name, _worthless_since(connection, each)
+        before = until.get(name, moment)
+        until[name] = None if moment is None or before is None else max(moment, before)
+    until |= {each.name: None for each in whole}
+    return {name: until[name] for name in names}
+
+
+def _worthless_since(connection: Connection, certificate: StoredCertificate) -> datetime | None:
+    """Return since when the certificate's key makes nothing, as it was reported before; None: it was not."""
+    was, ended_at = certificate.revocation, certificate.key_ended_at
+    if ended_at is None and (was is None or was.reason is not RevocationReason.KEY_COMPROMISE):
+        return None
+    # All for the key: the one that was named may have been replaced, and revoked, long before its key was reported.
+    last = certificates_of_key.last_revoked(connection, key_of(certificate))
+    moments = ended_at, None if last is None else last + _SECOND
+    return max(each for each in moments if each is not None)
 
 
 def _who_leave(

@@ -37,6 +37,13 @@ _COMPROMISED: Final = Prepared(
     .limit(1),
     at_once=True,
 )
+_LAST_REVOKED: Final = Prepared(
+    select(
+        func.max(
+            select(revocations.c.revoked_at).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
+        )
+    ).where(*_OF_KEY)
+)
 _NEWEST: Final = Prepared(
     select(
         certificates.c.id,
@@ -137,6 +144,13 @@ def not_compromised(connection: Connection, key: DeviceKey, now: datetime) -> li
 def compromised(connection: Connection, key: DeviceKey) -> bool:
     """Return whether a certificate for this key was ever revoked because the key was compromised."""
     return _COMPROMISED.first(connection, {"of": key.device_id, "wanted": key.spki_sha256}) is not None
+
+
+def last_revoked(connection: Connection, key: DeviceKey) -> datetime | None:
+    """Return when the last certificate for a key that is revoked, or on hold, became so; None: none is."""
+    row = _LAST_REVOKED.first(connection, {"of": key.device_id, "wanted": key.spki_sha256})
+    moment: datetime | None = None if row is None else row[0]
+    return moment
 
 
 def newest(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:
