@@ -12,8 +12,11 @@ Rules
 3. With a compromised key end the claims that the operator has made, too: whoever has the key may have made them, and
    then has theirs. For any other reason a claim goes on unless somebody ends it: devices that are on their way have its
    key as well, and none of them could be told of another (``--end-claims`` of the commands).
-4. What they leave behind otherwise, claims, lists and manufacturers, is told. It is counted after the commit, by whole
-   tables: neither does anybody wait for that, nor is anybody let in because it failed.
+   So ends the trust in manufacturers' CAs that the operator has registered: the thief's own CA would let in whom he
+   likes, for ever. Another admin who knows a CA registers it again.
+4. What they leave behind otherwise, claims, lists, manufacturers and operators with a role from them, is told. It is
+   counted after the commit, by whole tables: neither does anybody wait for that, nor is anybody let in because it
+   failed.
 5. What is taken back is counted with it, by an index. An operator may have made a million tokens: of who has made more
    than `MANY`, such a transaction does not run on the event loop (`check_short`). It then comes behind those that were
    waiting: what the operator gets from one of them is taken back, too.
@@ -36,7 +39,7 @@ from provisioning.errors import Refused, invalid
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
-from provisioning.store import certificates_of_device, claims, promises, tokens
+from provisioning.store import certificates_of_device, claims, manufacturers, promises, tokens
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.lanes import Apart
@@ -58,6 +61,7 @@ class Departed:
     left: Left | None = None
     """None: it is not counted yet, or could not be."""
     claims_ended: int = 0
+    manufacturers_ended: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,17 @@ class Voided:
     kept_approvals: Counter[str] = field(default_factory=Counter)
     claims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The claims that have ended, by who has made them."""
+    manufacturers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The manufacturers whose CAs are not trusted any more, by who has registered them."""
 
     def __bool__(self) -> bool:
-        return bool(self.tokens.total() or self.approvals.total() or self.makers or self.claims)
+        ended = self.claims or self.manufacturers
+        return bool(self.tokens.total() or self.approvals.total() or self.makers or ended)
 
     def changes(self, name: str) -> bool:
         """Whether anything of the party called *name* was good before."""
-        return bool(self.tokens[name] or self.approvals[name] or name in self.makers or name in self.claims)
+        ended = name in self.claims or name in self.manufacturers
+        return bool(self.tokens[name] or self.approvals[name] or name in self.makers or ended)
 
     def facts_of(self, name: str) -> dict[str, object]:
         """Return what the audit log says of the party called *name*."""
@@ -89,6 +97,8 @@ class Voided:
             facts["approvals_undone"] = self.approvals[name]
         if name in self.claims:
             facts["claims_ended"] = [*self.claims[name]]
+        if name in self.manufacturers:
+            facts["manufacturers_ended"] = [*self.manufacturers[name]]
         if self.kept_tokens[name]:
             facts["tokens_kept"] = self.kept_tokens[name]
         if self.kept_approvals[name]:
@@ -156,8 +166,12 @@ def take_back(
     made, approved = promises.take_back(connection, names, now)
     stolen = grounds.reason is RevocationReason.KEY_COMPROMISE
     ended = claims.end_made_by(connection, names, now) if stolen else {}
-    departed = [Departed(each, made[each], approved[each], claims_ended=len(ended.get(each, ()))) for each in names]
-    return Voided(void + made, approved, departed, frozenset(made), claims=ended)
+    distrusted = manufacturers.end_made_by(connection, names, now) if stolen else {}
+    departed = [
+        Departed(each, made[each], approved[each], None, len(ended.get(each, ())), distrusted.get(each, ()))
+        for each in names
+    ]
+    return Voided(void + made, approved, departed, frozenset(made), claims=ended, manufacturers=distrusted)
 
 
 async def with_what_is_left(database: Database, departed: Sequence[Departed], now: datetime) -> Sequence[Departed]:

@@ -188,6 +188,20 @@ def end(connection: Connection, name: str, now: datetime) -> bool:
     return connection.execute(statement.values(ended_at=now)).rowcount == 1
 
 
+def end_made_by(connection: Connection, names: Sequence[str], now: datetime) -> dict[str, list[str]]:
+    """End the trust in the CAs that those called *names* have registered; return what they are called, by who did."""
+    statement = (
+        update(manufacturers)
+        .where(manufacturers.c.created_by.in_(names), manufacturers.c.ended_at.is_(None))
+        .values(ended_at=now)
+        .returning(manufacturers.c.created_by, manufacturers.c.name)
+    )
+    ended: dict[str, list[str]] = {}
+    for maker, name in sorted(tuple(row) for row in connection.execute(statement)):
+        ended.setdefault(maker, []).append(name)
+    return ended
+
+
 def set_terms(
     connection: Connection, identifier: int, lapsed_lists: LapsedLists, revoked_devices: RevokedDevices
 ) -> None:
