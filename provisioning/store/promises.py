@@ -91,4 +91,8 @@ def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict
     for maker, name in connection.execute(raised.order_by(operators.c.name)):
         made[maker].append(name)
     inside = Counter({row[0]: row[1] for row in connection.execute(let_in)})
-    return {name: Left(*(each[name] for each in every), made[name], inside[name]) for name in names}
+    found: dict[str, Left] = {}
+    for name in names:
+        open_tokens, approved, ongoing, keys, registered = (each[name] for each in every)
+        found[name] = Left(open_tokens, approved, ongoing, keys, registered, made[name], inside[name])
+    return found
