@@ -26,10 +26,11 @@ def filled_finding(connection: Connection, where: str) -> Finding | None:
 
 
 def rights_finding(connection: Connection, where: str) -> Finding | None:
-    """Report rights that the service lacks."""
+    """Report rights that the service lacks, or will."""
     if (lacking := server_faults.missing_rights(connection)) is None:
         return None
-    return failed("database", f"{where}: {lacking}", RIGHTS_REMEDY)
+    what, works = lacking
+    return (warning if works else failed)("database", f"{where}: {what}", RIGHTS_REMEDY)
 
 
 def server_findings(connection: Connection) -> Iterator[Finding]:

@@ -16,20 +16,23 @@ _HERE: Final = -100
 """AT_FDCWD."""
 
 
+def inode_and_size(path: Path) -> tuple[int, int]:
+    """Return the inode number of *path* and its bytes; zeros: it is not there. Raises OSError."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return there.st_ino, there.st_size
+
+
 def inode(path: Path) -> int:
     """Return the inode number of *path*, no other file's while it is open; 0: it is not there. Raises OSError."""
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
+    return inode_and_size(path)[0]
 
 
 def size(path: Path) -> int:
     """Return the bytes of *path*, none if it is not there. Raises OSError."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return inode_and_size(path)[1]
 
 
 def identity(path: Path) -> str:

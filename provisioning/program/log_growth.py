@@ -10,12 +10,14 @@ Rules
 -----
 1. One line when the log has become unusually long, another each time that it has doubled, one when it is over. A log
    that is only long, after a large batch, is not mentioned.
-2. `held_up` asks SQLite to move what can be moved, as it does after each commit. It belongs to the store's thread.
+2. `held_up` asks SQLite to move what can be moved, as it does by itself after each commit; provisioning asks only when
+   `LogGrowth.asks`. It belongs to the store's thread.
 3. For both stores, the broker's and provisioning's: each says it in its own log.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -24,6 +26,7 @@ from structlog.typing import FilteringBoundLogger
 
 _UNUSUAL: Final = 256 * 1024 * 1024
 """Bytes: sixteen times what is kept of it (`broker.store.sqlite`, `provisioning.store.engines`)."""
+_PAUSE_SECONDS: Final = 1.0
 _MEGA: Final = 1_000_000
 _BY_ANOTHER: Final = (
     "another program reads {name}, and keeps SQLite from moving the log into it: end its transaction (a backup, a "
@@ -49,11 +52,19 @@ class LogGrowth:
         self.unusual = unusual
         """From how many bytes on it is worth to ask why."""
         self._next = unusual
+        self._asked = -math.inf
 
     @property
     def grows(self) -> bool:
         """Whether a line has said so, and none that it is over."""
         return self._next > self.unusual
+
+    def asks(self, now: float) -> bool:
+        """Whether `held_up` is to be asked at *now* (monotonic clock): then it is not for a moment."""
+        if now < self._asked + _PAUSE_SECONDS:
+            return False
+        self._asked = now
+        return True
 
     def seen(self, size: int, reason: str | None) -> None:
         """Take note of its *size* in bytes after a commit, and why it cannot be moved, if it cannot."""

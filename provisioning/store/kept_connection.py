@@ -157,20 +157,13 @@ class KeptConnection:
     def _open(self) -> Connection:
         self.drop()
         self._unwanted = self._compared = False
-        connection = self._connection = self._engine.connect()
-        driver = driver_of(connection)
-        driver.autocommit = True  # For the driver: `SharedTransaction` sends BEGIN and COMMIT itself.
-        for statement in (WRITERS_REST, WRITERS_DURABILITY):
-            try:
-                driver.execute(statement.encode(), prepare=False)
-            except connection.dialect.loaded_dbapi.Error as error:
-                failure = told(connection, statement, error)
-                self.drop()  # It may work, but without these settings an answered commit may not be on disk.
-                raise failure from error
-        if (filled := subscribed.found_by(driver)) is not None:
-            failure = told(connection, subscribed.FILLED, UnfitServer(*filled))
-            self.drop()
-            raise failure
+        connection = self._engine.connect()
+        try:
+            _prepare(connection)
+        except BaseException:  # It may work, but not be what was asked for: nobody gets it.
+            _leave(connection)
+            raise
+        self._connection = connection
         return connection
 
     def drop(self) -> None:
@@ -178,10 +171,29 @@ class KeptConnection:
         connection, self._connection = self._connection, None
         waits, self._waits = self._waits, None
         if connection is not None:
-            connection.invalidate()
-            connection.close()
+            _leave(connection)
         if waits is not None and not waits.loop.is_closed():
             waits.loop.call_soon_threadsafe(waits.close)
+
+
+def _prepare(connection: Connection) -> None:
+    """Make it fit for a writer, and see that its server is; raise SQLAlchemy's error otherwise."""
+    driver = driver_of(connection)
+    statement = "autocommit"
+    try:
+        driver.autocommit = True  # For the driver: `SharedTransaction` sends BEGIN and COMMIT itself.
+        for statement in (WRITERS_REST, WRITERS_DURABILITY):  # Without them an answered commit may not be on disk.
+            driver.execute(statement.encode(), prepare=False)
+        statement = subscribed.FILLED
+        if (filled := subscribed.found_by(driver)) is not None:
+            raise UnfitServer(*filled)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise told(connection, statement, error) from error
+
+
+def _leave(connection: Connection) -> None:
+    connection.invalidate()
+    connection.close()
 
 
 def _prompt(connection: Connection, *, kept: bool) -> AbstractContextManager[None]:

@@ -62,7 +62,8 @@ _MENDABLE: Final = frozenset({_FORBIDDEN, "3F000", "42P01", "42703"})
 """PostgreSQL's errors for a missing privilege, on a table or on the schema, and for a missing table or column:
 an operator can fix them. SQLite's for the last is an OperationalError."""
 
-
+_MADE: Final = ("CREATE TABLE", "CREATE SCHEMA")
+"""What may not be made has no owner yet. An index is its table's."""
 _HIDING: Final = "check_enable_rls"
 """Where PostgreSQL raises the same error for row-level security."""
 RIGHTS_REMEDY: Final = (
@@ -275,8 +276,8 @@ def is_read_only(refusal: Refused) -> bool:
 
 def is_forbidden(refusal: Refused) -> bool:
     """Whether the database's user lacks a right to what is there; where a policy hides rows, none helps."""
-    if _state(refusal) != _FORBIDDEN or str(getattr(refusal.__cause__, "statement", "")).lstrip().startswith("CREATE"):
-        return False  # What may not be created has no owner yet.
+    if _state(refusal) != _FORBIDDEN or str(getattr(refusal.__cause__, "statement", "")).lstrip().startswith(_MADE):
+        return False
     error = getattr(refusal.__cause__, "orig", None)
     return getattr(getattr(error, "diag", None), "source_function", None) != _HIDING
 

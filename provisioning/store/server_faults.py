@@ -9,11 +9,13 @@ system orders digits and small letters otherwise; names are, by their hyphens an
 which version the database was made, since 15; in C there is none, and no question.
 
 Numbers of rows come from sequences, and those have rights of their own: whoever may change a table may not be allowed
-to draw its next number, nor to move the numbers up (`provisioning.store.row_numbers`).
+to draw its next number, nor to move the numbers up, which is needed only after a move
+(`provisioning.store.row_numbers`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import text
@@ -28,9 +30,12 @@ _COLLATION: Final = text(
 )
 _NUMBERED: Final = [each.name for each in EVERY_TABLE.sorted_tables if each.autoincrement_column is not None]
 _NOT_OURS: Final = text(
-    "SELECT CAST(numbers AS text) FROM (SELECT CAST(pg_get_serial_sequence(name, 'id') AS regclass) AS numbers "
-    "FROM unnest(CAST(:names AS text[])) AS name) AS numbered "
-    "WHERE NOT (has_sequence_privilege(numbers, 'USAGE') AND has_sequence_privilege(numbers, 'UPDATE')) ORDER BY 1"
+    "SELECT CAST(numbers AS text), is_drawn FROM (SELECT numbers, "
+    "has_sequence_privilege(numbers, 'USAGE, UPDATE') AND has_sequence_privilege(numbers, 'USAGE, SELECT') "
+    "AS is_drawn, has_sequence_privilege(numbers, 'UPDATE') AS is_moved "
+    "FROM (SELECT CAST(pg_get_serial_sequence(name, 'id') AS regclass) AS numbers "
+    "FROM unnest(CAST(:names AS text[])) AS name) AS numbered) AS rights "
+    "WHERE NOT (is_moved AND is_drawn) ORDER BY is_drawn, 1"
 )
 _SHOWN: Final = 4
 COLLATION_REMEDY: Final = (
@@ -53,12 +58,26 @@ def other_collation(connection: Connection) -> str | None:
     )
 
 
-def missing_rights(connection: Connection) -> str | None:
-    """Return what is to be said of sequences that the database's user may not use; None: nothing, or SQLite."""
+def missing_rights(connection: Connection) -> tuple[str, bool] | None:
+    """Return what is to be said of sequences that the database's user may not use, and whether the service works so.
+
+    None: nothing, or SQLite.
+    """
     if connection.dialect.name != "postgresql":
         return None
-    closed = connection.scalars(_NOT_OURS, {"names": _NUMBERED}).all()
-    if not closed:
+    found = connection.execute(_NOT_OURS, {"names": _NUMBERED}).all()
+    if not found:
         return None
-    more = f" and {len(closed) - _SHOWN} more" if len(closed) > _SHOWN else ""
-    return f"the database's user may not number rows: permission denied for sequence {', '.join(closed[:_SHOWN])}{more}"
+    closed = [name for name, is_drawn in found if not is_drawn]
+    if closed:
+        return f"the database's user may not number rows: permission denied for sequence {_some(closed)}", False
+    lacking = _some([name for name, _ in found])
+    return (
+        "the database's user may not move the numbers of rows up, as is needed after a logical replication, or a copy "
+        f"of the rows alone: no UPDATE on sequence {lacking}"
+    ), True
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"

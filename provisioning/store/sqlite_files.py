@@ -15,8 +15,7 @@ Rules
 2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
    Nothing is if the file with the names is not where it was written: copied, or on a file system that numbers its
    inodes anew at each mount, as in some containers.
-3. SQLite, or a command, empties the log when all of it is in the file, and never during our transactions. A log that is
-   shorter otherwise was cut: what it held is lost, and what would be written behind its end damages the file.
+3. Nothing is written behind the end of a log that was emptied or cut (`provisioning.program.log_length`).
 4. An orderly end leaves no names, or the word `_ENDED` behind them while somebody still reads, who takes the log in.
    Nor does a command that has taken it in after the service was killed.
 
@@ -28,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +35,8 @@ import structlog
 
 from provisioning.errors import ConfigurationError
 from provisioning.program.durable_names import sync_names
-from provisioning.program.file_identity import MISSING, identity, inode, size
+from provisioning.program.file_identity import MISSING, identity, inode, inode_and_size, size
+from provisioning.program.log_length import LogLength
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +54,7 @@ class SqliteFiles:
         self._names = real.with_name(f"{real.name}-files")
         self._index = real.with_name(f"{real.name}-shm")
         self._inodes = (0, 0, 0)
-        self._log_length = 0
-        """The least that the log should have: what it had when we looked last."""
+        self._length: Final = LogLength(self._log)
         self._kept = ""
         self._log_found = MISSING
         self.doubt: Final = self._examine()
@@ -83,15 +83,16 @@ class SqliteFiles:
                     f"{self.path} was deleted, or another file is in its place: put it back; or stop the service, "
                     "put back a backup (docs/backup.md), and start it"
                 )
-            if inode(self._log) != its_log:
+            log_found, length = inode_and_size(self._log)
+            if log_found != its_log:
                 return f"{self._log} was deleted: nothing is lost; stop the service in order (SIGTERM), and start it"
             if inode(self._index) != its_index:
                 return (
                     f"{self._index} was deleted: end the service by kill -9, for a stop in order would lose what "
                     "commands have changed since, and start it; nothing is lost then"
                 )
-            if self.log_is_shorter:
-                return self.cut
+            if self._length.is_short(length):
+                return f"{self._log} was emptied, or cut, during a change, which was not made"
         return None
 
     @property
@@ -104,19 +105,24 @@ class SqliteFiles:
 
     def note_log(self) -> int:
         """Take note of how long the log is, and return it; 0: the files are not kept, or it cannot be seen."""
-        self._log_length = 0
+        length = 0
         if self._inodes != (0, 0, 0):
             with contextlib.suppress(OSError):
-                self._log_length = size(self._log)
-        return self._log_length
+                length = size(self._log)
+        self._length.seen(length)
+        return length
 
     @property
-    def log_is_shorter(self) -> bool:
-        """Whether the log is there, and shorter than it was."""
+    def log_is_short(self) -> bool:
+        """Whether the log is there, and shorter than it was: then ask `log_is_cut`."""
         with contextlib.suppress(OSError):
-            there = self._log.stat()
-            return there.st_size < self._log_length and there.st_ino == self._inodes[1]
+            log_found, length = inode_and_size(self._log)
+            return self._length.is_short(length) and log_found == self._inodes[1]
         return False
+
+    def log_is_cut(self, database: sqlite3.Cursor) -> bool:
+        """Whether somebody has cut the log, outside a transaction of *database*. Raises sqlite3's errors."""
+        return self._length.is_cut(database)
 
     @property
     def log_is_gone(self) -> bool:

@@ -13,13 +13,15 @@ Rules
 -----
 1. Any failure between BEGIN and COMMIT returns the connection: nothing of a lost transaction remains.
 2. Used by one caller at a time, in any thread.
-3. Nothing is committed into files that are no longer those that were opened (`provisioning.store.sqlite_files`).
+3. Nothing is committed into files that are no longer those that were opened (`provisioning.store.sqlite_files`), nor
+   behind the end of a log that was cut (`provisioning.program.log_length`).
 4. A log that somebody keeps from being moved into the file is told of (`provisioning.program.log_growth`): every commit
    succeeds until the disk is full.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Final, NoReturn
 
 import structlog
@@ -32,9 +34,6 @@ from provisioning.store.sqlite_files import SqliteFiles
 
 log = structlog.get_logger(__name__)
 
-_LOG_HEADER: Final = 32
-_PAGE_HEADER: Final = 24
-"""Bytes of the log (docs of SQLite's file format, 4.1), and of each page in it."""
 PATIENCE_MILLISECONDS: Final = 10_000
 """How long to wait for SQLite's lock: only another process, such as a backup, can hold it."""
 
@@ -57,16 +56,16 @@ class SqliteWriter:
             connection = self._connection = self._engine.connect()
             connection.begin()
             keep_executor(connection)
-        if patience != self._patience:
-            self._say(connection, f"PRAGMA busy_timeout = {patience}")
-            self._patience = patience
-        self._say(connection, "BEGIN IMMEDIATE")
-        if self._files is not None and self._files.log_is_shorter:
-            self._say(connection, "ROLLBACK")
-            self._check_not_cut(connection, self._files)
+        while True:
+            if self._files is not None and self._files.log_is_short:
+                if not patience:  # To look may take a while: whoever can wait does.
+                    raise self._error("BEGIN", "the log is shorter than it was")
+                self._check_not_cut(connection, self._files)
+            self._wait_for(connection, patience)
             self._say(connection, "BEGIN IMMEDIATE")
-            self._files.note_log()
-        return connection
+            if self._files is None or not self._files.log_is_short:  # From here on nobody may empty it.
+                return connection
+            self._say(connection, "ROLLBACK")
 
     def commit(self) -> None:
         """Make everything durable; raise SQLAlchemy's error if it is not."""
@@ -79,26 +78,23 @@ class SqliteWriter:
             self._look_at_log(self._connection, self._files, self._growth)
 
     def _check_not_cut(self, connection: Connection, files: SqliteFiles) -> None:
-        """Raise SQLAlchemy's error if the log lacks pages that SQLite knows to be there.
-
-        Moving them into the file tells: it fails if they cannot be read.
-        """
-        error_of_driver = connection.dialect.loaded_dbapi.Error
-        execute = executor_of(connection).execute
+        """Raise SQLAlchemy's error if the log was cut, or if that cannot be told."""
+        self._wait_for(connection, 0)
         try:
-            _, pages, _ = execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            (page,) = execute("PRAGMA page_size").fetchone()
-            cut = pages > 0 and files.note_log() < _LOG_HEADER + pages * (_PAGE_HEADER + page)
-        except error_of_driver:
-            cut = True
+            cut = files.log_is_cut(executor_of(connection))
+        except connection.dialect.loaded_dbapi.Error as error:
+            raised = told(connection, "PRAGMA wal_checkpoint(PASSIVE)", error)
+            self.release()
+            raise raised from error
         if cut:
             self.release()
-            raise OperationalError("BEGIN", None, connection.dialect.loaded_dbapi.OperationalError(files.cut))
+            raise self._error("BEGIN", files.cut)
 
     def _look_at_log(self, connection: Connection, files: SqliteFiles, growth: LogGrowth) -> None:
         length = files.note_log()
         if length >= growth.unusual:
-            growth.seen(length, held_up(executor_of(connection), files.path))
+            if growth.asks(time.monotonic()):
+                growth.seen(length, held_up(executor_of(connection), files.path))
         elif growth.grows:
             growth.seen(length, None)
 
@@ -107,8 +103,18 @@ class SqliteWriter:
         self._say(connection, "ROLLBACK")
         if files.log_is_gone:  # The log is open still: not even kill -9 loses what it holds once it is in the file.
             self._say(connection, "PRAGMA wal_checkpoint")
+        elif files.log_is_short:
+            self._check_not_cut(connection, files)
         self.release()
-        raise OperationalError("COMMIT", None, connection.dialect.loaded_dbapi.OperationalError(lost))
+        raise self._error("COMMIT", lost)
+
+    def _error(self, statement: str, what: str) -> OperationalError:
+        return OperationalError(statement, None, self._engine.dialect.loaded_dbapi.OperationalError(what))
+
+    def _wait_for(self, connection: Connection, patience: int) -> None:
+        if patience != self._patience:
+            self._say(connection, f"PRAGMA busy_timeout = {patience}")
+            self._patience = patience
 
     def release(self) -> None:
         """Roll back what is not committed, and return the connection."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import psycopg
 import pytest
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import Connection, make_url
 from structlog.testing import capture_logs
 
 from provisioning.doctor import doctor
@@ -16,6 +17,7 @@ from provisioning.doctor.doctor_server import server_findings
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store import revocations, schema
 from provisioning.store.database import Database
+from provisioning.store.lanes import is_forbidden
 from provisioning.store.revision import CURRENT
 from provisioning.store.usable import usable
 from tests.support.fleet import open_fleet
@@ -83,6 +85,31 @@ async def test_a_store_that_another_server_still_fills_is_not_used(postgresql: P
             await fleet.enrol("meter-2")
 
 
+async def test_a_server_of_which_it_cannot_be_told_is_not_used(postgresql: PostgresqlServer) -> None:
+    """The session was kept, and the next transaction used it unasked."""
+    with postgresql.database() as url:
+        async with open_fleet(url):
+            pass
+        done(
+            url,
+            "CREATE ROLE poor LOGIN",
+            "GRANT ALL ON ALL TABLES IN SCHEMA public TO poor",
+            "REVOKE SELECT ON pg_subscription_rel FROM PUBLIC",
+        )
+        database = Database(make_url(url).set(username="poor").render_as_string())
+        try:
+            for _ in range(2):
+                with pytest.raises(Refused) as refused:
+                    await database.write(revocations.newest)
+                assert refused.value.code is Code.UNAVAILABLE
+                assert "permission denied for table pg_subscription_rel" in str(refused.value.__cause__)
+            done(url, "GRANT SELECT ON pg_subscription_rel TO PUBLIC")
+            await database.write(revocations.newest)
+        finally:
+            await database.close()
+            done(url, "DROP OWNED BY poor", "DROP ROLE poor")
+
+
 async def test_rights_that_sequences_lack_are_told_with_the_remedy(postgresql: PostgresqlServer) -> None:
     """Whoever restores the schema as another user grants the tables, and forgets the sequences."""
     with postgresql.database() as url:
@@ -96,8 +123,18 @@ async def test_rights_that_sequences_lack_are_told_with_the_remedy(postgresql: P
             assert "permission denied for sequence " in str(refused.value)
             assert "ALTER TABLE … OWNER TO" in str(refused.value)
             finding = await database.read(lambda connection: doctor._whole(connection, database))
+            assert finding.verdict is Verdict.FAILED
             assert "permission denied for sequence authorities_id_seq, certificates_id_seq, " in finding.detail
             assert "ALTER TABLE … OWNER TO" in finding.remedy
+            for statement, is_owners in (("CREATE INDEX m ON devices (role)", True), ("CREATE TABLE m ()", False)):
+                with pytest.raises(Refused) as forbidden:
+                    await database.write(partial(Connection.exec_driver_sql, statement=statement))
+                assert is_forbidden(forbidden.value) is is_owners
+            done(url, "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO poor")
+            await schema.upgrade_founded(database, "meter-1")
+            finding = await database.read(lambda connection: doctor._whole(connection, database))
+            assert finding.verdict is Verdict.WARNING
+            assert "no UPDATE on sequence authorities_id_seq, certificates_id_seq, " in finding.detail
         finally:
             await database.close()
             done(url, "DROP OWNED BY poor", "DROP ROLE poor")

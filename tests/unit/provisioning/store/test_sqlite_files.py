@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
@@ -16,8 +19,8 @@ from structlog.testing import capture_logs
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.role import Role
+from provisioning.program import log_growth
 from provisioning.program.file_identity import identity
-from provisioning.program.log_growth import LogGrowth
 from provisioning.store import devices, schema, sqlite_writer
 from provisioning.store.database import Database
 from provisioning.store.sqlite_files import SqliteFiles
@@ -42,8 +45,8 @@ async def kept(path: Path) -> AsyncIterator[Database]:
     await database.close()
 
 
-async def add(database: Database, name: str) -> None:
-    await database.write(partial(devices.add, name=name, role=Role.DEVICE, group="north", now=NOW))
+async def add(database: Database, name: str, *, short: bool = False) -> None:
+    await database.write(partial(devices.add, name=name, role=Role.DEVICE, group="north", now=NOW), short=short)
 
 
 async def refused(database: Database) -> str:
@@ -58,6 +61,17 @@ async def refused(database: Database) -> str:
 def alone(path: Path, place: Path) -> list[str]:
     """Return the names of the devices that are in the file, without its log."""
     shutil.copy(path, place)
+    return names_in(place)
+
+
+def after_kill(path: Path, place: Path) -> list[str]:
+    """Return the names of the devices that whoever opens the file and its log finds, after `kill -9`."""
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{place}{suffix}")
+    return names_in(place)
+
+
+def names_in(place: Path) -> list[str]:
     with contextlib.closing(sqlite3.connect(place)) as database:
         return [name for (name,) in database.execute("SELECT name FROM devices ORDER BY name")]
 
@@ -92,19 +106,26 @@ async def test_if_the_log_s_index_is_deleted_what_a_command_commits_is_not_writt
     renamed = await asyncio.create_subprocess_exec("sqlite3", path, "UPDATE devices SET name = 'meter-3'")
     assert await renamed.wait() == 0
     assert "fleet.db-shm was deleted: end the service by kill -9, for a stop in order would" in await refused(kept)
-    for suffix in ("", "-wal"):  # What is there after it.
-        shutil.copy(f"{path}{suffix}", tmp_path / f"killed{suffix}")
-    with contextlib.closing(sqlite3.connect(tmp_path / "killed")) as database:
-        assert database.execute("SELECT name FROM devices").fetchall() == [("meter-3",)]
+    assert after_kill(path, tmp_path / "killed") == ["meter-3"]
 
 
-async def test_a_log_that_another_program_keeps_from_the_file_is_told_of(path: Path) -> None:
+async def test_a_log_that_another_program_keeps_from_the_file_is_told_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It grew until the disk was full, and the first word was STORE_FAILED."""
+    asked = []
+
+    def counted(store: sqlite3.Connection, path: Path) -> str | None:
+        asked.append(path)
+        return log_growth.held_up(store, path)
+
+    monkeypatch.setattr(log_growth, "_PAUSE_SECONDS", 3600)
+    monkeypatch.setattr(sqlite_writer, "held_up", counted)
     database = Database(f"sqlite:///{path}")
     await schema.upgrade(database)
     lane = database._writer
     assert isinstance(lane, SqliteLane)
-    lane._writer._growth = LogGrowth(path, sqlite_writer.log, unusual=100_000)  # type: ignore[misc]
+    growth = lane._writer._growth = log_growth.LogGrowth(path, sqlite_writer.log, unusual=100_000)  # type: ignore[misc]
     database.keep_files()
 
     async def grow(name: str) -> None:
@@ -116,6 +137,8 @@ async def test_a_log_that_another_program_keeps_from_the_file_is_told_of(path: P
             shell.execute("BEGIN")
             shell.execute("SELECT count(*) FROM devices").fetchone()
             await grow("a")
+            assert len(asked) == 1, "it is moved as far as possible by each commit already"
+        growth._asked = -math.inf
         await grow("b")
     await database.close()
     grows, moved = [each for each in logs if each.get("code", "").startswith("STORE_LOG_")]
@@ -124,18 +147,60 @@ async def test_a_log_that_another_program_keeps_from_the_file_is_told_of(path: P
     assert moved["code"] == "STORE_LOG_MOVED"
 
 
-async def test_nothing_is_written_behind_the_end_of_a_log_that_was_emptied(kept: Database, path: Path) -> None:
-    """It was answered, until the file was found to be damaged: SQLite writes on where it was."""
+@pytest.mark.parametrize("is_read", [False, True])
+async def test_nothing_is_written_behind_the_end_of_a_log_that_was_emptied(
+    kept: Database, path: Path, tmp_path: Path, is_read: bool
+) -> None:
+    """It was answered, from the second change on: SQLite writes on where it was, and finds nothing there later."""
     log = path.with_name("fleet.db-wal")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
         assert shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
-    assert log.stat().st_size == 0
-    await add(kept, "meter-3")  # SQLite has emptied it itself.
-    log.write_bytes(b"")
-    assert "fleet.db-wal was emptied, or cut: what was committed last is lost" in await refused(kept)
+        assert log.stat().st_size == 0
+        if is_read:
+            shell.execute("BEGIN")
+            shell.execute("SELECT count(*) FROM devices").fetchone()
+        await add(kept, "meter-3")  # SQLite has emptied it itself.
+        os.truncate(log, 0)
+        assert "fleet.db-wal was emptied, or cut: what was committed last is lost" in await refused(kept)
+        for name, short in (("meter-4", False), ("meter-5", True)):
+            with pytest.raises(Refused):
+                await add(kept, name, short=short)
     with pytest.raises(Refused):
-        await add(kept, "meter-4")
-    assert alone(path, path.with_name("alone")) == ["meter-1"]
+        await add(kept, "meter-6")  # Nobody reads any more.
+    assert after_kill(path, tmp_path / "killed") == ["meter-1"]
+
+
+@contextlib.asynccontextmanager
+async def moves_the_log(path: Path) -> AsyncIterator[None]:
+    """Have another program hold the lock of whoever moves the log into the file (docs of SQLite's WAL mode, 2.3.2)."""
+    hold = "import fcntl,sys; f=open(sys.argv[1],'r+b'); fcntl.lockf(f,fcntl.LOCK_EX,1,121); print(flush=True); input()"
+    pipe = asyncio.subprocess.PIPE
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-ISc", hold, path.with_name("fleet.db-shm"), stdin=pipe, stdout=pipe
+    )
+    assert other.stdout is not None
+    assert await other.stdout.readline() == b"\n"
+    yield
+    await other.communicate(b"\n")
+
+
+@pytest.mark.parametrize("short", [False, True])
+async def test_an_emptied_log_of_which_all_is_in_the_file_is_begun_anew(
+    kept: Database, path: Path, tmp_path: Path, short: bool
+) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        shell.execute("BEGIN")
+        shell.execute("SELECT count(*) FROM devices").fetchone()
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            busy, pages, moved = other.execute("PRAGMA wal_checkpoint").fetchone()
+            assert (busy, moved) == (0, pages) != (0, 0)
+        os.truncate(path.with_name("fleet.db-wal"), 0)
+        async with moves_the_log(path):
+            assert "fleet.db-wal is being moved into the file by another program" in await refused(kept)
+        assert "fleet.db-wal was emptied, or cut: nothing is lost, all of it is in the file; but" in await refused(kept)
+    await add(kept, "meter-2", short=short)
+    await add(kept, "meter-3", short=short)
+    assert after_kill(path, tmp_path / "killed") == ["meter-1", "meter-2", "meter-3"]
 
 
 @pytest.mark.usefixtures("kept")
