@@ -8,7 +8,8 @@ removes a log whose file is missing, and reads one that another file has left in
 acknowledged would be lost, or mixed with those of an older copy. So file and log are compared with what was there:
 before they are opened, and with each transaction. While they are open the lock file names both. A program that opens
 the database when the log's index (-shm) was deleted makes another one: neither then knows what the other reads, and the
-copy that a backup makes may be mixed.
+copy that a backup makes may be mixed. In a log that was emptied it writes on where it was
+(`provisioning.program.log_length`).
 
 Rules
 -----
@@ -27,10 +28,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from pathlib import Path
 
 from provisioning.program.durable_names import sync_names
-from provisioning.program.file_identity import MISSING, identity, inode, size
+from provisioning.program.file_identity import MISSING, identity, inode, inode_and_size, size
+from provisioning.program.log_length import LogLength
 
 
 class StoreError(Exception):
@@ -88,12 +91,14 @@ class DatabaseFiles:
         self._index = self._log.with_name(f"{self._log.name.removesuffix('-wal')}-shm")
         self._lock_file = lock_file_of(path)
         self._lock = lock
+        self._length = LogLength(self._log)
         self._opened = (0, 0, 0)
         """The inode numbers of the file, of its log and of that's index: none is used again while they are open."""
 
     def opened(self) -> None:
         """Take note of the files, which are open now. Raises OSError."""
         self._opened = inode(self._path), inode(self._log), inode(self._index)
+        self.note_log()
         sync_names(self._path.parent)  # The log is new, perhaps: after a power failure it must not be missing.
         self._note()
 
@@ -105,8 +110,11 @@ class DatabaseFiles:
         if self._opened == (0, 0, 0) or not self._file_is_gone():
             self._write_lock("")
 
-    def lost(self) -> str | None:
-        """Return what has become of the files while they are open; None: they are there. Raises OSError."""
+    def lost(self, database: sqlite3.Connection) -> str | None:
+        """Return what has become of the files that *database* has open; None: they are there.
+
+        Raises OSError, and sqlite3's errors.
+        """
         if inode(self._lock_file) != os.fstat(self._lock).st_ino:
             self._lock_again()
         if self._file_is_gone():
@@ -114,10 +122,25 @@ class DatabaseFiles:
                 f"{self._path} was deleted, or another file is in its place: put it back; or stop the broker, put back "
                 "a backup, and start it"
             )
-        for is_gone, each in ((self.log_is_gone, self._log), (inode(self._index) != self._opened[2], self._index)):
+        (log, length), index = inode_and_size(self._log), inode(self._index)
+        for is_gone, each in ((log != self._opened[1], self._log), (index != self._opened[2], self._index)):
             if is_gone:
                 return f"{each} was deleted: nothing is lost; stop the broker in order (SIGTERM), and start it"
-        return None
+        return self.cut(database) if self._length.is_short(length) else None
+
+    @property
+    def log_is_short(self) -> bool:
+        """Whether the log is shorter than it was: then ask `cut`. Raises OSError."""
+        return self._length.is_short(size(self._log))
+
+    def cut(self, database: sqlite3.Connection) -> str | None:
+        """Return what is to be said if somebody has cut the log. Raises sqlite3's errors. Not within a transaction."""
+        if not self._length.is_cut(database):
+            return None
+        return (
+            f"{self._log} was emptied, or cut: what was written last is lost, acknowledged messages among it. Stop the "
+            "broker, and start it"
+        )
 
     def _lock_again(self) -> None:
         again = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -141,10 +164,11 @@ class DatabaseFiles:
         """Whether the log was deleted, or another is in its place. Raises OSError."""
         return inode(self._log) != self._opened[1]
 
-    @property
-    def log_bytes(self) -> int:
-        """The size of the log. Raises OSError."""
-        return size(self._log)
+    def note_log(self) -> int:
+        """Take note of how long the log is, and return it. Raises OSError."""
+        length = size(self._log)
+        self._length.seen(length)
+        return length
 
     def _file_is_gone(self) -> bool:
         return inode(self._path) != self._opened[0]

@@ -241,7 +241,7 @@ class SqliteStore:
             self._log_seen(self._journal, *done.result())
 
     def _log_state(self) -> tuple[int, str | None]:
-        return self._files.log_bytes, held_up(self._database, self.path)
+        return self._files.note_log(), held_up(self._database, self.path)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -259,10 +259,12 @@ class SqliteStore:
         if journal is not None:
             journal.open.seal()
             try:
+                if self._files.log_is_short:
+                    self._check_not_cut()
                 for batch in (journal.writing, journal.open):
                     if batch is not None and batch.changes:
                         self._commit(batch)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, StoreError, OSError) as error:
                 log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self.path))
         with contextlib.suppress(OSError):  # The worst is a warning at the next start.
             self._files.closing()
@@ -273,19 +275,24 @@ class SqliteStore:
         started = time.perf_counter()
         self._apply(batch)
         seconds = time.perf_counter() - started
-        log_bytes = self._files.log_bytes
+        log_bytes = self._files.note_log()
         reason = held_up(self._database, self.path) if log_bytes >= self._growth.unusual else None
         return _Written(seconds, log_bytes, reason)
 
     def _apply(self, batch: Batch) -> None:
         """Write *batch* in one transaction. Idempotent. Raises `StoreError` if it would be written into lost files."""
-        if (lost := self._files.lost()) is not None:
+        if (lost := self._files.lost(self._database)) is not None:
             if self._files.log_is_gone:
                 self._database.execute("PRAGMA wal_checkpoint(FULL)")  # So that not even kill -9 costs anything.
             raise StoreError(lost)
         self._commit(batch)
 
     def _commit(self, batch: Batch) -> None:
+        while not self._committed(batch):
+            self._check_not_cut()
+
+    def _committed(self, batch: Batch) -> bool:
+        """Write *batch*; or nothing, and return False, if the log is shorter than it was."""
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         try:
@@ -293,11 +300,19 @@ class SqliteStore:
                 apply_changes(database, batch)
             else:  # Something must be written, to find out whether it can be.
                 database.execute(f"PRAGMA user_version={VERSION}")
+            if self._files.log_is_short:  # Last: from here on it is on disk, or reported.
+                database.execute("ROLLBACK")
+                return False
             database.execute("COMMIT")
-            batch.moved = None
         except BaseException:
             database.rollback()
             raise
+        batch.moved = None
+        return True
+
+    def _check_not_cut(self) -> None:
+        if (cut := self._files.cut(self._database)) is not None:
+            raise StoreError(cut)
 
 
 def apply_changes(database: sqlite3.Connection, batch: Batch) -> None:

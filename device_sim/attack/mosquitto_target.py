@@ -40,6 +40,8 @@ crlfile {directory}/crl.pem
 require_certificate true
 use_identity_as_username true
 tls_version {tls}
+"""
+LIMITS = """\
 max_queued_bytes 1048576
 allow_duplicate_messages true
 max_packet_size 1048576
@@ -66,7 +68,7 @@ async def mosquitto(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
     services = "".join(_SERVICE_ACL.format(name=name) for name in expected_names("watcher", "sender"))
     (directory / "acl").write_text(_ACL + services)
     port = free_port()
-    config = _CONFIG.format(directory=directory, port=port, tls="tlsv1.2" if tls12 else "tlsv1.3")
+    config = (_CONFIG + LIMITS).format(directory=directory, port=port, tls="tlsv1.2" if tls12 else "tlsv1.3")
     if os.geteuid() == 0:
         config += "user root\n"
     (directory / "mosquitto.conf").write_text(config)

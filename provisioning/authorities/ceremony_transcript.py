@@ -39,6 +39,8 @@ from provisioning.program.printable import printable
 from provisioning.program.version import version_and_build
 
 FOLDER: Final = "ceremonies"
+_BEGUN: Final = "%Y-%m-%dT%H%M%S.%fZ"
+"""How a transcript's name begins."""
 
 
 @dataclass
@@ -130,7 +132,16 @@ class Transcript:
     def path_in(self, directory: Path) -> Path:
         """Return its path in a service's directory."""
         words = "-".join(self.title.split())
-        return directory / FOLDER / f"{self.begun:%Y-%m-%dT%H%M%S.%fZ}-{words}.txt"
+        return directory / FOLDER / f"{self.begun.strftime(_BEGUN)}-{words}.txt"
+
+
+def begun_of(path: Path) -> datetime | None:
+    """Return when the ceremony began whose transcript *path* is, as its name says; None: it says nothing."""
+    begun, ends, _ = path.name.partition("Z-")
+    try:
+        return datetime.strptime(f"{begun}{ends[:1]}", _BEGUN).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def digest_of(text: bytes) -> str:

@@ -74,6 +74,7 @@ class DepartedOperator(Answer):
     tokens_voided: int
     approvals_undone: int
     claims_ended: int = 0
+    trials_ended: int = 0
     manufacturers_ended: list[str] = []
     tokens_left: int | None = None
     approvals_left: int | None = None

@@ -9,6 +9,7 @@ role from who leaves come first, by their names: each of them may do all this ag
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -50,12 +51,15 @@ async def end_claims_of(client: EnrolmentOperatorClient, operators: list[Departe
         for name in await claims_going_on(client, each.name):
             await client.end_claim(name)
             ended += 1
-            operators[place] = each.model_copy(update={"claims_ended": ended, "claims_left": 0})
+            left = None if each.claims_left is None else max(0, each.claims_left + each.claims_ended - ended)
+            operators[place] = each.model_copy(update={"claims_ended": ended, "claims_left": left})
 
 
 async def claims_going_on(client: EnrolmentOperatorClient, maker: str) -> list[str]:
-    """Return the names of the claims that *maker* has made and that have not ended."""
-    return [each.name async for each in client.claims() if each.created_by == maker and each.ended_at is None]
+    """Return the names of the claims that *maker* has made and that have neither ended nor expired."""
+    now = datetime.now(UTC)
+    made = [each async for each in client.claims() if each.created_by == maker and each.ended_at is None]
+    return [each.name for each in made if now < each.expires_at]
 
 
 def say_who_left(operators: Iterable[DepartedOperator]) -> None:
@@ -65,6 +69,11 @@ def say_who_left(operators: Iterable[DepartedOperator]) -> None:
             _say_who_stays(each.name, each.operators_made)
         say_what_is_void(each.name, each.tokens_voided, each.approvals_undone)
         say_what_ended(each.name, each.claims_ended)
+        if each.trials_ended:
+            say(
+                f"fleet-provisioning: {counted(each.trials_ended, 'device')} on trial of claims that {each.name} made "
+                "cannot be activated any more"
+            )
         if each.manufacturers_ended:
             _say_who_is_not_trusted(each)
         if each.claims_left is None:

@@ -36,3 +36,17 @@ def ceremony_on(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+def is_held_on(directory: Path) -> bool:
+    """Whether a ceremony is held on *directory* at this moment. Raises OSError."""
+    looked = os.open(AuthorityFiles(directory).audit_key, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # Some network file systems have no locks.
+            try:
+                fcntl.flock(looked, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+    finally:
+        os.close(looked)

@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidSignature
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities.authority import open_authority
+from provisioning.authorities.last_ceremony import last_ceremony
 from provisioning.authorities.own_credentials import check_trust_domain_kept
 from provisioning.ca.signing import try_key
 from provisioning.config import SETTINGS_FILE, Settings
@@ -29,7 +30,7 @@ from provisioning.directory.audit_key import read_audit_key
 from provisioning.directory.closed_directory import check_directory_closed
 from provisioning.directory.doubts import about_address, about_keys
 from provisioning.directory.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
-from provisioning.doctor.doctor_authorities import authority_findings
+from provisioning.doctor.doctor_authorities import authority_findings, ceremony_findings
 from provisioning.doctor.doctor_build import build_finding, openssl_findings
 from provisioning.doctor.doctor_claims import claim_findings
 from provisioning.doctor.doctor_clock import clock_finding
@@ -395,12 +396,15 @@ def unwritable(database: Path) -> Path | None:
 
 
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
+    last = last_ceremony(settings.directory)
+
     def read(connection: Connection) -> tuple[Latest | None, list[Finding]]:
         findings = [
             *server_findings(connection),
             *_of_another_key(connection),
             *standing_findings(connection, AuthorityFiles(settings.directory), now),
             *authority_findings(connection, settings, now),
+            *ceremony_findings(connection, last),
             *manufacturer_findings(connection, now),
             *claim_findings(connection, now),
             operator_finding(connection, settings, now),

@@ -5,8 +5,8 @@ Rules
 1. A retired CA is not checked. An active one's key has to be here; a root's need not be.
 2. The next CA is due when a third of a CA's life is left: certificates issued later are soon limited by its expiry.
 3. A root's next CRL is due at half of the last one's life, as it is for the service: its key may have to be fetched.
-4. The directory knows of ceremonies by their transcripts. If the audit log does not confirm the last one, the database
-   is from before it, and a CA that was revoked since issues again.
+4. If the audit log does not confirm the last ceremony, a CA that was revoked since may issue again
+   (`provisioning.authorities.last_ceremony`).
 """
 
 from __future__ import annotations
@@ -20,22 +20,18 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities.authority import STRANGER_REMEDY, strangers
-from provisioning.authorities.ceremony_transcript import FOLDER, digest_of
+from provisioning.authorities.last_ceremony import REMEDY, LastCeremony
 from provisioning.authorities.named_lists import named_lists
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError
 from provisioning.pki.extension import extension
-from provisioning.program.given_file import contents_of
 from provisioning.program.moments import shown_minute
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, crls, known_authorities
+from provisioning.store import authorities, crls, known_authorities
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 
-_TRANSCRIPT_BYTES: Final = 1024 * 1024
-_UNDER_WAY_SECONDS: Final = 60
-"""A ceremony's entry in the audit log follows its transcript at once."""
 _DUE: Final = 3
 """The next CA is due when this fraction (1/n) of the life is left."""
 
@@ -65,7 +61,6 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
         elif each.state is not AuthorityState.REVOKED:
             good.append(f"{each.name} ({each.state})")
         yield from _list(connection, each, now)
-    yield from unconfirmed(connection, settings.directory / FOLDER, now)
     yield from _addresses(connection, settings, every)
     for word in known_authorities.unknown(connection):
         if word.is_recent(now):
@@ -79,22 +74,10 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
         yield ok("CAs", f"not expiring soon: {', '.join(good)}")
 
 
-def unconfirmed(connection: Connection, transcripts: Path, now: datetime) -> Iterator[Finding]:
-    """Yield a finding if the audit log does not know of the last ceremony."""
-    try:
-        last = max(transcripts.glob("*.txt"), default=None)  # Their names begin with the time.
-        if last is None or last.stat().st_mtime > now.timestamp() - _UNDER_WAY_SECONDS:
-            return
-        digest = digest_of(contents_of(last, _TRANSCRIPT_BYTES))
-    except OSError:  # Whoever runs the doctor may not read it.
-        return
-    if audit.ceremony_of(connection, digest) is None:
-        yield failed(
-            "CAs",
-            f"the audit log does not confirm the last ceremony, {last.name}: the database is a copy from before it, "
-            "and each CA is as it was then, so one that was revoked issues again; or the ceremony was interrupted",
-            "compare ca list with the transcript, and repeat what is missing; then move the transcript away",
-        )
+def ceremony_findings(connection: Connection, last: LastCeremony | None) -> Iterator[Finding]:
+    """Yield a finding if the audit log does not know of the *last* ceremony."""
+    if last is not None and (detail := last.unconfirmed(connection)) is not None:
+        yield failed("CAs", detail, REMEDY)
 
 
 def _strangers(files: AuthorityFiles, known: Sequence[StoredAuthority]) -> list[Path]:

@@ -1,7 +1,8 @@
 """The certificate in use vouches for its successor: same subject, same names, the same key or a new one.
 
 A certificate on trial (`provisioning.store.claims`) is on hold for everything but this: asking for its successor
-activates the device; again, if that answer was lost, but not once the device's certificate was revoked since. A
+activates the device; again, if that answer was lost, but not once the device's certificate was revoked since, nor if
+the trial has ended with its claim before. A
 certificate that has expired is good only for this, for as long as the group's grace time says, and never if it, its CA
 or the device's later certificate was revoked, or the device has another key since: the TLS handshake has shown
 possession of its key, the store says the rest. Expired certificates are not revoked one by one; so revoking a device,
@@ -35,8 +36,10 @@ from provisioning.enrolment.trial_names import is_still_its_own
 from provisioning.enrolment.ways.claim import check_own_key
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
+from provisioning.program.moments import shown_time
 from provisioning.store import authorities, certificates_of_device, claims
 from provisioning.store.certificates import StoredCertificate
+from provisioning.store.claims import Trial
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Group
 
@@ -61,12 +64,13 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     certificate, request = attempt.certificate, attempt.request
     stored = known(connection, certificate, for_update=True)
     check_not_ended_above(stored)
-    trial_of = claims.of_trial(connection, stored.id) if stored.on_hold else None
-    on_trial = trial_of is not None
-    if trial_of is None:
+    trial = claims.of_trial(connection, stored.id) if stored.on_hold else None
+    on_trial = trial is not None
+    if trial is None:
         check_not_revoked(stored)
     else:
-        check_own_key(attempt, *trial_of)
+        check_own_key(attempt, trial.claim, trial.der)
+        _check_not_withdrawn_with_its_claim(stored, trial)
         _check_name_is_its_own(connection, stored)
     rules = rules_for(connection, stored.device.role, stored.device.group)
     _check_dates(connection, stored, attempt, rules, timedelta() if on_trial else rules.renewal_grace)
@@ -108,6 +112,16 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         None if stored.granted_seconds is None else timedelta(seconds=stored.granted_seconds),
         [activate] if on_trial else (),
     )
+
+
+def _check_not_withdrawn_with_its_claim(stored: StoredCertificate, trial: Trial) -> None:
+    """Refuse a trial that has ended with its claim, because the claim's maker had a compromised key."""
+    if trial.withdrawn_at is not None:
+        raise Refused(
+            Code.CLAIM_ENDED,
+            f"claim {trial.claim} and its trials ended on {shown_time(trial.withdrawn_at)}: ask an operator for an "
+            f"enrolment token for {stored.device.name}, or for a new claim",
+        )
 
 
 def _check_name_is_its_own(connection: Connection, trial: StoredCertificate) -> None:

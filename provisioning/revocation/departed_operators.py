@@ -10,9 +10,11 @@ Rules
    hold. With a compromised key it does not matter what else they have.
 2. Nothing is taken back by a suspension: it may be over tomorrow (`provisioning.enrolment.ways.token` asks who is).
 3. With a compromised key end the claims that the operator has made, too: whoever has the key may have made them, and
-   then has theirs. For any other reason a claim goes on unless somebody ends it: devices that are on their way have its
-   key as well, and none of them could be told of another (``--end-claims`` of the commands).
-   So ends the trust in manufacturers' CAs that the operator has registered: the thief's own CA would let in whom he
+   then has theirs. So do their trials, or each would be a device yet. For any other reason a claim goes on unless
+   somebody ends it: devices that are on their way have its key as well, and none of them could be told of another
+   (``--end-claims`` of the commands). That cannot be taken back: if a key is reported again, claims go on that were
+   made after it was shut out, by another key. Tokens and approvals of then are taken back; they are soon made again.
+   So ends the trust in manufacturers' CAs that the operator has registered: a thief's own CA would let in whom he
    likes, for ever. Another admin who knows a CA registers it again.
 4. What they leave behind otherwise, claims, lists, manufacturers and operators with a role from them, is told. It is
    counted after the commit, by whole tables: neither does anybody wait for that, nor is anybody let in because it
@@ -27,7 +29,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -39,7 +41,18 @@ from provisioning.errors import Refused, invalid
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
-from provisioning.store import certificates_of_device, claims, manufacturers, promises, tokens
+from provisioning.store import (
+    audit,
+    certificates_of_device,
+    certificates_of_key,
+    claims,
+    manufacturers,
+    promises,
+    tokens,
+)
+from provisioning.store.audit import Action
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates_of_key import key_of
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.lanes import Apart
@@ -61,6 +74,8 @@ class Departed:
     left: Left | None = None
     """None: it is not counted yet, or could not be."""
     claims_ended: int = 0
+    trials_ended: int = 0
+    """Devices on trial, by claims of that operator, ended now or before, which cannot be activated any more."""
     manufacturers_ended: Sequence[str] = ()
 
 
@@ -78,16 +93,17 @@ class Voided:
     kept_approvals: Counter[str] = field(default_factory=Counter)
     claims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The claims that have ended, by who has made them."""
+    trials: Counter[str] = field(default_factory=Counter)
     manufacturers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The manufacturers whose CAs are not trusted any more, by who has registered them."""
 
     def __bool__(self) -> bool:
-        ended = self.claims or self.manufacturers
+        ended = self.claims or self.trials or self.manufacturers
         return bool(self.tokens.total() or self.approvals.total() or self.makers or ended)
 
     def changes(self, name: str) -> bool:
         """Whether anything of the party called *name* was good before."""
-        ended = name in self.claims or name in self.manufacturers
+        ended = name in self.claims or name in self.trials or name in self.manufacturers
         return bool(self.tokens[name] or self.approvals[name] or name in self.makers or ended)
 
     def facts_of(self, name: str) -> dict[str, object]:
@@ -97,6 +113,8 @@ class Voided:
             facts["approvals_undone"] = self.approvals[name]
         if name in self.claims:
             facts["claims_ended"] = [*self.claims[name]]
+        if self.trials[name]:
+            facts["trials_ended"] = self.trials[name]
         if name in self.manufacturers:
             facts["manufacturers_ended"] = [*self.manufacturers[name]]
         if self.kept_tokens[name]:
@@ -105,9 +123,19 @@ class Voided:
             facts["approvals_kept"] = self.kept_approvals[name]
         return facts
 
+    def note_ended_claims(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
+        """Say in the audit log of each claim that it has ended, as of one that is ended by itself."""
+        ended = [(name, maker) for maker, names in self.claims.items() for name in names]
+        entries = [(name, {"created_by": maker, "reason": grounds.reason.value}) for name, maker in ended]
+        audit.append_each(connection, now, by, Action.CLAIM_ENDED, entries)
+
 
 MANY: Final = 1000
-"""Tokens that are counted on the event loop."""
+"""Tokens that are counted on the event loop, or trials that are ended there."""
+
+
+_SECOND: Final = timedelta(seconds=1)
+"""A revocation's date has no fraction of it."""
 
 
 class MayBeLong(Exception):
@@ -115,8 +143,11 @@ class MayBeLong(Exception):
 
 
 def check_short(connection: Connection, device: Device) -> None:
-    """Raise `MayBeLong` if *device* is an operator who has made many tokens."""
-    if device.role is Role.OPERATOR and tokens.count_made_by(connection, device.name, MANY + 1) > MANY:
+    """Raise `MayBeLong` if *device* is an operator who has made many tokens, or claims that many have used."""
+    if device.role is not Role.OPERATOR:
+        return
+    made = tokens.count_made_by(connection, device.name, MANY + 1)
+    if max(made, claims.places_taken_of(connection, device.name)) > MANY:
         raise MayBeLong
 
 
@@ -144,7 +175,7 @@ def check_may_keep(grounds: Grounds, *, keep: bool) -> None:
 def take_back(
     connection: Connection,
     whole: Sequence[Device],
-    singly: Sequence[Device],
+    singly: Sequence[StoredCertificate],
     grounds: Grounds,
     now: datetime,
     *,
@@ -153,11 +184,11 @@ def take_back(
 ) -> Voided:
     """Take back what operators have promised who leave, unless it is to be kept; after their end is recorded.
 
-    *whole* are ended as a whole, certificates of *singly* are. *bound* are the tokens that are void already, because
-    they were bound to who is ended.
+    *whole* are ended as a whole, of others the certificates *singly*, given as they were before. *bound* are the
+    tokens that are void already, because they were bound to who is ended.
     """
     void = Counter[str]() if bound is None else bound
-    names = _who_leave(connection, whole, singly, grounds, now)
+    names = _who_leave(connection, whole, [each.device for each in singly], grounds, now)
     if not names:
         return Voided(void, Counter())
     if keep:
@@ -165,13 +196,29 @@ def take_back(
         return Voided(void, Counter(), departed, frozenset(), *promises.kept_of(connection, names, now))
     made, approved = promises.take_back(connection, names, now)
     stolen = grounds.reason is RevocationReason.KEY_COMPROMISE
-    ended = claims.end_made_by(connection, names, now) if stolen else {}
-    distrusted = manufacturers.end_made_by(connection, names, now) if stolen else {}
+    until = _until(connection, names, whole, singly) if stolen else {}
+    ended = claims.end_made_by(connection, until, now)
+    distrusted = manufacturers.end_made_by(connection, until, now)
     departed = [
-        Departed(each, made[each], approved[each], None, len(ended.get(each, ())), distrusted.get(each, ()))
+        Departed(
+            each,
+            made[each],
+            approved[each],
+            claims_ended=len(ended.names.get(each, ())),
+            trials_ended=ended.trials[each],
+            manufacturers_ended=distrusted.get(each, ()),
+        )
         for each in names
     ]
-    return Voided(void + made, approved, departed, frozenset(made), claims=ended, manufacturers=distrusted)
+    return Voided(
+        void + made,
+        approved,
+        departed,
+        frozenset(made),
+        claims=ended.names,
+        trials=ended.trials,
+        manufacturers=distrusted,
+    )
 
 
 async def with_what_is_left(database: Database, departed: Sequence[Departed], now: datetime) -> Sequence[Departed]:
@@ -184,6 +231,30 @@ async def with_what_is_left(database: Database, departed: Sequence[Departed], no
         log.info("what operators leave behind is not counted", operators=len(departed), error=str(error))
         return departed
     return [replace(each, left=left[each.name]) for each in departed]
+
+
+def _until(
+    connection: Connection, names: Sequence[str], whole: Sequence[Device], singly: Sequence[StoredCertificate]
+) -> dict[str, datetime | None]:
+    """Return until when the compromised keys of each operator can have made something; None: until now."""
+    until: dict[str, datetime | None] = {}
+    for each in [each for each in singly if each.device.role is Role.OPERATOR]:
+        name, moment = each.device.name, _worthless_since(connection, each)
+        before = until.get(name, moment)
+        until[name] = None if moment is None or before is None else max(moment, before)
+    until |= {each.name: None for each in whole}
+    return {name: until[name] for name in names}
+
+
+def _worthless_since(connection: Connection, certificate: StoredCertificate) -> datetime | None:
+    """Return since when the certificate's key makes nothing, as it was reported before; None: it was not."""
+    was, ended_at = certificate.revocation, certificate.key_ended_at
+    if ended_at is None and (was is None or was.reason is not RevocationReason.KEY_COMPROMISE):
+        return None
+    # All for the key: the one that was named may have been replaced, and revoked, long before its key was reported.
+    last = certificates_of_key.last_revoked(connection, key_of(certificate))
+    moments = ended_at, None if last is None else last + _SECOND
+    return max(each for each in moments if each is not None)
 
 
 def _who_leave(

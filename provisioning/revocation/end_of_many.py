@@ -158,10 +158,10 @@ class EndOfMany:
             ended_by=end.by,
         )
         keys.begin(connection, grounds, now, end.by)
-        singly = [each.device for each in batch.singly]
-        voided = take_back(connection, batch.whole, singly, grounds, now, keep=end.keep, bound=bound)
+        voided = take_back(connection, batch.whole, batch.singly, grounds, now, keep=end.keep, bound=bound)
         batch.check_an_admin_is_left(connection, now, undone)
         entries = _entries(batch, keys, end, ended, {each.id for each in fresh}, voided)
+        voided.note_ended_claims(connection, grounds, now, end.by)
         audit.append_each(connection, now, end.by, end.action, entries)
         return _Begun(batch, keys, ended, facts, bool(entries), before, voided.departed)
 

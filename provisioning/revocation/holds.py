@@ -73,9 +73,13 @@ def to_be_released(issued: Changed, trials: Collection[int]) -> Changed:
     return [each for each in held if each.ended_above is None and each.id not in trials]
 
 
-def still_held(issued: Changed) -> list[StillHeld]:
-    """Return those that stay on hold when their device is resumed, because they were suspended by themselves."""
-    held = [each for each in issued if each.held_by_itself and each.ended_above is None]
+def still_held(issued: Changed, expired: Mapping[int, datetime]) -> list[StillHeld]:
+    """Return those that stay on hold when their device is resumed, because they were suspended by themselves.
+
+    What has *expired* is left out: nobody has to resume that (`provisioning.revocation.surely_expired`).
+    """
+    lasting = [each for each in issued if expired[each.device.id] < each.not_after]
+    held = [each for each in lasting if each.held_by_itself and each.ended_above is None]
     return [StillHeld(each.serial, each.device.name, by_itself=True) for each in held]
 
 

@@ -258,7 +258,7 @@ def _release(connection: Connection, device: Device, issued: Changed, now: datet
     held = to_be_released(issued, claims.trials_of(connection, device.id))
     release(connection, held, now, by)
     if held:
-        stay = [each.serial for each in still_held(issued)]
+        stay = [each.serial for each in still_held(issued, _expired(connection, device, now))]
         facts = entry([each.serial for each in held], still=stay)
         audit.append(connection, now, by, Action.RESUMED, device.name, facts)
     return held

@@ -26,7 +26,7 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -72,6 +72,10 @@ from provisioning.store.side_by_side import go_alone
 log = structlog.get_logger(__name__)
 
 
+async def nobody_is_told() -> None:
+    """Tell nobody: where there is no TLS."""
+
+
 class RevocationService:
     """Revokes for ever: certificates by device or by serial number, and devices as a whole."""
 
@@ -82,17 +86,20 @@ class RevocationService:
         after_commit: tuple[Callable[[Changed], None], ...],
         shut_out: Callable[[], None] = lambda: None,
         heard: Heard = nobody_follows,
+        trust_changed: Callable[[], Awaitable[object]] = nobody_is_told,
     ) -> None:
         """*after_commit* are called with the certificates whose status has changed, before the caller is answered.
 
         *shut_out* is called when a device or a key is shut out whose certificates follow in portions. *heard* is
-        awaited before the answer to a batch is made, once its events were announced.
+        awaited before the answer to a batch is made, once its events were announced. *trust_changed* is awaited when
+        claims have ended, as `provisioning.enrolment.claims` does.
         """
         self._database = database
         self._clock = clock
         self._after_commit = after_commit
         self.portions = Portions(database, clock, self._tell, shut_out)
         self._one = EndOfOne(database, clock, self._tell, self.portions)
+        self._trust_changed = trust_changed
         self._many = EndOfMany(database, clock, self._tell, self.portions, heard)
 
     async def run(self) -> None:
@@ -114,7 +121,8 @@ class RevocationService:
         Raises `NoOccasion` if the occasion no longer holds. *keep_tokens*: keep what an operator has promised.
         """
         grounds = self._grounds(reason, invalidity_date, keep=keep_tokens)
-        return await self._end_device(name, End([name], (), DeviceState.REVOKED, grounds, by, occasion, keep_tokens))
+        end = End([name], (), DeviceState.REVOKED, grounds, by, occasion, keep_tokens)
+        return await self._told_to_tls(await self._end_device(name, end))
 
     async def decommission(self, name: str, *, by: str, keep_tokens: bool = False) -> RevocationOutcome:
         """Revoke a device for cessationOfOperation and never admit its name again; raise `Refused`."""
@@ -169,6 +177,7 @@ class RevocationService:
         if changed or voided:
             facts = {**grounds.facts, "serials": [each.serial for each in ended], **voided.facts_of(name)}
             facts |= {**facts_before(ended), **end.occasion.facts}
+            voided.note_ended_claims(connection, grounds, now, end.by)
             audit.append(connection, now, end.by, end.action, name, facts)
         outcome = RevocationOutcome(revoked or facts_of(issued), changed or bool(voided), voided.departed)
         return outcome, ended, voided
@@ -184,7 +193,7 @@ class RevocationService:
     ) -> RevocationOutcome:
         """Revoke one certificate; raise `Refused` if there is no such certificate or the reason is not allowed."""
         grounds = self._grounds(reason, invalidity_date, keep=keep_tokens)
-        return await self._one.end(BySerial(serial), grounds, by, keep=keep_tokens)
+        return await self._told_to_tls(await self._one.end(BySerial(serial), grounds, by, keep=keep_tokens))
 
     async def revoke_shown(
         self,
@@ -197,7 +206,7 @@ class RevocationService:
     ) -> RevocationOutcome:
         """Revoke the certificate in *pem*, recorded now if the store has lost it; raise `Refused` if it is not ours."""
         grounds = self._grounds(reason, invalidity_date, keep=keep_tokens)
-        return await self._one.end(shown(pem), grounds, by, keep=keep_tokens)
+        return await self._told_to_tls(await self._one.end(shown(pem), grounds, by, keep=keep_tokens))
 
     async def revoke_batch(
         self,
@@ -212,7 +221,7 @@ class RevocationService:
         """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming what cannot be."""
         grounds = self._grounds(reason, invalidity_date, keep=keep_tokens)
         end = End(names, serials, DeviceState.REVOKED, grounds, by, keep=keep_tokens)
-        return await self._many.end(end, issued_to.FEW)
+        return await self._told_to_tls(await self._many.end(end, issued_to.FEW))
 
     async def decommission_batch(
         self, names: Sequence[str], *, by: str, keep_tokens: bool = False
@@ -221,6 +230,12 @@ class RevocationService:
         grounds = Grounds(RevocationReason.CESSATION_OF_OPERATION)
         end = End(names, (), DeviceState.DECOMMISSIONED, grounds, by, keep=keep_tokens)
         return await self._many.end(end, issued_to.FEW)
+
+    async def _told_to_tls(self, outcome: RevocationOutcome) -> RevocationOutcome:
+        """Let TLS take no claim any more that has ended with its maker's key, and return *outcome*."""
+        if any(each.claims_ended for each in outcome.departed):
+            await self._trust_changed()
+        return outcome
 
     def _tell(self, changed: Changed) -> None:
         if changed:

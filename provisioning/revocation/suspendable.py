@@ -57,21 +57,31 @@ def check_to_be_released(
 
     *resumed* are the ids of devices that are resumed as a whole in the same transaction.
     """
+    device = certificate.device
+    suspended = device.id not in resumed and device.state is DeviceState.SUSPENDED
+    end = unfinished_ends.of_device(connection, device.id) if suspended else None
+    being_resumed = end is not None and end.reason is None
     if certificate.revocation is None:
+        if end is not None and not being_resumed:  # Its portion is still to come.
+            raise _held_with(device)
         return HoldEnd.NOTHING
     if certificate.revocation.reason.final:
         raise _final(certificate)
     _check_not_ended_above(certificate)
     _check_not_on_trial(connection, certificate)
-    device = certificate.device
     check_not_over(device)  # Its portion is still to come.
-    if device.id in resumed or device.state is not DeviceState.SUSPENDED:
+    if not suspended:
         return HoldEnd.GOOD
     if not certificate.held_by_itself:
-        raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
-    end = unfinished_ends.of_device(connection, device.id)
+        if being_resumed:
+            raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is being resumed as a whole: wait until it is")
+        raise _held_with(device)
     # While it is being resumed, the portion that would release this one may have passed it over.
-    return HoldEnd.GOOD if end is not None and end.reason is None else HoldEnd.WITH_ITS_DEVICE
+    return HoldEnd.GOOD if being_resumed else HoldEnd.WITH_ITS_DEVICE
+
+
+def _held_with(device: Device) -> Refused:
+    return Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
 
 
 def _check_not_ended_above(certificate: StoredCertificate) -> None:

@@ -166,7 +166,7 @@ class SuspensionService:
             changed = device.state is DeviceState.SUSPENDED or bool(held)
             if device.state is DeviceState.SUSPENDED:
                 devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
-            stay = still_held(issued)
+            stay = still_held(issued, surely_expired(issued, now))
             if changed:
                 facts = entry([each.serial for each in held], still=[each.serial for each in stay])
                 audit.append(connection, now, by, Action.RESUMED, name, facts)

@@ -165,7 +165,8 @@ class SuspensionOfMany:
         if later:
             await self._portions.finish_all(later)
             released += await released_since(self._database, set(later), begun.before, most)
-            still += await self._database.read(partial(_still_held, devices=begun.batch.later, most=most))
+            look = partial(_still_held, devices=begun.batch.later, now=self._clock(), most=most)
+            still += await self._database.read(look)
         changed = begun.changed or bool(released)
         if changed:
             count, in_portions = len(begun.released), len(later)
@@ -198,7 +199,8 @@ class SuspensionOfMany:
         hold_by_itself(connection, stay, by_itself=False)
         good = {each.id for each in fresh}
         still = [StillHeld(each.serial, each.device.name, by_itself=False) for each in stay]
-        still += still_held([each for each in batch.at_once if each.id not in good])
+        stays = [each for each in batch.at_once if each.id not in good]
+        still += still_held(stays, surely_expired(batch.at_once, now))
         suspended = {each.id for each in batch.whole if each.state is DeviceState.SUSPENDED}
         at_once = [each for each in suspended if each in batch.issued]
         devices.set_state(connection, at_once, DeviceState.ACTIVE, now)
@@ -247,9 +249,12 @@ def _serials(some: Changed) -> dict[int, list[str]]:
     return found
 
 
-def _still_held(connection: Connection, devices: Sequence[Device], most: int) -> list[StillHeld]:
+def _still_held(connection: Connection, devices: Sequence[Device], now: datetime, most: int) -> list[StillHeld]:
+    newest = [certificates_of_device.newest(connection, each.id) for each in devices]
+    expired = surely_expired([each for each in newest if each is not None], now)
     return [
         StillHeld(serial, each.name, by_itself=True)
         for each in devices
-        for serial in certificates_of_device.held_by_themselves(connection, each.id, most)
+        if each.id in expired
+        for serial in certificates_of_device.held_by_themselves(connection, each.id, expired[each.id], most)
     ]

@@ -41,6 +41,7 @@ from provisioning.api.ocsp import OcspEndpoint, OcspQuestions
 from provisioning.api.relying import relying_party_routes
 from provisioning.api.whole_ocsp import WholeOcsp
 from provisioning.api.whole_requests import WholeRequests
+from provisioning.authorities import last_ceremony
 from provisioning.authorities.https_credential import HttpsCredential
 from provisioning.authorities.issuing_policy import key_policy_of, profiles_of
 from provisioning.authorities.live_authorities import LiveAuthorities
@@ -111,12 +112,14 @@ async def build(opened: Opened) -> Parts:
     feed = _feed(opened, responder, live)
     await feed.start()  # First: what others revoke while the lists are made is told to them.
     await live.start()
+    if opened.leads:
+        await last_ceremony.compare(database, settings.directory)
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
-    services = _services(opened, profiles, live, responder, feed)
     metrics = Metrics()
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
     condition = condition_of(opened, metrics, credential, live, feed, trust, questions.answered_so_far)
+    services = _services(opened, profiles, live, responder, condition)
     about_manufacturers = _about_manufacturers(opened, metrics, services)
     https, late = _https(opened, profiles, credential, live, services, condition)
     return Parts(
@@ -184,8 +187,9 @@ class _Services:
 
 
 def _services(
-    opened: Opened, profiles: LiveProfiles, live: LiveAuthorities, responder: OcspResponder, feed: RevocationFeed
+    opened: Opened, profiles: LiveProfiles, live: LiveAuthorities, responder: OcspResponder, condition: Condition
 ) -> _Services:
+    feed = condition.feed
     told: tuple[Callable[[Changed], None], ...] = (
         responder.forget_changed,
         lambda _changed: feed.announce(),
@@ -203,7 +207,9 @@ def _services(
         ask=webhooks.ask,
         signs_at_once=live.keys_in_memory,
     )
-    revocation = RevocationService(opened.database, utc_now, told, responder.forget_all, feed.reach)
+    revocation = RevocationService(
+        opened.database, utc_now, told, responder.forget_all, feed.reach, condition.trust_changed
+    )
     suspension = SuspensionService(opened.database, utc_now, told, revocation.portions, feed.reach)
     return _Services(enrolment, webhooks, revocation, suspension)
 

@@ -33,7 +33,7 @@ import contextlib
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
@@ -151,6 +151,7 @@ _SIGNATURES: Final = (
     Action.CRL_SIGNED.value,
 )
 EVERY_ENTRY: Final = AuditFilter()
+_A_DAY: Final = timedelta(days=1)
 
 READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
 """Number, code and seal."""
@@ -286,12 +287,33 @@ def concerns(statement: str | None) -> bool:
 
 def ceremony_of(connection: Connection, digest: str) -> AuditEntry | None:
     """Return the entry of the ceremony whose transcript has this SHA-256."""
-    statement = select(audit_entries).where(
+    row = connection.execute(select(audit_entries).where(*_of_ceremony(digest))).first()
+    return None if row is None else AuditEntry(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+
+
+def _of_ceremony(digest: str) -> tuple[ColumnElement[bool], ...]:
+    return (
         audit_entries.c.action == Action.CEREMONY.value,
         audit_entries.c.details.contains(f'"transcript_sha256": "{digest}"', autoescape=True),
     )
-    row = connection.execute(statement).first()
-    return None if row is None else AuditEntry(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+
+
+def confirms(connection: Connection, digest: str, begun: datetime) -> bool:
+    """Whether there is the entry of the ceremony that was *begun* then, and whose transcript has this SHA-256.
+
+    It stands behind those of the day before, which are found by halves. If not, a clock may have jumped: all are read.
+    """
+    number, since = audit_entries.c.number, begun - _A_DAY
+    first, last = 1, connection.scalar(select(audit_head.c.number).where(_HEAD)) or 1
+    while first < last:
+        middle = (first + last) // 2
+        later = select(audit_entries.c.at >= since).where(number >= middle).order_by(number).limit(1)
+        if connection.scalar(later):
+            last = middle
+        else:
+            first = middle + 1
+    found = select(number).where(number >= first, *_of_ceremony(digest)).order_by(number).limit(1)
+    return connection.scalar(found) is not None or ceremony_of(connection, digest) is not None
 
 
 def rows(connection: Connection, statement: Select[Any]) -> Sequence[Row[Any]]:

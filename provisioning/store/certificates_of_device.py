@@ -112,8 +112,11 @@ _NOT_GONE: Final = Prepared(
 )
 _HELD_BY_THEMSELVES: Final = Prepared(
     select(certificates.c.serial)
+    .select_from(with_ends_above(certificates))
     .where(
         certificates.c.device_id == bindparam("wanted"),
+        bindparam("since", type_=UtcDateTime) < EXPIRY,
+        NOT_ENDED_ABOVE,
         select(revocations.c.by_itself)
         .where(
             revocations.c.certificate_id == certificates.c.id,
@@ -226,9 +229,13 @@ def in_use(connection: Connection, device_id: int, now: datetime, grace: timedel
     ]
 
 
-def held_by_themselves(connection: Connection, device_id: int, most: int) -> list[str]:
-    """Return the serial numbers of the *most* oldest certificates of a device that are suspended by themselves."""
-    return [row[0] for row in _HELD_BY_THEMSELVES.rows(connection, {"wanted": device_id, "most": most})]
+def held_by_themselves(connection: Connection, device_id: int, since: datetime, most: int) -> list[str]:
+    """Return the serial numbers of the *most* oldest certificates of a device that are suspended by themselves.
+
+    Those are left out that had expired *since*, and those still to be revoked for their key or with their CA.
+    """
+    found = _HELD_BY_THEMSELVES.rows(connection, {"wanted": device_id, "since": since, "most": most})
+    return [row[0] for row in found]
 
 
 def good_until(connection: Connection, device_ids: Sequence[int], now: datetime) -> dict[int, datetime]:

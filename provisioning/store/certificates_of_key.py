@@ -46,6 +46,13 @@ _DOUBT: Final = Prepared(
     .limit(1),
     at_once=True,
 )
+_LAST_REVOKED: Final = Prepared(
+    select(
+        func.max(
+            select(revocations.c.revoked_at).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
+        )
+    ).where(*_OF_KEY)
+)
 _NEWEST: Final = Prepared(
     select(
         certificates.c.id,
@@ -158,6 +165,13 @@ def doubt(connection: Connection, key: DeviceKey) -> KeyDoubt | None:
     """Return why nothing is issued for this key, None if something may be."""
     row = _DOUBT.first(connection, {"of": key.device_id, "wanted": key.spki_sha256})
     return None if row is None else KeyDoubt(row[0], RevocationReason(row[1]))
+
+
+def last_revoked(connection: Connection, key: DeviceKey) -> datetime | None:
+    """Return when the last certificate for a key that is revoked, or on hold, became so; None: none is."""
+    row = _LAST_REVOKED.first(connection, {"of": key.device_id, "wanted": key.spki_sha256})
+    moment: datetime | None = None if row is None else row[0]
+    return moment
 
 
 def newest(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:

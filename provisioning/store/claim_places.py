@@ -22,7 +22,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Label, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Label, Select, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import claim_places, claims, devices
@@ -40,6 +40,13 @@ def used(now: datetime) -> Label[int]:
         .scalar_subquery()
     )
     return (claims.c.taken - lost).label("used")
+
+
+def on_trial(now: datetime) -> Select[tuple[int, int]]:
+    """Return the statement about `claims` for the claim and the device of each place that a trial has *now*."""
+    held = claim_places.join(claims, claims.c.id == claim_places.c.claim_id)
+    this = claim_places.c.claim_id, claim_places.c.device_id
+    return select(*this).select_from(held).where(claim_places.c.ends_at > now)
 
 
 def holds(connection: Connection, claim_id: int, device_name: str) -> bool:

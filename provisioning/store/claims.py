@@ -7,12 +7,13 @@ while a trial lasts, and for good after an activation; a trial that ends unused 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import bindparam, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.engine import Connection, Row
 
 from provisioning.store import claim_places
@@ -50,6 +51,26 @@ class StoredClaim:
     expires_at: datetime
     ended_at: datetime | None
     used: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndedClaims:
+    """What has ended with operators who made it, by their names."""
+
+    names: Mapping[str, Sequence[str]]
+    trials: Counter[str]
+    """How many devices on trial cannot be activated any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a certificate on trial was issued for."""
+
+    claim: str
+    der: bytes
+    """The claim's certificate."""
+    withdrawn_at: datetime | None
+    """Since when it activates nobody: whoever stole the key of the claim's maker may have made the claim."""
 
 
 _ADD_TRIAL: Final = insert(activations)
@@ -106,19 +127,53 @@ def end(connection: Connection, name: str, now: datetime) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
-def end_made_by(connection: Connection, names: Sequence[str], now: datetime) -> dict[str, list[str]]:
-    """End the claims that those called *names* have made and that go on; return their names, by who has made them."""
-    going_on = claims.c.ended_at.is_(None), claims.c.expires_at > now
-    statement = (
-        update(claims)
-        .where(claims.c.created_by.in_(names), *going_on)
-        .values(ended_at=now)
-        .returning(claims.c.created_by, claims.c.name)
-    )
+def end_made_by(connection: Connection, makers: Mapping[str, datetime | None], now: datetime) -> EndedClaims:
+    """End the claims that *makers* have made and that go on, and the trials of all that they have made.
+
+    A maker's moment: what was made later, goes on.
+    """
     ended: dict[str, list[str]] = {}
-    for maker, name in sorted(tuple(row) for row in connection.execute(statement)):
-        ended.setdefault(maker, []).append(name)
-    return ended
+    trials = Counter[str]()
+    for until in dict.fromkeys(makers.values()):
+        names = [name for name, each in makers.items() if each == until]
+        made: list[ColumnElement[bool]] = [claims.c.created_by.in_(names)]
+        made += [] if until is None else [claims.c.created_at <= until]
+        going_on = claims.c.ended_at.is_(None), claims.c.expires_at > now
+        statement = update(claims).where(*made, *going_on).values(ended_at=now)
+        for maker, name in connection.execute(statement.returning(claims.c.created_by, claims.c.name)):
+            ended.setdefault(maker, []).append(name)
+        trials += _end_trials(connection, made, now)
+    return EndedClaims({maker: sorted(ended[maker]) for maker in sorted(ended)}, trials)
+
+
+def _end_trials(connection: Connection, made: Sequence[ColumnElement[bool]], now: datetime) -> Counter[str]:
+    """Withdraw the trials of claims *made* so; return how many devices that are, by who has made the claims."""
+    on_trial = claim_places.on_trial(now).where(*made)  # Of lost trials there may be any number.
+    if connection.execute(on_trial.limit(1)).first() is None:
+        return Counter()
+    maker = (
+        select(claims.c.created_by)
+        .where(claims.c.id == activations.c.claim_id)
+        .correlate(activations)
+        .scalar_subquery()
+    )
+    statement = (
+        update(activations)
+        .where(
+            tuple_(activations.c.claim_id, activations.c.device_id).in_(on_trial),
+            activations.c.activated_at.is_(None),
+            activations.c.withdrawn_at.is_(None),
+        )
+        .values(withdrawn_at=now)
+        .returning(activations.c.device_id, maker)
+    )
+    return Counter(row[1] for row in {tuple(row) for row in connection.execute(statement)})
+
+
+def places_taken_of(connection: Connection, maker: str) -> int:
+    """Return how many places of claims that *maker* has made are taken."""
+    statement = select(func.coalesce(func.sum(claims.c.taken), 0)).where(claims.c.created_by == maker)
+    return int(connection.execute(statement).scalar_one())
 
 
 def anchors(connection: Connection, now: datetime) -> list[bytes]:
@@ -161,15 +216,15 @@ def on_trial(connection: Connection, certificate_id: int) -> bool:
     return connection.execute(_PENDING, {"wanted": certificate_id}).one_or_none() is not None
 
 
-def of_trial(connection: Connection, certificate_id: int) -> tuple[str, bytes] | None:
-    """Return the claim's name and certificate (DER) of a certificate that was issued on trial, None of another."""
+def of_trial(connection: Connection, certificate_id: int) -> Trial | None:
+    """Return what a certificate on trial was issued for, None of another."""
     statement = (
-        select(claims.c.name, claims.c.der)
+        select(claims.c.name, claims.c.der, activations.c.withdrawn_at)
         .select_from(activations.join(claims, claims.c.id == activations.c.claim_id))
         .where(activations.c.certificate_id == certificate_id)
     )
     row = connection.execute(statement).one_or_none()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else Trial(*row)
 
 
 def has_activated(connection: Connection, certificate_id: int) -> bool:

@@ -22,6 +22,9 @@ Rules
 1. Without a pooler, a session costs one more round trip when it is opened.
 2. A server that does not tell its timeline is not compared. Timelines of different clusters are not compared.
 3. How long a session may be silent follows from the limits that it has, which the URL or an administrator may have set.
+4. A store is in one schema: the first of the search path that has the record of its revision. From then on a session
+   looks nowhere else: tables of the same names in another schema, which come first or are made later, would hide
+   revocations. A database without a store keeps its path: that is where it is founded.
 """
 
 from __future__ import annotations
@@ -51,12 +54,14 @@ _TIMELINE: Final = (
     "SELECT system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) FROM pg_control_system() "
     "WHERE NOT pg_is_in_recovery()"
 )
-_LIMITS: Final = (
+_FIRST_STATEMENT: Final = (
     "SELECT (SELECT setting::float / 1000 FROM pg_settings WHERE name = 'lock_timeout'), "
     "(SELECT setting::float / 1000 FROM pg_settings WHERE name = 'statement_timeout'), "
     # PostgreSQL 17; of a database or role. Ours count in place of it: a change of the schema takes as long as it does.
     "(SELECT set_config(name, '0', false) FROM pg_settings "
-    "WHERE name = 'transaction_timeout' AND setting <> '0' AND name <> ALL(%s))"  # Given: the names in the options.
+    "WHERE name = 'transaction_timeout' AND setting <> '0' AND name <> ALL(%s)), "  # Given: the names in the options.
+    "(SELECT set_config('search_path', quote_ident(nspname), false) FROM pg_class "
+    "JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = to_regclass('alembic_version'))"
 )
 _LATE_SECONDS: Final = 5.0
 """After the time that the server itself gives a statement, and in which it should have ended it."""
@@ -142,10 +147,11 @@ class OpenedSessions:
 def _silence(driver: LoopConnection, options: str) -> Silence:
     """Return how long the session may be silent: a little longer than its limits, and if it has none, for ever.
 
+    The same statement keeps the session to the store's schema.
     The time of a transaction is only limited if *options* do. The server knows who set it only without a pooler.
     """
     ours = [name.lower() for name, _ in settings_of(options)]
-    found = driver.execute(_LIMITS, [ours], prepare=False).fetchone()
+    found = driver.execute(_FIRST_STATEMENT, [ours], prepare=False).fetchone()
     if found is None:
         raise AssertionError("a query without FROM has a row")
     lock, statement = (each + _LATE_SECONDS if each else math.inf for each in found[:2])

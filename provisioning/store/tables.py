@@ -312,7 +312,8 @@ activations = Table(
 )
 """Certificates obtained with a claim: on trial until they are renewed, see `provisioning.store.claims`.
 
-*withdrawn_at* is since when one is revoked for ever, unless another certificate replaced it."""
+*withdrawn_at* is since when one is revoked for ever, unless another certificate replaced it; or since when it activates
+nobody, because its claim was made by an operator whose key was compromised."""
 
 listed_devices = Table(
     "listed_devices",

@@ -6,7 +6,8 @@ milliseconds, that is as much work as the tests.
 
 Rules
 -----
-1. A setup or teardown is reported if it failed or was skipped; if it passed, nobody asks for it.
+1. A setup or teardown that passed is not reported, unless another phase failed: what servers said while they were put
+   away is then part of the failure.
 2. Everything is told in order, at the test's end. What a worker that crashes has not told, the run knows to be missing:
    it keeps the list of what each worker has been given.
 """
@@ -23,7 +24,9 @@ class OneReport:
     @pytest.hookimpl
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
         """Run *item*, and report what its phases came to."""
-        for report in runtestprotocol(item, log=False, nextitem=nextitem):
-            if report.when == "call" or not report.passed:
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        failed = any(report.failed for report in reports)
+        for report in reports:
+            if failed or report.when == "call" or not report.passed:
                 item.ihook.pytest_runtest_logreport(report=report)
         return True

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_sim.attack.foreign_server import DOMAIN, Papers
-from device_sim.attack.mosquitto_target import CAPABILITIES
+from device_sim.attack.mosquitto_target import CAPABILITIES, LIMITS
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.credentials.credential import HeldCredential
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
@@ -27,12 +27,6 @@ _CONFIG = """\
 allow_anonymous true
 listener {port} 127.0.0.1
 """
-_LIMITS = """\
-max_queued_bytes 1048576
-allow_duplicate_messages true
-max_packet_size 1048576
-"""
-"""Those of the target that `fleet-sim` itself starts (`device_sim.attack.mosquitto_target`)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ async def open_mosquitto(directory: Path, fault: OneFault) -> AsyncIterator[Behi
 async def target_with_fault(directory: Path, fault: OneFault) -> AsyncIterator[Target]:
     """Yield it as a target of `fleet-sim delivery`, with this *fault*."""
     papers = Papers(directory)
-    async with _running(directory, _LIMITS) as (endpoint, process):
+    async with _running(directory, LIMITS) as (endpoint, process):
         registrar = SigningRegistrar(papers.issuer, None)
         target = papers.target(CAPABILITIES, endpoint.port, registrar, process, "", tls12=False)
         async with with_fault(target, fault, plain=True) as faulty:

@@ -39,9 +39,11 @@ async def group(fleet: Fleet, *ways: str, name: str = "line", **rules: Any) -> N
     await fleet.groups.create(Group(name, ways=parse_ways(ways), **rules), by="admin")
 
 
-async def claim(fleet: Fleet, devices: int = 2, name: str = "batch", group_name: str = "line") -> x509.Certificate:
+async def claim(
+    fleet: Fleet, devices: int = 2, name: str = "batch", group_name: str = "line", by: str = "admin"
+) -> x509.Certificate:
     service = ClaimService(fleet.database, fleet.clock, nothing)
-    issued = await service.create(ClaimOrder(name, group_name, devices, timedelta(days=30)), by="admin")
+    issued = await service.create(ClaimOrder(name, group_name, devices, timedelta(days=30)), by=by)
     certificate = x509.load_der_x509_certificate(issued.claim.der)
     assert load_pem_private_key(issued.key_pem, None).public_key() == certificate.public_key()
     assert "PRIVATE" not in repr(issued)

@@ -57,14 +57,22 @@ def test_a_test_that_passes_is_told_once_and_nothing_that_fails_is_left_out(
     (tmp_path / "test_suite.py").write_text(SUITE)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     told = Told()
-    pytest.main(["-pno:cacheprovider", "-pno:terminal", f"--rootdir={tmp_path}", str(tmp_path)], [OneReport(), told])
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    # Its fault handler would end with it, and be this process's; it would leave its folder in the path of modules.
+    without = ["-pno:cacheprovider", "-pno:terminal", "-pno:faulthandler", "--import-mode=importlib"]
+    pytest.main([*without, f"--rootdir={tmp_path}", str(tmp_path)], [OneReport(), told])
     assert told.exit_code == pytest.ExitCode.TESTS_FAILED
     assert told.reports == [
         ("good", "call", "passed"),
+        ("bad", "setup", "passed"),
         ("bad", "call", "failed"),
+        ("bad", "teardown", "passed"),
         ("begins_badly", "setup", "failed"),
+        ("begins_badly", "teardown", "passed"),
+        ("ends_badly", "setup", "passed"),
         ("ends_badly", "call", "passed"),
         ("ends_badly", "teardown", "failed"),
+        ("bad_and_ends_badly", "setup", "passed"),
         ("bad_and_ends_badly", "call", "failed"),
         ("bad_and_ends_badly", "teardown", "failed"),
         ("is_skipped", "setup", "skipped"),

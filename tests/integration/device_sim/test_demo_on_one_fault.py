@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,16 +98,23 @@ class Forges(OfOneMessage):
         return [packet, replace(packet, topic=topic, qos=QoS.AT_MOST_ONCE, packet_id=None)]
 
 
-class BreaksOff(OfOneMessage):
-    """It breaks off the connection of all meters; they come again."""
+class BreaksOff(OneFault):
+    """It breaks off the connection of a meter that has answered its command, and is not to be revoked; it comes again.
 
-    which = 1
-    """They are back when they have answered their commands: before one of them is revoked."""
+    At another moment it would depend on the machine whether the meter is back when it is looked for.
+    """
 
-    def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
-        del passage
-        for each in [each for each in self.passages if each.is_device and self.admits(each)]:
-            each.device.transport.abort()  # Who is being refused hears why.
+    asked = done = False
+    (name,) = set(PLAN.names) - set(PLAN.to_revoke)
+
+    async def from_broker(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Publish):
+            if passage.identity.name == self.name:
+                self.asked = True
+            elif self.asked and not self.done and self.name in packet.topic and "/telemetry" not in packet.topic:
+                self.done = True
+                for each in [each for each in self.passages if each.identity.name == self.name and each.is_device]:
+                    each.device.transport.abort()
         return [packet]
 
 
@@ -198,9 +206,9 @@ SECURITY = {CLOSES, STAYS_OUT, GETS_IN, VICTIM, FORGED}
     ("faults", "failed", "counted"),
     [
         ([OneFault], [], "0 lost, 0 duplicated, 0 out of order"),
-        ([Loses, LosesCommands], [ANSWERS, ALL], "1 lost, 0 duplicated, 0 out of order"),
+        ([Loses, LosesCommands], [ANSWERS, ALL], r"\b[1-9]\d* lost, 0 duplicated, 0 out of order"),
         ([Doubles, IsSlow], [FLOWS, ALL], "0 lost, 1 duplicated, 0 out of order"),
-        ([Alters, BreaksOff], [ALL, DISTURBED], ", 1 altered"),
+        ([Alters, BreaksOff], [ALL, DISTURBED], r"\b[01] lost, 0 duplicated, 0 out of order.*, 1 altered"),
         ([ClosesLate, AdmitsTheRevoked, Forges], [CLOSES, STAYS_OUT, GETS_IN, FORGED], "0 lost, "),
         ([ForgetsRevocations, PutsTheVictimOut], [GETS_IN, VICTIM, DISTURBED], "0 lost, "),
     ],
@@ -214,8 +222,10 @@ async def test_the_story_of_a_broker_with_faults_tells_each(
     failed: list[str],
     counted: str,
 ) -> None:
-    for never in {"_DRAIN_DEADLINE", "_COMMAND_DEADLINE"} if {Loses, Alters} & set(faults) else ():
-        monkeypatch.setattr(demo, never, 3.0)
+    if {Loses, Alters} & set(faults):  # Some message never comes, and with one of them some answer.
+        monkeypatch.setattr(demo, "_DRAIN_DEADLINE", 3.0)
+    if LosesCommands in faults:
+        monkeypatch.setattr(demo, "_COMMAND_DEADLINE", 3.0)
     one = Together(*(fault() for fault in faults))
     ca = tmp_path / "stage" / "provisioning"
     passphrase = (tmp_path / "stage" / "passphrase").read_bytes()
@@ -230,7 +240,7 @@ async def test_the_story_of_a_broker_with_faults_tells_each(
     found = [name for name, each in checks.items() if not each.passed]
     assert [name for name in found if name != told] == failed
     assert {name for name in failed if checks[name].security} == SECURITY & set(failed)
-    assert counted in checks[ALL].detail
+    assert re.search(counted, checks[ALL].detail), checks[ALL].detail
     story.report.judge_machine({"the fleet": 0.0})
     if told not in found:
         security = bool(SECURITY & set(failed))

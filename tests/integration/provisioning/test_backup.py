@@ -176,8 +176,12 @@ def test_a_log_that_is_gone_since_a_service_was_killed_is_said_unless_a_command_
         for _ in range(2):
             asked = service.command("doctor", "--dir", str(service.dir))
             assert "warning  database      fleet.db-wal is gone since the service was killed" in asked.stdout
+        ceremony = service.dir / "ceremonies" / "2026-01-05T101500.000000Z-ca-revoke.txt"
+        ceremony.parent.mkdir(exist_ok=True)
+        ceremony.write_text("Ceremony: ca revoke\n", encoding="utf-8")
         service.start()
         assert '"code": "STORE_LOG_MISSING"' in service.log
+        assert f"the audit log does not confirm the last ceremony, {ceremony.name}" in service.log
 
 
 def test_a_service_whose_certificate_the_copy_does_not_know_has_another(tmp_path: Path) -> None:

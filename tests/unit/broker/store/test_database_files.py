@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,6 +21,7 @@ from structlog.testing import capture_logs
 
 from broker.store.batch import Batch
 from broker.store.database_files import StoreError, log_of
+from broker.store.journal import Journal
 from broker.store.soundness import look
 from broker.store.sqlite import SqliteStore
 from provisioning.program.file_identity import identity
@@ -57,6 +61,13 @@ def without_log(path: Path, place: Path) -> int:
     place.mkdir()
     shutil.copy(path, place / path.name)
     return opened(place / path.name)[1]
+
+
+def checkpoint_by_another(path: Path) -> None:
+    """Have another program move the log into the file, and empty it."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        assert shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    assert beside(path, "-wal").stat().st_size == 0
 
 
 # Under way
@@ -99,6 +110,52 @@ def test_if_the_log_s_index_is_deleted_nothing_is_written_that_others_may_be_rea
         store._apply(Batch(sessions={1: None}))
     store.close()
     assert opened(store.path) == ([], 1)
+
+
+CUT = r"broker\.db-wal was emptied, or cut: what was written last is lost, acknowledged messages among it\. Stop the"
+
+
+async def test_nothing_is_written_behind_the_end_of_a_log_that_was_emptied(tmp_path: Path, journal: Journal) -> None:
+    """It was acknowledged, until the file was found to be damaged: SQLite writes on where it was."""
+    store = SqliteStore(tmp_path / "broker.db")
+    store.attach(journal, asyncio.get_running_loop(), lambda: None, lambda: None)
+    store._apply_timed(filled())
+    checkpoint_by_another(store.path)
+    store._apply_timed(Batch(done=[(9,)]))  # SQLite has emptied it itself.
+    beside(store.path, "-wal").write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(StoreError, match=CUT):
+            store._apply_timed(Batch(sessions={1: None}))
+    journal.remove_session(1)
+    with capture_logs() as logs:
+        store.close()
+    assert [each["code"] for each in logs] == ["STORE_FAILED"]
+    assert re.search(CUT, logs[0]["detail"])
+    assert opened(store.path) == ([], 1)
+
+
+@pytest.mark.parametrize("by_sqlite", [True, False])
+def test_what_is_under_way_when_the_log_becomes_empty_is_written_only_if_sqlite_has_emptied_it(
+    store: SqliteStore, by_sqlite: bool
+) -> None:
+    store._apply(filled())
+    log = beside(store.path, "-wal")
+    length = log.stat().st_size
+    looks = store._database.set_trace_callback
+
+    def empty(statement: str) -> None:
+        if statement == "BEGIN IMMEDIATE" and by_sqlite:
+            looks(None)
+            checkpoint_by_another(store.path)
+        elif statement.startswith("DELETE FROM sessions") and not by_sqlite:
+            log.write_bytes(b"")
+
+    looks(empty)
+    with contextlib.nullcontext() if by_sqlite else pytest.raises(StoreError, match=CUT):
+        store._apply(Batch(sessions={1: None}))
+    if by_sqlite:
+        assert store.rows("SELECT * FROM sessions") == []
+        assert log.stat().st_size < length
 
 
 def test_a_backup_that_is_put_in_its_place_under_way_is_not_mixed_with_the_log(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from provisioning.client.enrolment_answers import ClaimCertificate
 from provisioning.client.operator_answers import DepartedOperator
-from provisioning.commands.departed import say_who_left
+from provisioning.commands.departed import claims_going_on, say_who_left
 
 NOTHING: dict[str, Any] = {
     name: [] if field.annotation == list[str] else 0
@@ -28,6 +32,9 @@ def test_what_is_void_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> No
         "fleet-provisioning: 1 request that anna approved waits for another decision",
     ]
     assert said(capsys, claims_ended=2) == ["fleet-provisioning: 2 claims that anna made have ended"]
+    assert said(capsys, trials_ended=1) == [
+        "fleet-provisioning: 1 device on trial of claims that anna made cannot be activated any more"
+    ]
     void, undone, left = said(capsys, tokens_voided=2, approvals_undone=3, claims_left=1, listed_left=2)
     assert void == "fleet-provisioning: 2 unused tokens that anna made are void"
     assert undone == "fleet-provisioning: 3 requests that anna approved wait for another decision"
@@ -54,3 +61,19 @@ def test_what_is_void_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> No
     assert said(capsys, tokens_voided=1, **unknown)[1:] == [
         "fleet-provisioning: what anna leaves behind that lets others in could not be counted: audit show --by anna"
     ]
+
+
+async def test_a_claim_that_has_expired_does_not_go_on() -> None:
+    now, moment = datetime.now(UTC), timedelta(minutes=1)
+
+    async def claims() -> AsyncIterator[ClaimCertificate]:
+        for name, by, expires_at, ended_at in (
+            ("a", "anna", now + moment, None),
+            ("b", "anna", now - moment, None),
+            ("c", "anna", now + moment, now - moment),
+            ("d", "bert", now + moment, None),
+        ):
+            yield ClaimCertificate.model_construct(name=name, created_by=by, expires_at=expires_at, ended_at=ended_at)
+
+    client: Any = SimpleNamespace(claims=claims)
+    assert await claims_going_on(client, "anna") == ["a"]

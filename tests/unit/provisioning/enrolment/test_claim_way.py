@@ -27,6 +27,7 @@ from provisioning.store import audit, audit_findings, claims, devices
 from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.operators import operator
 from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
 
 
@@ -164,6 +165,38 @@ async def test_a_claim_that_ended_or_expired_lets_nobody_in(fleet: Fleet) -> Non
     other = await claim(fleet, name="other")
     fleet.clock.advance(timedelta(days=30))
     assert await refusal(fleet, "meter-3", certificate=other) is Code.CLAIM_ENDED
+
+
+async def test_trials_end_with_the_key_that_may_have_made_their_claim(fleet: Fleet) -> None:
+    """Also those of a claim that has ended before: whoever stole the key may have named devices for a week."""
+    await group(fleet, "claim", "token")
+    _, anna = [await operator(fleet, each) for each in ("boss", "anna")]
+    made = {name: await claim(fleet, name=name, by=by) for name, by in (("a", "anna"), ("b", "anna"), ("c", "boss"))}
+    key = generate_key()
+    lost = await enrol(fleet, "meter-1", key=key, certificate=made["a"])
+    activated, ended, other = [await enrol(fleet, f"meter-{each}", certificate=made[each]) for each in "abc"]
+    await fleet.reenrol(activated, successor_csr(activated))
+    await ClaimService(fleet.database, fleet.clock, nothing).end("b", by="boss")
+    serial, reason = f"{anna.serial_number:x}", RevocationReason.KEY_COMPROMISE
+    (departed,) = (await fleet.revocation.revoke_serial(serial, reason, by="boss")).departed
+    assert (departed.claims_ended, departed.trials_ended) == (1, 2)
+    for name, trial in (("a", lost), ("b", ended)):
+        told = (
+            rf"CLAIM_ENDED: claim {name} and its trials ended on .*: ask an operator for an enrolment token for meter-"
+        )
+        with pytest.raises(Refused, match=told):
+            await fleet.reenrol(trial, successor_csr(trial))
+    assert await is_good(fleet, await fleet.reenrol(activated, successor_csr(activated))), "its answer may be lost"
+    assert await is_good(fleet, await fleet.reenrol(other, successor_csr(other)))
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    assert [
+        (each.actor, each.subject, json.loads(each.details)) for each in entries if each.action == Action.CLAIM_ENDED
+    ] == [("boss", "b", {}), ("boss", "a", {"created_by": "anna", "reason": reason.value})]
+    again = await fleet.revocation.revoke_batch([], [serial], reason, by="boss")
+    assert (again.changed, again.departed[0].trials_ended) == (False, 0)
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    assert await is_good(fleet, await enrol(fleet, "meter-1", key=key, token=token))
+    assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
 async def test_a_claim_opens_its_own_group_and_no_other(fleet: Fleet) -> None:

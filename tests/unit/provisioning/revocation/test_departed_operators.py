@@ -32,6 +32,7 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation import departed_operators
 from provisioning.revocation.departed_operators import Departed
+from provisioning.revocation.service import RevocationService
 from provisioning.store import audit, listed_devices, promises, token_inventory, tokens
 from provisioning.store.approvals import IN_FORCE
 from provisioning.store.groups import Group
@@ -42,6 +43,7 @@ from provisioning.store.token_inventory import TokenFilter, TokenState
 from provisioning.store.tokens import TokenGrant
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
+from tests.support.many_certificates import make_portions_small, many_for_key
 from tests.support.operators import operator
 from tests.support.requests import NOON, csr_der
 from tests.support.searched import noted
@@ -233,8 +235,9 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
     assert [(each.name, each.ended_at is None) for each in await claims.page(limit=9, after=None)] == [
         ("batch-1", False), ("batch-2", False), ("batch-3", True),
     ]  # fmt: skip
-    (entry, *_) = (await fleet.database.read(lambda connection: audit.about(connection, "anna", 99)))[::-1]
+    (entry, claim, *_) = (await fleet.database.read(lambda connection: audit.about(connection, "", 99)))[::-1]
     assert json.loads(entry.details)["claims_ended"] == ["batch-1"]
+    assert (claim.action, claim.subject) == (audit.Action.CLAIM_ENDED, "batch-1")
     again = await fleet.revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
     assert (again.changed, again.departed[0].claims_ended) == (False, 0)
 
@@ -274,6 +277,61 @@ async def test_a_manufacturer_whom_a_thief_may_have_registered_lets_nobody_in_un
     assert (again.changed, again.departed[0].manufacturers_ended) == (False, ())
 
 
+@pytest.mark.parametrize("way", ["one", "many", "in portions"])
+async def test_a_key_reported_again_ends_only_claims_that_it_can_have_made(
+    fleet: Fleet, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who repeats the command, or gives a file of serial numbers again, ends nothing that the operator made since."""
+    if way == "in portions":
+        make_portions_small(monkeypatch)
+    await operator(fleet, "boss")
+    key = generate_key()
+    every = await many_for_key(fleet, key, "anna", 2, Role.OPERATOR)
+    told = list[str]()
+
+    async def tls() -> None:
+        told.append("tls")
+
+    claims = ClaimService(fleet.database, fleet.clock, tls)
+    revocation = RevocationService(fleet.database, fleet.clock, (), trust_changed=tls)
+
+    async def create(name: str) -> None:
+        fleet.clock.advance(DAY / 24)
+        await claims.create(ClaimOrder(name, "line", 5, 9 * DAY), by="anna")
+        fleet.clock.advance(DAY / 24)
+
+    async def report(certificate: x509.Certificate) -> tuple[bool, int, list[str]]:
+        """Return whether it changed something, how many claims ended, and which go on."""
+        told.clear()
+        serial = f"{certificate.serial_number:x}"
+        outcome = await (
+            revocation.revoke_batch([], [serial], COMPROMISED, by="boss")
+            if way == "many"
+            else revocation.revoke_serial(serial, COMPROMISED, by="boss")
+        )
+        (departed,) = outcome.departed
+        assert len(told) == (departed.claims_ended > 0), "TLS lets who has one through no more"
+        going_on = [each.name for each in await claims.page(limit=9, after=None) if each.ended_at is None]
+        return outcome.changed, departed.claims_ended, going_on
+
+    await fleet.revocation.revoke_serial(f"{every[0].serial_number:x}", RevocationReason.SUPERSEDED, by="boss")
+    await create("before")
+    another = await operator(fleet, "anna")
+    await create("beside")
+    assert await report(every[-1]) == (True, 2, []), "it may have made both"
+    await create("since")
+    for each in every:
+        assert await report(each) == (False, 0, ["since"])
+    await fleet.database.write(
+        lambda connection: connection.exec_driver_sql("UPDATE claims SET ended_at = NULL WHERE name = 'before'")
+    )
+    assert await report(every[0]) == (True, 1, ["since"]), "as it was reported to a service that ended no claims"
+    assert await report(another) == (True, 1, [])
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    told_of = [each.subject for each in entries if each.action == audit.Action.CLAIM_ENDED]
+    assert told_of == ["before", "beside", "before", "since"]
+
+
 @pytest.mark.parametrize("many", [False, True])
 async def test_that_it_cannot_be_counted_keeps_nobody_in(fleet: Fleet, many: bool) -> None:
     await operator(fleet, "boss")
@@ -290,7 +348,14 @@ async def test_that_it_cannot_be_counted_keeps_nobody_in(fleet: Fleet, many: boo
     )
     assert (outcome.changed, outcome.departed) == (True, [Departed("anna", 1, 0, None)])
     assert ended_answer(outcome)["operators"] == [
-        {"name": "anna", "tokens_voided": 1, "approvals_undone": 0, "claims_ended": 0, "manufacturers_ended": []}
+        {
+            "name": "anna",
+            "tokens_voided": 1,
+            "approvals_undone": 0,
+            "claims_ended": 0,
+            "trials_ended": 0,
+            "manufacturers_ended": [],
+        }
     ]
     assert (await states(fleet))["meter-1"] is TokenState.VOID
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from datetime import timedelta
 
 import pytest
 from sqlalchemy.engine import Connection
@@ -12,12 +13,14 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Refused
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.revocation import issued_to
 from provisioning.revocation.holds import ReleaseOutcome, StillHeld
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, RevocationOutcome
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import audit, devices, unfinished_ends
+from provisioning.store import audit, devices, unfinished_ends, unfinished_key_ends
+from provisioning.store.certificates_of_key import key_of
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
 from provisioning.store.revocations import EventKind
@@ -139,6 +142,28 @@ async def test_those_of_many_that_are_on_hold_by_themselves_stay_so_when_their_d
     assert [stay for each in told if (stay := json.loads(each.details).get("still_suspended"))] == [[third]]
 
 
+@pytest.mark.parametrize("way", ["alone", "in a batch"])
+async def test_what_nobody_can_or_need_resume_is_not_told_as_still_suspended(
+    fleet: Fleet, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In portions and at once: one has expired, of another the key was reported as compromised, and not all is done."""
+    (expired,) = await many_of(fleet, more=0)
+    fleet.clock.advance(timedelta(days=31))
+    ended, held, _ = await many_of(fleet, more=2)
+    for each in serials_of([expired, ended, held]):
+        await fleet.suspension.suspend_serial(each, by="anna")
+    keys = [key_of(each) for each in await stored(fleet) if each.serial in serials_of([ended])]
+    await fleet.database.write(
+        lambda connection: unfinished_key_ends.begin(
+            connection, keys, invalidity_date=None, ended_at=fleet.clock(), ended_by="anna"
+        )
+    )
+    for few in (2, 9):
+        monkeypatch.setattr(issued_to, "FEW", few)
+        await suspend(fleet, way)
+        assert [each.serial for each in (await resume(fleet, way)).still_held] == serials_of([held])
+
+
 async def test_who_is_half_suspended_gets_nothing_and_is_good_to_nobody_who_asks(fleet: Fleet) -> None:
     every = await many_of(fleet)
     with dying_after(1), pytest.raises(Died):
@@ -150,6 +175,8 @@ async def test_who_is_half_suspended_gets_nothing_and_is_good_to_nobody_who_asks
     with pytest.raises(Refused, match="DEVICE_SUSPENDED"):
         await fleet.database.read(lambda connection: authenticate(connection, good, fleet.clock()))
     assert [await said_by_ocsp(fleet, each) for each in every] == [HOLD] * 5
+    with pytest.raises(Refused, match="DEVICE_SUSPENDED: meter-1 is suspended as a whole: resume the device"):
+        await fleet.suspension.resume_serial(serials_of(every)[0], by="anna")
     suspended = await fleet.suspension.suspend_serial(serials_of(every)[0], by="anna")
     assert (suspended.changed, len(suspended.revoked)) == (True, 1), "it has not to wait for the portions"
 
@@ -167,6 +194,9 @@ async def test_who_is_half_resumed_is_let_in_when_it_is_done(fleet: Fleet) -> No
     assert [await said_by_ocsp(fleet, each) for each in every] == [HOLD] * 3 + [None] * 2
     with pytest.raises(Refused, match="DEVICE_SUSPENDED"):
         await fleet.reenrol(every[-1], successor_csr(every[-1]))
+    with pytest.raises(Refused, match="DEVICE_SUSPENDED: meter-1 is being resumed as a whole: wait until it is"):
+        await fleet.suspension.resume_serial(serials_of(every)[0], by="anna")
+    assert not (await fleet.suspension.resume_serial(serials_of(every)[-1], by="anna")).changed, "it is good again"
 
     await RevocationService(fleet.database, fleet.clock, ()).portions.finish_left()
     assert await state(fleet) is DeviceState.ACTIVE

@@ -40,10 +40,10 @@ def limits(connection: Connection) -> tuple[str | dict[str, str], ...]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("", ("30s", "10s", "5000", '"$user", public')),
+        ("", ("30s", "10s", "5000", "public")),
         ("-c search_path=elsewhere", ("30s", "10s", "5000", "elsewhere")),
-        ("-c lock_timeout=3s", ("30s", "3s", "5000", '"$user", public')),
-        ("-c idle_in_transaction_session_timeout=7s", ("30s", "10s", "5000", '"$user", public')),
+        ("-c lock_timeout=3s", ("30s", "3s", "5000", "public")),
+        ("-c idle_in_transaction_session_timeout=7s", ("30s", "10s", "5000", "public")),
     ],
 )
 async def test_no_connection_waits_without_an_end_whatever_its_url_says_besides(
@@ -58,6 +58,31 @@ async def test_no_connection_waits_without_an_end_whatever_its_url_says_besides(
                 assert resting == ("7s" if "idle" in options else rest)
                 assert isinstance(parameters, dict)
                 assert parameters.items() >= WATCHED.items()
+
+
+async def test_tables_of_another_schema_which_comes_first_hide_none_of_the_store_s(
+    postgresql: PostgresqlServer,
+) -> None:
+    """A copy for a closer look, in a schema called like the user: the service read it, without its revocations."""
+    whose = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = 'revocations'::regclass"
+
+    def found(connection: Connection) -> str:
+        return str(connection.exec_driver_sql(whose).scalar_one())
+
+    with (
+        postgresql.database() as url,
+        psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as administrator,
+    ):
+        async with opened(make_url(url)) as running, opened(make_url(url)) as started:
+            assert await running.read(found) == "public"
+            try:
+                administrator.execute("CREATE SCHEMA fleet")
+                administrator.execute("CREATE TABLE fleet.revocations (LIKE public.revocations)")
+                assert administrator.execute(whose.encode()).fetchone() == ("fleet",)
+                for database in (running, started):
+                    assert {await ask(found) for ask in (database.read, database.look, database.write)} == {"public"}
+            finally:
+                administrator.execute("DROP SCHEMA fleet CASCADE")
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,27 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "fleet.db"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without a device: to make it takes longer than a test."""
+    path = tmp_path_factory.mktemp("made") / "fleet.db"
+
+    async def make() -> None:
+        database = Database(f"sqlite:///{path}")
+        await schema.upgrade(database)
+        await database.close()
+
+    asyncio.run(make())
+    return path
+
+
 @pytest.fixture
-async def kept(path: Path) -> AsyncIterator[Database]:
+async def kept(path: Path, made: Path) -> AsyncIterator[Database]:
     """A store whose files are watched, with one device."""
+    shutil.copy(made, path)
     database = Database(f"sqlite:///{path}")
-    await schema.upgrade(database)
-    database.keep_files()
     await add(database, "meter-1")
+    database.keep_files()
     yield database
     await database.close()
 
