@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -188,17 +188,19 @@ def end(connection: Connection, name: str, now: datetime) -> bool:
     return connection.execute(statement.values(ended_at=now)).rowcount == 1
 
 
-def end_made_by(connection: Connection, names: Sequence[str], now: datetime) -> dict[str, list[str]]:
-    """End the trust in the CAs that those called *names* have registered; return what they are called, by who did."""
-    statement = (
-        update(manufacturers)
-        .where(manufacturers.c.created_by.in_(names), manufacturers.c.ended_at.is_(None))
-        .values(ended_at=now)
-        .returning(manufacturers.c.created_by, manufacturers.c.name)
-    )
+def end_made_by(connection: Connection, makers: Mapping[str, datetime | None], now: datetime) -> dict[str, list[str]]:
+    """End the trust in the CAs that *makers* have registered; return what those are called, by who has.
+
+    A maker's moment: what was registered later, stays.
+    """
     ended: dict[str, list[str]] = {}
-    for maker, name in sorted(tuple(row) for row in connection.execute(statement)):
-        ended.setdefault(maker, []).append(name)
+    for name, until in sorted(makers.items()):
+        statement = update(manufacturers).where(manufacturers.c.created_by == name, manufacturers.c.ended_at.is_(None))
+        if until is not None:
+            statement = statement.where(manufacturers.c.created_at <= until)
+        found = connection.execute(statement.values(ended_at=now).returning(manufacturers.c.name)).scalars()
+        if names := sorted(found):
+            ended[name] = names
     return ended
 
 
