@@ -213,10 +213,12 @@ class AdminApi:
         if not ended:
             meant = selection.anything or selection.client or selection.device
             among = Selection(connected=None if forget else True)
+            if not forget and (kept := await self._sessions.kept(selection)):
+                whom = "the client is away, and its session is" if kept == 1 else f"{kept} sessions of clients away are"
+                detail = f"{whom} kept: forget ends that (fleet-broker kick --forget)"
+                return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", detail)
             near = [] if meant is None else await near_names(self._served.engine, meant, among)
             detail = f"no such client is connected{f'; {did_you_mean(near)}' if near else ''}"
-            if not forget and await self._sessions.is_kept(selection):
-                detail = "the client is away, and its session is kept: forget ends that (fleet-broker kick --forget)"
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", detail)
         if not forget:
             return Response.json({"kicked": ended})

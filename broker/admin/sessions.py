@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import json
 import math
+import string
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -109,8 +110,10 @@ class Selection:
                 raise InvalidSelection(f"{key}: is empty; leave it out, or say which")
             if key == "role" and value not in list(Role):
                 raise InvalidSelection(f"role: {', '.join(Role)}, not {value[:40]!r}")
-            if key != "connected":
-                known[key] = normal_serial(value) if key == "serial" else value
+            if key == "serial":
+                known[key] = _serial_in(value)
+            elif key != "connected":
+                known[key] = value
             elif value in {"true", "false"}:
                 known[key] = value == "true"
             else:
@@ -148,6 +151,13 @@ class Selection:
             and (self.domain is None or self.domain == owner.trust_domain)
             and (self.connected is None or self.connected == session.connected)
         )
+
+
+def _serial_in(text: str) -> str:
+    serial = normal_serial(text)
+    if not serial or not set(serial) <= set(string.hexdigits):  # It would match nothing, and nobody be told why.
+        raise InvalidSelection(f"serial: hexadecimal, as in 4c7a or 4C:7A, not {text[:60]!r}")
+    return serial
 
 
 def _is_called(text: str, name: str, owner: Identity, *, bare: bool) -> bool:
@@ -191,13 +201,12 @@ class SessionView:
                 shown += len(sessions)
         yield f'], "matched": {matched}, "shown": {shown}}}\n'.encode()
 
-    async def is_kept(self, selection: Selection) -> bool:
-        """Whether there is a session that `kick` with *selection* would end."""
-        ours = self._engine.admission.is_ours
+    async def kept(self, selection: Selection) -> int:
+        """Return how many sessions `kick` with *selection* would end."""
+        ours, found = self._engine.admission.is_ours, 0
         async for sessions in matching(self._engine, selection):
-            if any(selection.matches(session, bare=ours(session.owner)) for session in sessions):
-                return True
-        return False
+            found += sum(selection.matches(session, bare=ours(session.owner)) for session in sessions)
+        return found
 
     async def kick(self, selection: Selection, reason: str, caller: str, *, forget: bool) -> list[dict[str, Any]]:
         """End the connections of the selected sessions, and with *forget* the kept sessions too.

@@ -154,7 +154,10 @@ class CrlShelf:
         lists = self._held.get(key_id, {})
         current = lists.get(listed.scope)
         if current is None and len(lists) >= _MOST_SCOPES:
-            detail = f"of {name[:200]} there are lists of {_MOST_SCOPES} scopes (issuing distribution points) already"
+            detail = (
+                f"of {name[:200]} there are lists of {_MOST_SCOPES} scopes (issuing distribution points) already; if "
+                "the CA has given up some of them, restart the broker: it then has only those that are still published"
+            )
             raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, detail)
         if listed.base_number is None:
             held = _replaced(current, HeldList(key_id, name, source, listed, {}, None, {}, ends), now, pause)

@@ -12,7 +12,8 @@ Rules
 1. One list at a time: a list is prepared against those held at that time. Who has many lists in one text waits for
    others between two of them: a partner's server, or who is on the way to it, delays no list of ours.
 2. Whatever is wrong with a list, the previous one stays; the reason is logged with a stable code, and counted. Of one
-   text the first few have their lines; the rest are one.
+   text the first few lists have their lines, used, refused or late; the rest are one: who may have lists taken in each
+   second fills no log with them.
 3. A delta may be read before its base. Its source submits it again when a complete list has come.
 4. What a list revokes is put into effect to the end, even if who asked for the list gives up meanwhile: read again, it
    is known, and nothing would come of it.
@@ -26,10 +27,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -56,11 +59,12 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _EARLIEST = _BEGINNING + CLOCK_TOLERANCE
 """From a list of the first minutes of the year 1, which its CA may sign, no time can be taken away."""
 _MOST_TOLD = 8
-"""Lists of one text with a line of their own if they are refused."""
+"""Lists of one text with a line of their own."""
 _MOST_DELTAS = 256
 """URLs of deltas that the lists of one text name."""
 _MOST_NAMED = 20
-"""New entries of a list that the audit log names individually; beyond that only the number."""
+"""New entries of one text that the audit log names individually; beyond that only the number."""
+_SUMS = ("entries", "revoked", "released", "sessions_closed")
 
 
 Window = tuple[datetime, datetime]
@@ -87,6 +91,30 @@ class Taken:
     delta_urls: tuple[str, ...] = ()
 
 
+@dataclass(slots=True)
+class _Text:
+    """What is told of the lists of one text."""
+
+    source: str
+    named: int = 0
+    """Certificates named as revoked."""
+    used: int = 0
+    """Lists in use, of these …"""
+    untold: Counter[str] = field(default_factory=Counter)
+    """… those without a line, and the sums of their facts."""
+    refused: list[CrlRefused] = field(default_factory=list)
+    ended: bool = False
+    """All is told."""
+
+    def takes(self, facts: Mapping[str, Any]) -> bool:
+        """Whether a list in use is told of on its own; if not, its *facts* are added to those of the rest."""
+        self.used += 1
+        if self.used <= _MOST_TOLD or self.ended:
+            return True
+        self.untold.update({"lists": 1, **{each: facts[each] for each in _SUMS}})
+        return False
+
+
 class CrlIntake:
     """The only way in for CRLs, whatever their source."""
 
@@ -107,23 +135,37 @@ class CrlIntake:
 
     async def take(self, content: bytes, source: str) -> Taken:
         """Use the lists in *content*, from *source*; errors are logged, never raised."""
+        return await self.use(await self.split(content, source), source)
+
+    async def split(self, content: bytes, source: str) -> list[bytes]:
+        """Return the lists in *content*, in DER; if there are none, or too many, that is logged."""
+        try:
+            return await asyncio.to_thread(split, content, lambda: time.sleep(PAUSE))
+        except CrlRefused as error:
+            self.complain(error.code, error.detail, source)
+            return []
+
+    async def use(self, lists: list[bytes], source: str) -> Taken:
+        """Use *lists*, from *source*, and empty it meanwhile; errors are logged, never raised."""
         taken = Taken()
         trust = self._engine.admission.trust
         if trust is None:
             return taken
-        refused: list[CrlRefused] = []
-        for der in await self._split(content, source):
-            try:
-                listed = await asyncio.to_thread(parse, der)
-                async with self._lock:
-                    await self._take(listed, source, trust, taken)
-            except CrlRefused as error:
-                taken.unmatched |= error.code in _MAY_COME_RIGHT
-                taken.baseless |= error.code is CrlProblem.CRL_NO_BASE
-                refused.append(error)
-                if len(refused) <= _MOST_TOLD:
-                    self.complain(error.code, error.detail, source)
-        self._complain_of_rest(refused[_MOST_TOLD:], source)
+        text = _Text(source)
+        lists.reverse()
+        try:
+            while lists:
+                try:
+                    async with self._lock:
+                        await self._take(lists.pop(), text, trust, taken)
+                except CrlRefused as error:
+                    taken.unmatched |= error.code in _MAY_COME_RIGHT
+                    taken.baseless |= error.code is CrlProblem.CRL_NO_BASE
+                    text.refused.append(error)
+                    if len(text.refused) <= _MOST_TOLD:
+                        self.complain(error.code, error.detail, source)
+        finally:
+            self._tell_rest(text)
         async with self._lock:
             self._forget_ended()
         return taken
@@ -138,15 +180,9 @@ class CrlIntake:
             for tell in self.sources:
                 tell(each.source)
 
-    async def _split(self, content: bytes, source: str) -> list[bytes]:
-        try:
-            return await asyncio.to_thread(split, content, lambda: time.sleep(PAUSE))
-        except CrlRefused as error:
-            self.complain(error.code, error.detail, source)
-            return []
-
-    async def _take(self, listed: CertificateList, source: str, trust: Trust, taken: Taken) -> None:
-        lists = self._engine.admission.status.lists
+    async def _take(self, der: bytes, text: _Text, trust: Trust, taken: Taken) -> None:
+        lists, source = self._engine.admission.status.lists, text.source
+        listed = await asyncio.to_thread(parse, der)
 
         def prepare() -> HeldList | None:
             issuer = signer_of(listed, trust)
@@ -160,8 +196,8 @@ class CrlIntake:
                 begin = max(listed.this_update, _EARLIEST) - CLOCK_TOLERANCE
                 taken.untimely += ((begin, listed.next_update),)
             raise
-        if room := _MOST_DELTAS - len(taken.delta_urls):
-            taken.delta_urls += listed.delta_urls[:room]
+        if len(taken.delta_urls) < _MOST_DELTAS:
+            taken.delta_urls = tuple(dict.fromkeys(taken.delta_urls + listed.delta_urls))[:_MOST_DELTAS]
         if held is None:
             known = min(listed.next_update, taken.fresh_until or listed.next_update)
             taken.fresh_until = known
@@ -170,15 +206,15 @@ class CrlIntake:
         added, released = lists.put(held)
         self.bases += listed.base_number is None
         self._engine.metrics.revocations += len(added)
-        await shielded(self._put_into_effect(held, source, added, released))
+        await shielded(self._put_into_effect(held, text, added, released))
 
-    async def _put_into_effect(self, held: HeldList, source: str, added: AbstractSet[int], released: int) -> None:
+    async def _put_into_effect(self, held: HeldList, text: _Text, added: AbstractSet[int], released: int) -> None:
         """End the sessions of those whom *held*, which is in use now, has *added*; report it."""
         closed = await self.enforce() if added else 0
         facts = {
             "code": "CRL_CURRENT",
             "issuer": held.issuer,
-            "source": source,
+            "source": text.source,
             "number": held.number,
             "entries": len(held.entries),
             "revoked": len(added),
@@ -186,19 +222,24 @@ class CrlIntake:
             "next_update": held.fresh_until.isoformat(),
             "sessions_closed": closed,
         }
-        log.info("CRL in use", **facts)
-        self._record(held, added, facts)
-        self.alarm()
+        if text.takes(facts):
+            self._tell_use(facts)
+        self._name(held, added, text)
 
-    def _record(self, held: HeldList, added: AbstractSet[int], facts: Mapping[str, object]) -> None:
-        """Record the list in the audit log, and each certificate that it has newly revoked, if they are few."""
+    def _tell_use(self, facts: Mapping[str, object]) -> None:
+        log.info("CRL in use", **facts)
+        self._engine.history.told("CRL in use", **_recorded(facts))
+
+    def _name(self, held: HeldList, added: AbstractSet[int], text: _Text) -> None:
+        """Record each certificate that the list has newly revoked in the audit log, if they are few."""
+        if text.named + len(added) > _MOST_NAMED:
+            return
+        text.named += len(added)
         history, issuer = self._engine.history, held.issuer_key_id
-        history.told("CRL in use", **_recorded(facts))
-        if len(added) <= _MOST_NAMED:
-            for serial in sorted(added):
-                reason = str(unpack((issuer, serial), held.entries[serial]).reason)
-                named = {"source": held.source, "issuer": issuer.hex(), "serial": serial_text(serial)}
-                history.told("revoked", code="REVOKED", **named, reason=reason, crl_number=held.number)
+        for serial in sorted(added):
+            reason = str(unpack((issuer, serial), held.entries[serial]).reason)
+            named = {"source": held.source, "issuer": issuer.hex(), "serial": serial_text(serial)}
+            history.told("revoked", code="REVOKED", **named, reason=reason, crl_number=held.number)
 
     async def enforce(self) -> int:
         """Close every session that the index no longer permits; return how many."""
@@ -206,24 +247,39 @@ class CrlIntake:
 
     def alarm(self) -> None:
         """Report once which lists are late or expired: long before it matters."""
+        by_source: dict[str, list[CrlRefused]] = {}
         for held, problem in self._engine.admission.status.lists.alarms(datetime.now(UTC)):
             left = (held.fresh_until - datetime.now(UTC)).total_seconds()
             detail = f"nextUpdate {shown_time(held.fresh_until)} is {abs(left):.0f} s "
             detail += "away, and the next CRL is not available" if left >= 0 else "ago"
-            self.complain(problem, detail, held.source, issuer=held.issuer, number=held.number)
+            found = by_source.setdefault(held.source, [])
+            found.append(CrlRefused(problem, detail))
+            if len(found) <= _MOST_TOLD:
+                self.complain(problem, detail, held.source, issuer=held.issuer, number=held.number)
+        for source, found in by_source.items():
+            self._complain_of_rest(found[_MOST_TOLD:], "need attention", source)
 
     def complain(self, code: CrlProblem, detail: str, source: str, **facts: object) -> None:
         """Log, record and count a problem with a list."""
         self._engine.metrics.revocation_alarms[code] += 1
         self._tell_problem(code, detail, source, facts)
 
-    def _complain_of_rest(self, refused: Sequence[CrlRefused], source: str) -> None:
-        """Count each of *refused*, further lists of one text, and log one line."""
-        for error in refused:
+    def _tell_rest(self, text: _Text) -> None:
+        """Log one line for the lists of *text* in use that have none, and one for those that are refused."""
+        text.ended = True
+        if text.untold:
+            detail = f"{text.untold['lists']} more lists from there are in use"
+            self._tell_use({"code": "CRL_CURRENT", "source": text.source, "detail": detail, **text.untold})
+        self._complain_of_rest(text.refused[_MOST_TOLD:], "are refused", text.source)
+        self.alarm()
+
+    def _complain_of_rest(self, rest: Sequence[CrlRefused], what: str, source: str) -> None:
+        """Count each of *rest*, further lists of one source, and log one line."""
+        for error in rest:
             self._engine.metrics.revocation_alarms[error.code] += 1
-        if refused:
-            last = refused[-1]
-            detail = f"{len(refused)} more lists from there are refused, the last one as: {last.detail}"
+        if rest:
+            last = rest[-1]
+            detail = f"{len(rest)} more lists from there {what}, the last one as: {last.detail}"
             self._tell_problem(last.code, detail, source, {})
 
     def _tell_problem(self, code: CrlProblem, detail: str, source: str, facts: dict[str, object]) -> None:

@@ -86,6 +86,8 @@ class CrlUrls:
         """By bundle."""
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By bundle and URL; there is one for each at a time."""
+        self._reading = asyncio.Semaphore(1)
+        """For who takes an answer apart: that takes memory, and a thread of those that read our own files."""
         self._http = PlainHttp(LONGEST_WAIT, elsewhere=True)
 
     def configure(self, urls: Iterable[tuple[str, str]]) -> None:
@@ -104,21 +106,18 @@ class CrlUrls:
 
         *until* the CA expires whose list is there; None: for ever.
         """
-        taken = []
-        room: int | None = None  # Counted once: a certificate has room for a thousand of them.
-        for url in urls:
+        each_url, unknown = dict.fromkeys(urls), list[str]()
+        for url in each_url:
             known = self._followed.get((bundle, url))
-            if known is None:
-                room = self._room(bundle, len(urls)) if room is None else room
-                if room <= 0 or not url.startswith("http://"):
-                    continue
-                room -= 1
-                self._followed[bundle, url] = _Followed(due=self._clock(), until=until)
-            else:
+            if known is not None:
                 for each in (known, *filter(None, (self._followed.get((bundle, delta)) for delta in known.deltas))):
                     each.until = None if until is None or each.until is None else max(until, each.until)
-            taken.append(url)
-        return taken
+            elif url.startswith("http://"):
+                unknown.append(url)
+        if unknown:  # Room is counted once: a certificate may name a thousand of them.
+            for url in unknown[: max(0, self._room(bundle, len(unknown)))]:
+                self._followed[bundle, url] = _Followed(due=self._clock(), until=until)
+        return [url for url in each_url if (bundle, url) in self._followed]
 
     def clock_set(self) -> None:
         """Take note that the wall clock was set: fetch all again."""
@@ -224,25 +223,30 @@ class CrlUrls:
             followed.failed = False
             followed.pause.reset()
         self._schedule(followed)
-        if fetched is not None:
-            await self._take(url, bundle, followed, fetched.content)
-            followed.etag, followed.modified = fetched.etag, fetched.modified
-
-    async def _take(self, url: str, bundle: str, followed: _Followed, content: bytes) -> None:
-        digest = (await asyncio.to_thread(hashlib.sha256, content)).digest()  # In a thread: of 64 MB it takes 0.1 s.
-        learned, bases = self._intake.learned, self._intake.bases
-        if digest == followed.digest and not self._may_come_right(followed):
+        if fetched is None:
             return
-        taken = await self._intake.take(content, url)
-        followed.digest = digest
-        followed.unmatched = learned if taken.unmatched else None
-        followed.baseless = bases if taken.baseless else None
-        followed.untimely = taken.untimely
-        followed.fresh_until = taken.fresh_until
-        followed.pause.reset()
-        self._schedule(followed)
-        followed.deltas = taken.delta_urls
-        self.follow(taken.delta_urls, bundle, followed.until)
+        learned, bases = self._intake.learned, self._intake.bases
+        read, etag, modified = await self._read(url, followed, fetched.content), fetched.etag, fetched.modified
+        del fetched  # While its lists wait for those of others it is not kept beside them.
+        if read is not None:
+            followed.digest, taken = read[0], await self._intake.use(read[1], url)
+            followed.unmatched = learned if taken.unmatched else None
+            followed.baseless = bases if taken.baseless else None
+            followed.untimely = taken.untimely
+            followed.fresh_until = taken.fresh_until
+            followed.pause.reset()
+            self._schedule(followed)
+            followed.deltas = taken.delta_urls
+            self.follow(taken.delta_urls, bundle, followed.until)
+        followed.etag, followed.modified = etag, modified
+
+    async def _read(self, url: str, followed: _Followed, content: bytes) -> tuple[bytes, list[bytes]] | None:
+        """Return the digest of *content*, and its lists; None: it was read before, and nothing more may come of it."""
+        async with self._reading:
+            digest = (await asyncio.to_thread(hashlib.sha256, content)).digest()  # Of 64 MB it takes 0.1 s.
+            if digest == followed.digest and not self._may_come_right(followed):
+                return None
+            return digest, await self._intake.split(content, url)
 
     def forgotten(self, source: str) -> None:
         """Take note that the list at the URL *source* is forgotten; it may be there still."""

@@ -14,7 +14,8 @@ first CA.
 
 Rules
 -----
-1. No step that would have a device refused is taken without an explicit option. So no CA is activated while a
+1. Each step begins its transcript when it is checked and before it is done: what cannot be shown is not done.
+2. No step that would have a device refused is taken without an explicit option. So no CA is activated while a
    broker that follows the feed reports that it would not trust it (`provisioning.store.known_authorities`).
 
 How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
@@ -83,8 +84,9 @@ class AuthorityLife:
         """
         now = self.clock()
 
-        def transaction(connection: Connection) -> tuple[str, Sequence[BrokersWord]]:
-            found = authorities.every(connection, for_update=True)
+        def checked(
+            connection: Connection, found: list[StoredAuthority]
+        ) -> tuple[StoredAuthority, Sequence[BrokersWord]]:
             chosen = only_one(found, name, AuthorityState.ANNOUNCED, "announced")
             ready = chosen.created_at + WAITING
             if waiting and now < ready:
@@ -95,6 +97,11 @@ class AuthorityLife:
             doubts = [each for each in known_authorities.of_authority(connection, chosen.name) if not each.known]
             if not despite_brokers:
                 _check_believed(chosen.name, doubts, now)
+            return chosen, doubts
+
+        def transaction(connection: Connection) -> tuple[str, Sequence[BrokersWord]]:
+            found = authorities.every(connection, for_update=True)
+            chosen, doubts = checked(connection, found)
             for each in found:
                 if (each.kind, each.state, each.line) == (
                     AuthorityKind.ISSUING, AuthorityState.ACTIVE, chosen.line
@@ -105,17 +112,34 @@ class AuthorityLife:
             self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.ACTIVE})
             return chosen.name, doubts
 
+        await self._begin(checked)
         return await self.database.write(transaction)
 
     async def retire(self, name: str | None = None) -> str:
         """End a retiring CA whose last certificate has expired; return its name."""
         now = self.clock()
 
+        def check(connection: Connection, chosen: str, ends: Mapping[str | None, datetime]) -> None:
+            last, renewable = _last_use(connection, ends)
+            if last is not None and now < last:
+                raise ConfigurationError(
+                    f"certificates of {chosen} are good until {shown_minute(last)}: retire it then, or "
+                    f"revoke it to end them now; certificate list --issuer {chosen} --state active names them"
+                )
+            if renewable is not None and now < renewable:
+                raise ConfigurationError(
+                    f"certificates of {chosen} have expired and can still be renewed until "
+                    f"{shown_minute(renewable)} by their groups' renewal_grace: retire it then, or shorten that"
+                )
+
         def look(connection: Connection) -> tuple[str, NewestCertificate | None, dict[str | None, datetime]]:
             chosen = only_one(authorities.every(connection), name, AuthorityState.RETIRING, "retiring")
-            return chosen.name, certificates.newest(connection), _ends(connection, chosen)
+            newest, ends = certificates.newest(connection), _ends(connection, chosen)
+            check(connection, chosen.name, ends)
+            return chosen.name, newest, ends
 
         looked_at, newest, ends = await self.database.survey(look)  # It may take seconds, for which nobody waits.
+        self.transcript.begin()
 
         def transaction(connection: Connection) -> str:
             found = authorities.every(connection, for_update=True)
@@ -128,17 +152,7 @@ class AuthorityLife:
             behind = 0 if newest is None else newest.id
             for group, end in _ends(connection, chosen, behind).items():  # A service may not have noticed yet.
                 ends[group] = max(end, ends.get(group, end))
-            last, renewable = _last_use(connection, ends)
-            if last is not None and now < last:
-                raise ConfigurationError(
-                    f"certificates of {chosen.name} are good until {shown_minute(last)}: retire it then, or "
-                    f"revoke it to end them now; certificate list --issuer {chosen.name} --state active names them"
-                )
-            if renewable is not None and now < renewable:
-                raise ConfigurationError(
-                    f"certificates of {chosen.name} have expired and can still be renewed until "
-                    f"{shown_minute(renewable)} by their groups' renewal_grace: retire it then, or shorten that"
-                )
+            check(connection, chosen.name, ends)
             authorities.set_state(connection, chosen.name, AuthorityState.RETIRED, now)
             self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRED})
             return chosen.name
@@ -153,19 +167,41 @@ class AuthorityLife:
             raise ConfigurationError("the default line cannot be ended: the service's own certificates belong to it")
         now = self.clock()
 
-        def transaction(connection: Connection) -> str:
-            found = [each for each in authorities.every(connection, for_update=True) if each.line == line]
-            chosen = only_one(found, None, AuthorityState.ACTIVE, f"active in line {line!r}")
+        def checked(connection: Connection, found: list[StoredAuthority]) -> StoredAuthority:
+            of_line = [each for each in found if each.line == line]
+            chosen = only_one(of_line, None, AuthorityState.ACTIVE, f"active in line {line!r}")
             if bound := groups.bound_to(connection, line):
                 raise ConfigurationError(
                     f"line {line} certifies the devices of {', '.join(bound)}: give them another one first, "
                     "group set NAME --issuing-line LINE"
                 )
+            return chosen
+
+        def transaction(connection: Connection) -> str:
+            chosen = checked(connection, authorities.every(connection, for_update=True))
             authorities.set_state(connection, chosen.name, AuthorityState.RETIRING, now)
             self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRING})
             return chosen.name
 
+        await self._begin(checked)
         return await self.database.write(transaction)
+
+    async def _begin(self, check: Callable[[Connection, list[StoredAuthority]], object]) -> None:
+        """Begin the transcript if *check*, which the step's transaction does again, raises nothing."""
+        await self.database.read(lambda connection: check(connection, authorities.every(connection)))
+        self.transcript.begin()
+
+    def check_passphrase(self, found: Sequence[StoredAuthority]) -> None:
+        """Raise `ConfigurationError` if a new key would have a passphrase that opens none of those in files here.
+
+        The newest are tried first, and only issuing CAs', if one is here: a root's may have come with its own.
+        """
+        names = {
+            kind: [each.name for each in reversed(found) if each.kind is kind and each.state.trusted]
+            for kind in (AuthorityKind.ISSUING, AuthorityKind.ROOT)
+        }
+        issuing = [name for name in names[AuthorityKind.ISSUING] if self.places.in_file(name)]
+        self.places.check_passphrase(issuing or names[AuthorityKind.ROOT])
 
     async def write_files(self, new: str | None = None) -> None:
         """Write the trust anchors as they are now, and certificates of CAs with a key here: of *new*, and missing ones.

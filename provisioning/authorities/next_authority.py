@@ -11,7 +11,8 @@ Rules
 -----
 1. The certificate is checked before it is signed here, or before one from an external root is accepted.
 2. A key that waits for its certificate is used, and no second one made.
-3. No key is made by a passphrase that does not open the CAs' keys that are here: the next command could not use it.
+3. No key is made by a passphrase that does not open the CAs' key files that are here: the next command could not use
+   it, nor the service. What is in tokens, or lost, does not matter: the next CA may be the way out.
 """
 
 from __future__ import annotations
@@ -59,7 +60,6 @@ class NextAuthority:
         *another*: also where one is announced.
         """
         await self._check_none_waits(check_line(line), another=another)
-        self._check_opens(await self.life.every())
         name, subject, key = await self._next_key(line)
         csr = issuing_ca_csr(subject, key)
         self.life.transcript.say(f"Request of {name}: {csr.subject.rfc4514_string()}")
@@ -99,7 +99,7 @@ class NextAuthority:
         """
         await self._check_none_waits(check_line(line), another=another)
         root = self.life.with_key(root_for(line, await self.life.every(), root_name))
-        root_key = self.life.places.open_for(root.name, root.certificate)  # Before a key is made: rule 3.
+        root_key = self.life.places.open_for(root.name, root.certificate)  # Before a key is made.
         name, subject, key = await self._next_key(line)
         now = self.life.clock()
         serial = serials.new_serial()
@@ -157,32 +157,22 @@ class NextAuthority:
                 f"it issue, ca revoke {waiting[-1]} --reason superseded ends it, --another makes one more beside it"
             )
 
-    def _check_opens(self, found: list[StoredAuthority]) -> None:
-        """Raise `ConfigurationError` where the newest issuing CA whose key is here cannot be opened."""
-        held = [
-            each
-            for each in found
-            if each.kind is AuthorityKind.ISSUING and each.state.trusted and self.life.places.holds(each.name)
-        ]
-        if held:
-            self.life.places.open_for(held[-1].name, held[-1].certificate)
-
     async def _next_key(self, line: str) -> tuple[str, x509.Name, PrivateKey]:
-        name, number = next_name(line, {each.name for each in await self.life.every()})
+        found = await self.life.every()
+        name, number = next_name(line, {each.name for each in found})
+        waiting = self.life.places.open_waiting(name) if self.life.places.holds(name) else None
+        key = await self._made_key(name, found) if waiting is None else waiting
         self.life.transcript.begin()
-        if self.life.places.holds(name):
-            try:
-                key = self.life.places.open(name)
-            except ConfigurationError as error:
-                raise ConfigurationError(
-                    f"{error}; it waits for a certificate that was never made: move it away, and another is made"
-                ) from error
-        else:
-            await self.life.log_step(Action.MAKING_CA_KEY, name, {})
-            key, _ = self.life.places.create(name)
-            await self.life.log_step(Action.CA_KEY_MADE, name, {})
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
         return name, issuing_ca_name(self.life.settings.trust_domain, number, shown_line(line)), key
+
+    async def _made_key(self, name: str, found: list[StoredAuthority]) -> PrivateKey:
+        self.life.check_passphrase(found)
+        self.life.transcript.begin()
+        await self.life.log_step(Action.MAKING_CA_KEY, name, {})
+        key, _ = self.life.places.create(name)
+        await self.life.log_step(Action.CA_KEY_MADE, name, {})
+        return key
 
     def _waiting_for(self, certificate: x509.Certificate, found: list[StoredAuthority]) -> str:
         taken = {each.name for each in found}

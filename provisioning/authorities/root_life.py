@@ -56,9 +56,11 @@ class RootLife:
             )
         settings, name = self.life.settings, f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
+        waiting = self.life.places.open_waiting(name) if self.life.places.holds(name) else None
+        if waiting is None:
+            self.life.check_passphrase(found)
         self.life.transcript.begin()
-        waits = self.life.places.holds(name)
-        key, signer = (self.life.places.open(name), None) if waits else self.life.places.create(name)
+        key, signer = self.life.places.create(name) if waiting is None else (waiting, None)
         numbers = (serials.new_serial(), serials.new_serial(), serials.new_serial())
         may_be_recorded = False
         try:
@@ -114,25 +116,32 @@ class RootLife:
     async def retire(self, name: str) -> None:
         """End a root under which no trusted issuing CA is left."""
         now = self.life.clock()
+        _check_unused(name, await self.life.every())
+        self.life.transcript.begin()
 
         def transaction(connection: Connection) -> None:
             found = authorities.every(connection, for_update=True)
-            roots = authorities.trusted_roots(found)
-            chosen = next((each for each in roots if each.name == name), None)
-            if chosen is None:
-                raise ConfigurationError(f"there is no root {name!r} to retire; there are {described(roots)}")
-            under = _under(chosen, found)
-            if under or len(roots) == 1:
-                live = "live" if len(under) > 1 else "lives"
-                what = f"{', '.join(under)} {live} under it" if under else "it is the only one"
-                raise ConfigurationError(f"{name} cannot be retired: {what}")
+            _check_unused(name, found)
             for each in found:
-                if each is chosen or (each.kind is AuthorityKind.CROSS and chosen.name in each.name.split("-by-")):
+                if each.name == name or (each.kind is AuthorityKind.CROSS and name in each.name.split("-by-")):
                     authorities.set_state(connection, each.name, AuthorityState.RETIRED, now)
                     self.life.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRED})
 
         await self.life.database.write(transaction)
         await self.life.write_files()
+
+
+def _check_unused(name: str, found: Sequence[StoredAuthority]) -> None:
+    """Raise `ConfigurationError` unless *name* is a root that may be retired."""
+    roots = authorities.trusted_roots(found)
+    chosen = next((each for each in roots if each.name == name), None)
+    if chosen is None:
+        raise ConfigurationError(f"there is no root {name!r} to retire; there are {described(roots)}")
+    under = _under(chosen, found)
+    if under or len(roots) == 1:
+        live = "live" if len(under) > 1 else "lives"
+        what = f"{', '.join(under)} {live} under it" if under else "it is the only one"
+        raise ConfigurationError(f"{name} cannot be retired: {what}")
 
 
 def _under(root: StoredAuthority, found: Sequence[StoredAuthority]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from pydantic import AwareDatetime
 
 from provisioning.client.operator_answers import Answer
 
@@ -24,9 +24,9 @@ class EnrolmentGroup(Answer):
     webhook_url: str | None = None
     webhook_timeout_seconds: int
     issuing_line: str
-    created_at: datetime
+    created_at: AwareDatetime
     created_by: str
-    changed_at: datetime
+    changed_at: AwareDatetime
     changed_by: str
 
 
@@ -38,11 +38,11 @@ class ClaimCertificate(Answer):
     maximum_devices: int
     used: int
     activation_seconds: int
-    expires_at: datetime
-    ended_at: datetime | None = None
+    expires_at: AwareDatetime
+    ended_at: AwareDatetime | None = None
     fingerprint_sha256: str
     certificate: str
-    created_at: datetime
+    created_at: AwareDatetime
     created_by: str
 
 
@@ -61,12 +61,12 @@ class ManufacturerList(Answer):
     """A manufacturer's newest list of revoked certificates: about all of them, or those whose list is at *about*."""
 
     number: int
-    this_update: datetime
-    next_update: datetime
+    this_update: AwareDatetime
+    next_update: AwareDatetime
     about: list[str]
     entries: int
     sha256: str
-    taken_at: datetime
+    taken_at: AwareDatetime
     taken_by: str
 
 
@@ -74,9 +74,9 @@ class ManufacturerListUrl(Answer):
     """Where a manufacturer's lists are fetched; *problem*: why the last attempt brought nothing."""
 
     url: str
-    fetched_at: datetime | None = None
+    fetched_at: AwareDatetime | None = None
     problem: str | None = None
-    due_at: datetime
+    due_at: AwareDatetime
 
 
 class TakenList(ManufacturerList):
@@ -92,10 +92,10 @@ class Manufacturer(Answer):
     name: str
     group: str
     name_prefix: str
-    ended_at: datetime | None = None
+    ended_at: AwareDatetime | None = None
     fingerprint_sha256: str
     certificate: str
-    created_at: datetime
+    created_at: AwareDatetime
     created_by: str
     lapsed_lists: str
     revoked_devices: str = "report"
@@ -111,8 +111,8 @@ class RecalledDevice(Answer):
     state: str
     idevid: str
     reason: str
-    revoked_at: datetime
-    found_at: datetime
+    revoked_at: AwareDatetime
+    found_at: AwareDatetime
 
 
 class RemovedList(ManufacturerList):
@@ -153,8 +153,8 @@ class Approval(Answer):
     evidence: str
     asked_from: str | None = None
     state: str
-    requested_at: datetime
-    decided_at: datetime | None = None
+    requested_at: AwareDatetime
+    decided_at: AwareDatetime | None = None
     decided_by: str | None = None
 
 
@@ -162,6 +162,6 @@ class HastenedRenewal(Answer):
     """A mass renewal that was ordered: for certificates of *group*, or all, that were issued before *at*."""
 
     group: str | None = None
-    at: datetime
+    at: AwareDatetime
     spread_seconds: int
     certificates: int

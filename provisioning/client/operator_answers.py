@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 
 
 class Answer(BaseModel):
-    """What the service answers. Fields that a newer service adds are no error."""
+    """What the service answers. Fields that a newer service adds are no error; a moment without an offset is one."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -27,7 +25,7 @@ class IssuedToken(Answer):
     group: str | None = None
     role: Role
     token: str
-    expires_at: datetime
+    expires_at: AwareDatetime
     id: int | None = None
     device_state: str | None = None
 
@@ -45,11 +43,11 @@ class KnownToken(Answer):
     group: str | None = None
     role: Role
     state: str
-    created_at: datetime
+    created_at: AwareDatetime
     created_by: str
-    expires_at: datetime
-    voided_at: datetime | None = None
-    used_at: datetime | None = None
+    expires_at: AwareDatetime
+    voided_at: AwareDatetime | None = None
+    used_at: AwareDatetime | None = None
     serial: str | None = None
 
 
@@ -59,9 +57,9 @@ class RevokedCertificate(Answer):
     serial: str
     device: str
     reason: RevocationReason
-    revoked_at: datetime
+    revoked_at: AwareDatetime
     sequence: int
-    invalidity_date: datetime | None = None
+    invalidity_date: AwareDatetime | None = None
 
 
 class DepartedOperator(Answer):
@@ -91,7 +89,7 @@ class ReleasedCertificate(Answer):
 
     serial: str
     device: str
-    released_at: datetime
+    released_at: AwareDatetime
     sequence: int
 
 
@@ -114,13 +112,13 @@ class EnrolledDevice(Answer):
     role: Role
     group: str | None = None
     state: str
-    created_at: datetime
-    suspended_at: datetime | None = None
-    revoked_at: datetime | None = None
-    decommissioned_at: datetime | None = None
+    created_at: AwareDatetime
+    suspended_at: AwareDatetime | None = None
+    revoked_at: AwareDatetime | None = None
+    decommissioned_at: AwareDatetime | None = None
     certificate: str | None = None
     """Whether it can show one that is good: valid, suspended, revoked, expired or none; None: the service is older."""
-    certificate_not_after: datetime | None = None
+    certificate_not_after: AwareDatetime | None = None
     certificates: int
 
 
@@ -133,13 +131,13 @@ class IssuedCertificate(Answer):
     group: str | None = None
     issuer_key_id: str
     fingerprint_sha256: str
-    not_before: datetime
-    not_after: datetime
+    not_before: AwareDatetime
+    not_after: AwareDatetime
     state: str
-    revoked_at: datetime | None = None
+    revoked_at: AwareDatetime | None = None
     reason: RevocationReason | None = None
     sequence: int | None = None
-    invalidity_date: datetime | None = None
+    invalidity_date: AwareDatetime | None = None
     suspended_by_itself: bool | None = None
     """Whether it stays suspended when its device is resumed; None: the service is older."""
 
@@ -149,7 +147,7 @@ class KnownOperator(Answer):
 
     name: str
     role: str
-    granted_at: datetime | None = None
+    granted_at: AwareDatetime | None = None
     granted_by: str | None = None
 
 
@@ -164,7 +162,7 @@ class ListedOperator(KnownOperator):
     """The same with access: *state* is None before the first enrolment, *good_until* without a valid certificate."""
 
     state: str | None = None
-    good_until: datetime | None = None
+    good_until: AwareDatetime | None = None
 
 
 class Myself(Answer):
@@ -173,7 +171,7 @@ class Myself(Answer):
     name: str
     role: str
     serial: str
-    not_after: datetime
+    not_after: AwareDatetime
 
 
 class CertificateDetails(IssuedCertificate):
@@ -187,8 +185,8 @@ class CertificateDetails(IssuedCertificate):
 class RenewalWindow(Answer):
     """The period in which a device renews, at a random time."""
 
-    start: datetime
-    end: datetime
+    start: AwareDatetime
+    end: AwareDatetime
 
 
 class RenewalInfo(Answer):
@@ -216,7 +214,7 @@ class UnknownAuthority(Answer):
     authority: str
     state: str
     broker: str
-    said_at: datetime
+    said_at: AwareDatetime
 
 
 class CrlStatus(Answer):
@@ -224,8 +222,8 @@ class CrlStatus(Answer):
 
     number: int
     entries: int
-    this_update: datetime
-    next_update: datetime
+    this_update: AwareDatetime
+    next_update: AwareDatetime
 
 
 class ServiceStatus(Answer):

@@ -125,9 +125,9 @@ def sign(
         authority = CertificateAuthority(certificate, SignerPlaces(files, settings).open_for(root, certificate))
         wanted = read_issuing_ca_csr(read_file(request))
         urls = urls_of_root(settings, root)
-        signed = sign_issuing_ca(authority, wanted, new_serial(), now(), urls, timedelta(days=days))
         transcript = Transcript("ca root sign", now, say if ceremony.as_json else show, ceremony.witness or ())
-        transcript.begin()  # Before anything is written.
+        transcript.begin()  # Before the key is used.
+        signed = sign_issuing_ca(authority, wanted, new_serial(), now(), urls, timedelta(days=days))
         transcript.certificate(f"Root {root}", authority.certificate)
         transcript.certificate("Signed", signed)
         write_new(output, pem_of(signed))

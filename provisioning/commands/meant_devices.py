@@ -129,7 +129,7 @@ class Named:
             names = self.device or in_group if self.devices_file is None else read_lines(self.devices_file, "device")
             shown = [read_certificate(each) for each in self.certificate or ()]
             serials = self.serial or () if self.serials_file is None else read_lines(self.serials_file, "certificate")
-        kind, which = ("serial", map(normal_serial, serials)) if serials else ("device", names)
+        kind, which = ("serial", (normal_serial(text) or text for text in serials)) if serials else ("device", names)
         if shown:
             kind, which = "certificate", shown
         each = list(dict.fromkeys(which))

@@ -227,14 +227,15 @@ def _scope_of(point: x509.IssuingDistributionPoint) -> Scope:
 
 
 def urls_of(points: x509.CRLDistributionPoints | x509.FreshestCRL) -> tuple[str, ...]:
-    """Return the URIs in distribution points that are of the certificate's own issuer and for all reasons."""
-    return tuple(
+    """Return the URIs in distribution points of the certificate's own issuer and for all reasons, once each."""
+    named = (
         name.value
         for point in points
         if point.crl_issuer is None and point.reasons is None
         for name in point.full_name or ()
         if isinstance(name, x509.UniformResourceIdentifier)
     )
+    return tuple(dict.fromkeys(named))
 
 
 def distribution_points(certificate: x509.Certificate) -> tuple[str, ...]:

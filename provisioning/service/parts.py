@@ -13,6 +13,7 @@ Rules
 1. Cached OCSP answers are dropped first: a relying party may ask before the operator gets an answer.
 2. One clock for everything, `utc_now`.
 3. Work for only one of several workers is done by the leader.
+4. Files that the settings name are read before anything is signed: a start that fails is tried again every few seconds.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from provisioning.authorities.issuing_policy import key_policy_of, profiles_of
 from provisioning.authorities.live_authorities import LiveAuthorities
 from provisioning.authorities.own_credentials import SERVER_NAME, OwnCredentials, server_names_of
 from provisioning.ca.issuer import Issuer
+from provisioning.ca.key_policy import KeyPolicy
 from provisioning.config import Settings
 from provisioning.directory.audit_key import read_audit_key
 from provisioning.enrolment.enrolment_trust import EnrolmentTrust
@@ -106,7 +108,8 @@ def _watches(opened: Opened, metrics: Metrics) -> list[Callable[[], Coroutine[No
 async def build(opened: Opened) -> Parts:
     """Return the parts of a service that is about to run."""
     settings, database = opened.settings, opened.database
-    profiles = LiveProfiles(profiles_of(settings))
+    profiles, key_policy = LiveProfiles(profiles_of(settings)), key_policy_of(settings)
+    webhooks = None if settings.webhook_cafile is None else _webhooks(opened)
     responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
     credential, live = _authorities(opened, profiles, responder)
     feed = _feed(opened, responder, live)
@@ -119,7 +122,8 @@ async def build(opened: Opened) -> Parts:
     metrics = Metrics()
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
     condition = condition_of(opened, metrics, credential, live, feed, trust, questions.answered_so_far)
-    services = _services(opened, profiles, live, responder, condition)
+    webhooks = webhooks or _webhooks(opened)  # The bundle may have been written just now.
+    services = _services(opened, profiles, key_policy, webhooks, live, responder, condition)
     about_manufacturers = _about_manufacturers(opened, metrics, services)
     https, late = _https(opened, profiles, credential, live, services, condition)
     return Parts(
@@ -187,14 +191,19 @@ class _Services:
 
 
 def _services(
-    opened: Opened, profiles: LiveProfiles, live: LiveAuthorities, responder: OcspResponder, condition: Condition
+    opened: Opened,
+    profiles: LiveProfiles,
+    key_policy: KeyPolicy,
+    webhooks: Webhooks,
+    live: LiveAuthorities,
+    responder: OcspResponder,
+    condition: Condition,
 ) -> _Services:
     feed = condition.feed
     told: tuple[Callable[[Changed], None], ...] = (
         responder.forget_changed,
         lambda _changed: feed.announce(),
     )
-    webhooks = _webhooks(opened)
     enrolment = EnrolmentService(
         database=opened.database,
         issuing=live.issuing,
@@ -202,7 +211,7 @@ def _services(
         profiles=profiles,
         trust_domain=opened.settings.trust_domain,
         clock=utc_now,
-        key_policy=key_policy_of(opened.settings),
+        key_policy=key_policy,
         after_commit=told,
         ask=webhooks.ask,
         signs_at_once=live.keys_in_memory,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography import x509
 
@@ -47,7 +49,46 @@ class SignerPlaces:
 
     def holds(self, ca: str) -> bool:
         """Whether the directory has the key of *ca*, or a file that names its token."""
-        return self.files.key(ca).exists() or self.files.token_key(ca).exists()
+        return self.path(ca).exists()
+
+    def path(self, ca: str) -> Path:
+        """Return the file in which the key of *ca* is, or would be, or the one that names its token."""
+        reference = self.files.token_key(ca)
+        return reference if reference.exists() else self.files.key(ca)
+
+    def in_file(self, ca: str) -> bool:
+        """Whether the key of *ca* is here in a file, and not in a token."""
+        path = self.files.key(ca)
+        return path.exists() and self.path(ca) == path
+
+    def check_passphrase(self, cas: Sequence[str]) -> None:
+        """Raise `ConfigurationError` if a new key's file would have a passphrase that opens no file of *cas* here.
+
+        One that opens is enough: another may be damaged. Keys in tokens have no part in it.
+        """
+        held = [ca for ca in cas if self.in_file(ca)]
+        if self.settings.signer != IN_FILES or not held:
+            return
+        refused = None
+        for ca in held:
+            try:
+                self.open(ca)
+            except ConfigurationError as error:
+                refused = refused or error
+            else:
+                return
+        lost = " and ".join(self.path(ca).name for ca in held)
+        raise ConfigurationError(f"{refused}; if that key is lost, move {lost} away") from refused
+
+    def open_waiting(self, ca: str) -> PrivateKey:
+        """Return the key of *ca*, which was made before and waits for a certificate; raise `ConfigurationError`."""
+        try:
+            return self.open(ca)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{error}; it waits for a certificate that is not here yet: if that key is lost, move "
+                f"{self.path(ca).name} away, and another is made"
+            ) from error
 
     def create(self, ca: str) -> tuple[PrivateKey, Signer]:
         """Create the key of a new CA in the configured place; raise `ConfigurationError` and leave nothing behind.

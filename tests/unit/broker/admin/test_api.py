@@ -1,4 +1,4 @@
-"""What the audit log has of a request that a defect ends."""
+"""What the audit log has of a request that a defect ends, and whom a kick meant that has ended nobody."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ async def test_what_was_asked_for_is_recorded_also_if_a_defect_ends_it() -> None
         await AdminApi(served, defect).handle(request)
     what = {"request": "POST /v1/sessions/kick", "status": 500, "body": {"client": "meter-1"}}
     assert witness.entries == [{"event": "asked", "by": "uid 0", **what}]
+
+
+@pytest.mark.parametrize(("away", "told"), [(1, "the client is away, and"), (2, "2 sessions of clients away are kept")])
+async def test_of_those_who_are_away_it_is_said_how_many_they_are(away: int, told: str) -> None:
+    broker, nothing = MemoryBroker(), cast("Any", None)
+    for number in range(away):
+        broker.service("backend", client_id=f"backend-{number}", session_expiry_interval=60).leave()
+    served = Served("broker-1", broker.engine, [], nothing, nothing, nothing, nothing, nothing)
+    request = Request("POST", "/v1/sessions/kick", {}, b'{"device": "backend"}', "uid 0")
+    answer = await AdminApi(served, lambda _caller: True).handle(request)
+    assert (answer.status, told in str(answer.body)) == (404, True)

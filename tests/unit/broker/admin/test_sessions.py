@@ -92,7 +92,15 @@ async def test_a_session_is_shown_with_its_certificate_and_what_waits_for_it() -
     assert away["queued"] == 1
 
 
-@pytest.mark.parametrize("query", [{"colour": "red"}, {"connected": "yes"}, {"role": "devices"}])
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"colour": "red"},
+        {"connected": "yes"},
+        {"role": "devices"},
+        *({"serial": odd} for odd in ("0x", ":", "-", "zz")),
+    ],
+)
 def test_a_filter_that_is_none_is_named(query: dict[str, str]) -> None:
     with pytest.raises(InvalidSelection, match=next(iter(query))):
         Selection.of(query)

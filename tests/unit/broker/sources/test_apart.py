@@ -200,11 +200,11 @@ class Unread(CrlIntake):
         self.read = asyncio.Event()
         self.come = 0
 
-    async def take(self, content: bytes, source: str) -> Taken:
+    async def use(self, lists: list[bytes], source: str) -> Taken:
         if "/ours" not in source:
             self.come += 1
             await self.read.wait()
-        return await super().take(content, source)
+        return await super().use(lists, source)
 
 
 async def test_lists_that_have_come_and_are_not_read_yet_are_few(web: WebServer) -> None:

@@ -179,6 +179,11 @@ async def test_that_a_list_is_late_and_that_it_has_ended_is_said_once_each() -> 
     assert ["away, and the next CRL is not available" in str(each["detail"]) for each in said] == [True, False]
     alarms = receiving.broker.metrics.revocation_alarms
     assert (alarms[CrlProblem.CRL_LATE], alarms[CrlProblem.CRL_EXPIRED]) == (1, 1)
+    receiving.audit.entries.clear()
+    many = [crl(PKI.root, age=50 * HOUR / 60, point=scope(f"http://x/{number}")) for number in range(10)]
+    await receiving.take(pem(*many), "http://a/")
+    assert (receiving.problems, alarms[CrlProblem.CRL_LATE]) == (["CRL_LATE"] * 9, 11), "of many the first eight"
+    assert "2 more lists from there need attention" in receiving.audit.entries[-1]["detail"]
 
 
 async def test_a_list_that_is_too_early_or_too_late_says_when_it_could_be_used() -> None:
@@ -224,15 +229,21 @@ async def test_a_text_of_very_many_lists_is_one_problem_and_of_many_that_are_ref
 async def test_who_has_many_lists_lets_others_in_between() -> None:
     """A partner's server kept a list of ours waiting until its own were all read: whom ours revoked was admitted."""
     receiving = Receiving(PKI.root, PKI.issuing)
-    theirs = pem(*(crl(PKI.root, point=scope(f"http://x/{number}")) for number in range(40)))
+    theirs = pem(*(crl(PKI.root, {number + 1: None}, point=scope(f"http://x/{number}")) for number in range(40)))
     partner = asyncio.create_task(receiving.take(theirs, "partner"))
     await asyncio.gather(partner, receiving.take(crl(PKI.issuing, [shared_device("meter-1")]), "ours"))
-    used = [each["source"] for each in receiving.audit.entries if each["event"] == "CRL in use"]
-    assert len(used) == 41
-    assert used.index("ours") < 40
+    used = [each for each in receiving.audit.entries if each["event"] == "CRL in use"]
+    assert [each["source"] for each in used].index("ours") < 8
+    assert len(used) == 10, "whoever answers at a URL could fill the log, each second anew"
+    rest = {"source": "partner", "lists": 32, "entries": 32, "revoked": 32, "released": 0, "sessions_closed": 0}
+    assert used[-1] | rest == used[-1]
+    assert used[-1]["detail"] == "32 more lists from there are in use"
+    assert sum(each["event"] == "revoked" and each["source"] == "partner" for each in receiving.audit.entries) == 20
+    assert receiving.broker.metrics.revocations == 41
 
 
 async def test_of_the_deltas_that_lists_name_a_bounded_number_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crl_intake, "_MOST_DELTAS", 2)
-    taken = await Receiving(PKI.issuing).take(pem(*[crl(PKI.issuing, freshest="http://a/delta")] * 3), "file")
-    assert len(taken.delta_urls) == 2
+    lists = [crl(PKI.issuing, freshest=f"http://a/{name}", number=number) for number, name in enumerate("aabc")]
+    taken = await Receiving(PKI.issuing).take(pem(*lists), "file")
+    assert taken.delta_urls == ("http://a/a", "http://a/b")

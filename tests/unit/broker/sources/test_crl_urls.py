@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Any, Self
@@ -12,7 +14,7 @@ import pytest
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.trust import Trust
 from broker.settings.trust_settings import StatusPolicy
-from broker.sources import crl_urls
+from broker.sources import crl_intake, crl_urls
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from provisioning.pki.crl import CrlProblem
@@ -169,7 +171,7 @@ async def test_a_list_of_an_unknown_ca_is_read_when_that_ca_is_known(daily: Foll
 
 async def test_certificates_cannot_have_anything_but_plain_http_fetched(daily: Following) -> None:
     asked = ["https://crl.example/ca.crl", "ftp://crl.example/ca.crl", "file:///etc/passwd", f"{daily.web.url}/x.crl"]
-    assert daily.urls.follow(asked, "") == [f"{daily.web.url}/x.crl"]
+    assert daily.urls.follow(asked * 2, "") == [f"{daily.web.url}/x.crl"]
 
 
 async def test_a_url_is_left_when_its_ca_has_expired_and_makes_room(
@@ -192,6 +194,44 @@ async def test_a_url_is_left_when_its_ca_has_expired_and_makes_room(
     daily.urls.configure([("", second)])
     await daily.at(4)
     assert daily.urls.follow([first, second], "", ended) == [first, second], "the settings name it, whatever ends"
+
+
+async def test_nothing_makes_room_where_there_is_enough(daily: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is followed already was counted again, and so was what never would be."""
+    monkeypatch.setattr(crl_urls, "_MOST_URLS", 3)
+    now = datetime.now(UTC)
+    ended, known, new = (f"{daily.web.url}/{name}.crl" for name in ("ended", "known", "new"))
+    daily.urls.follow([ended], "", now - timedelta(seconds=1))
+    later = now + timedelta(hours=1)
+    assert daily.urls.follow([known], "", later) == [known]
+    assert daily.urls.follow([known, known, "https://a/x.crl", new], "", later) == [known, new]
+    assert daily.urls.untried([ended], ""), "it is there still"
+
+
+async def test_lists_that_come_at_once_are_taken_apart_one_by_one(
+    daily: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes memory, and a thread of those that read our own files."""
+    busy, most = Counter[str](), Counter[str]()
+
+    def alone(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any) -> Any:
+            busy[name] += 1
+            most[name] = max(most[name], busy[name])
+            time.sleep(0.01)  # So that others would be seen.
+            busy[name] -= 1
+            return work(*given)
+
+        return counted
+
+    for name in ("split", "parse"):
+        monkeypatch.setattr(crl_intake, name, alone(name, getattr(crl_intake, name)))
+    for bundle in ("a", "b"):
+        paths = [f"/{bundle}{number}.crl" for number in range(2)]
+        daily.web.pages |= dict.fromkeys(paths, crl(PKI.issuing))
+        daily.urls.follow([daily.web.url + path for path in paths], bundle)
+    await daily.at(1)
+    assert most == {"split": 1, "parse": 1}
 
 
 async def test_a_clock_that_is_ahead_for_a_moment_leaves_no_url(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from provisioning.authorities.authority_life import WAITING, AuthorityLife
 from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.ceremony_transcript import Transcript, digest_of
 from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import (
     CertificateAuthority,
     IssuingCaRequest,
@@ -29,7 +30,7 @@ from provisioning.ca.issuer import Issuer
 from provisioning.directory.files import AuthorityFiles
 from provisioning.enrolment.issuing import Issuing
 from provisioning.errors import Code, ConfigurationError, Refused
-from provisioning.pki.keys import generate_key
+from provisioning.pki.keys import generate_key, key_to_pem
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.reasons import AUTHORITY_REASONS
@@ -79,11 +80,64 @@ async def test_no_key_is_made_by_a_passphrase_that_does_not_open_the_others(flee
             await ceremony()
     assert fleet_cas.shown == [], "a refusal is one line"
     (left := AuthorityFiles(settings.directory).key("issuing-2")).write_text("of another passphrase")
-    with pytest.raises(ConfigurationError, match=r"issuing-2.key is not a .*: move it away, and another is made$"):
+    with pytest.raises(
+        ConfigurationError, match=r"that is not here yet: .* move issuing-2.key away, and another is made$"
+    ):
         await NextAuthority(fleet_cas.life).begin()
+    assert fleet_cas.shown == []
     left.unlink()
+    vaults = fleet_cas.life.settings.model_copy(update={"passphrase": SecretStr("of the vault")})
+    root, of_root = AuthorityFiles(settings.directory).key("root-ca"), fleet_cas.life.places.open("root-ca")
+    ours = root.read_bytes()
+    root.write_bytes(key_to_pem(of_root, b"of the vault"))
+    with_it = replace(fleet_cas.life, settings=vaults)
+    for begin in (NextAuthority(with_it).begin, RootLife(with_it).begin):
+        with pytest.raises(ConfigurationError, match=r"^the key of issuing-ca: .*lost, move issuing-ca.key away$"):
+            await begin()
+    root.write_bytes(ours)
     assert await NextAuthority(fleet_cas.life).begin() == "issuing-2", "with the right one it goes on"
     assert fleet_cas.shown[0] == "Ceremony: a test"
+
+
+async def test_a_successor_is_made_though_the_key_that_it_replaces_is_lost(fleet_cas: Ceremonies) -> None:
+    """A stolen token: export-csr wanted to open what was in it, and ca revoke wanted a successor first."""
+    files = AuthorityFiles(fleet_cas.settings.directory)
+    files.key("issuing-ca").unlink()
+    files.token_key("issuing-ca").write_text("pkcs11:token=gone;object=it?module-path=/nowhere.so")
+    settings = fleet_cas.settings.model_copy(update={"passphrase": SecretStr("wrong")})
+    with pytest.raises(
+        ConfigurationError, match=r"^the key of root-ca: .*; if that key is lost, move root-ca.key away$"
+    ):
+        await NextAuthority(replace(fleet_cas.life, settings=settings)).export_csr()
+    files.key("root-ca").unlink()
+    read_issuing_ca_csr(await NextAuthority(fleet_cas.life).export_csr())
+
+
+async def test_a_step_that_cannot_be_shown_is_not_taken(fleet_cas: Ceremonies) -> None:
+    """With stdout closed, or on a full disk, it was taken, and failed."""
+
+    def show(_line: str) -> None:
+        raise BrokenPipeError
+
+    life = fleet_cas.life
+
+    def unseen() -> AuthorityLife:
+        return replace(life, transcript=Transcript("a test", life.clock, show))
+
+    async def not_taken(step: Awaitable[object]) -> None:
+        before = await fleet_cas.states()
+        with pytest.raises(BrokenPipeError):
+            await step
+        assert await fleet_cas.states() == before
+
+    await NextAuthority(life).begin("meters")
+    await not_taken(unseen().activate(waiting=False))
+    await life.activate(waiting=False)
+    await not_taken(unseen().end_line("meters"))
+    await life.end_line("meters")
+    await not_taken(unseen().retire())
+    await RootLife(life).begin()
+    await not_taken(RootLife(unseen()).retire("root-2"))
 
 
 async def test_a_ca_retires_when_the_last_certificate_of_its_has_ended(fleet_cas: Ceremonies) -> None:

@@ -36,6 +36,8 @@ BROKER = PKI.broker().credential
 PROOF = Responder(PKI.issuing, delegate(PKI), [SERVICE], nonce=False)(question_about(SERVICE)) or b""
 ERRORS = (EnrolmentRefused, EnrolmentUnavailable, RequestRefused, ServiceUnavailable, FeedLost)
 JSON = "application/json"
+NAIVE = b'{"tokens": [{"role": "device", "token": "t", "expires_at": "2027-01-01T00:00:00"}]}'
+"""Shown, it would be a time of where the client is."""
 
 
 def written(status: int, body: bytes = b"", kind: str = JSON, *headers: str) -> bytes:
@@ -158,6 +160,7 @@ async def test_json_that_is_nested_without_end_is_none(status: int, call: str) -
         ("operators", b'{"items": [1]}', "without a valid items.0"),
         ("names", b'{"items": [{}], "next": null}', "without a valid name"),
         ("token", b'{"tokens": []}', "sent 0 tokens, and was asked for 1"),
+        ("token", NAIVE, "without a valid .*expires_at"),
     ],
 )
 async def test_what_is_missing_in_an_answer_is_named(call: str, document: bytes, said: str) -> None:

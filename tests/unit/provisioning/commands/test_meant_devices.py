@@ -84,7 +84,7 @@ def test_one_way_is_taken(named: Named) -> None:
         (Named(device=["b", "a", "b"]), Meant("device", ["b", "a"], single=False)),
         (Named(device=["a", "a"]), Meant("device", ["a"], single=True)),
         (Named(serial=["0x0A:bC", "abc", "00ABC"]), Meant("serial", ["abc"], single=True)),
-        (Named(serial=["0", "7", "zz"]), Meant("serial", ["0", "7", "zz"], single=False)),
+        (Named(serial=["0", "7", "zz", "0x", ":"]), Meant("serial", ["0", "7", "zz", "0x", ":"], single=False)),
     ],
 )
 def test_what_is_named_is_meant_once_and_written_as_the_service_writes_it(named: Named, meant: Meant) -> None:
