@@ -60,6 +60,9 @@ _BEGUN_A_TURN: Final = 10
 HANDSHAKE_SECONDS: Final = 10.0
 _LOST_MILLISECONDS: Final = 30_000
 """After this long without acknowledgement of sent data the connection, say a feed subscriber's, counts as lost."""
+_UNSENT_BYTES: Final = 64 * 1024
+"""What the kernel takes of answers that it cannot send yet. Otherwise it is megabytes, which a client that reads a part
+of a long CRL and then nothing leaves there; and what is sent and not confirmed has the limit above."""
 _MOST_UNNAMED: Final = 1_000
 """Connections of proxies whose header is awaited, or a quarter of the places if that is less."""
 _PAUSE: Final = 1.0
@@ -132,7 +135,11 @@ class Door:
     def open(self) -> None:
         """Accept from now on."""
         self._listening.setblocking(False)
-        for option, value in ((socket.TCP_NODELAY, 1), (socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS)):
+        for option, value in (
+            (socket.TCP_NODELAY, 1),
+            (socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS),
+            (socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES),
+        ):
             self._listening.setsockopt(socket.IPPROTO_TCP, option, value)  # Every connection's (tcp(7)).
         self._listening.listen(self._backlog)
         self._begin()

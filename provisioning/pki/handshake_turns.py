@@ -13,13 +13,18 @@ One after the other of their addresses, not of the connections: a thousand of on
 address is known, since an operator or a broker was answered there, comes before all the others, who keep a share of the
 time (docs/decisions/0338): however many there are, and of however many addresses, a revocation gets through.
 
+Afterwards it stays there, for what a connection costs: whatever was read into a transport's 256 KB stays in memory as
+long as the connection, and one address may have thousands. Through an `_Arriving` come `AT_ONCE` at most, by way of
+room that all connections of a door share. And a transport of TLS takes half a megabyte of answers before it says that
+the client does not read them; here it says so when `UNSENT` waits.
+
 The broker's devices have the same, on the socket itself (`provisioning.pki.handshake_bounds`).
 
 Rules
 -----
 1. A portion is processed in its connection's own context: what a handshake begins belongs to that connection.
 2. Nothing is read by the application before its `connection_made`: in it a client is judged, and limited.
-3. When the handshake is over, nothing of it is between socket and transport.
+3. When the handshake is over, nothing of it is between socket and transport, and what comes passes at once.
 4. Whoever is cancelled, or fails, leaves no open connection.
 5. Neither those who are known nor the others wait for ever, however many of the others come.
 """
@@ -37,6 +42,10 @@ from typing import Any, Final, Protocol, cast
 
 PORTION: Final = 2048
 """Bytes: a millisecond if they are records of one byte; and most clients' whole hello, or certificate."""
+AT_ONCE: Final = 16 * 1024
+"""Bytes, when the handshake is over: a large record, or most requests."""
+UNSENT: Final = 16 * 1024
+"""Bytes that wait, above TLS or below, before no more is written."""
 SECONDS_A_TURN: Final = 0.005
 _SECONDS_OF_KNOWN: Final = 0.004
 """Of these. Afterwards one of the others goes on at least."""
@@ -83,6 +92,9 @@ class Turns:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: Final = loop
+        self.room: Final = memoryview(bytearray(AT_ONCE))
+        """What is read goes through it, whoever has sent it: it is taken out before anything else is read."""
+        self.portion: Final = self.room[:PORTION]
         self._known, self._others = _Ring(), _Ring()
         self._called = False
 
@@ -132,6 +144,7 @@ async def shake_hands(
     """
     loop, arriving = turns.loop, _Arriving(turns, whose)
     raw, _ = await loop.connect_accepted_socket(lambda: arriving, accepted)
+    raw.set_write_buffer_limits(high=UNSENT)
     try:
         loop.call_soon(arriving.come_between)  # Before the first steps of TLS, which `start_tls` calls as soon.
         secured = await loop.start_tls(
@@ -144,7 +157,8 @@ async def shake_hands(
         )
         if secured is None or raw.is_closing():
             raise ConnectionAbortedError("the connection has ended")  # noqa: TRY301 - it is closed here, like all
-        arriving.step_aside()
+        arriving.let_pass()
+        secured.set_write_buffer_limits(high=UNSENT)
         secured.resume_reading()  # From the next turn on, unless the protocol stops it again.
         secured.set_protocol(protocol)
         protocol.connection_made(secured)
@@ -154,13 +168,14 @@ async def shake_hands(
 
 
 class _Arriving(asyncio.BufferedProtocol):
-    """What is between a socket and the TLS of its connection until the handshake is over."""
+    """What is between a socket and the TLS of its connection: it lets portions through until the handshake is over."""
 
     def __init__(self, turns: Turns, whose: Whose) -> None:
         self._turns = turns
         self._whose = whose
         self._context = contextvars.copy_context()
-        self._room = bytearray(PORTION)
+        self._passes = False
+        """Whether the handshake is over."""
         self._came: deque[bytes] = deque()
         """One portion; or two, since `start_tls` resumes reading, whatever has come before."""
         self._raw: asyncio.Transport | None = None
@@ -180,25 +195,27 @@ class _Arriving(asyncio.BufferedProtocol):
         for _ in self._came:
             self._turns.add(self, self._whose)
 
-    def step_aside(self) -> None:
-        """Leave the socket to TLS; the handshake is over."""
-        raw, tls = self._raw, self._tls
+    def let_pass(self) -> None:
+        """Let through whatever comes; the handshake is over."""
+        raw = self._raw
         assert raw is not None, "whoever asks has seen that it is open"  # noqa: S101
         while self._came:
             self._pass_on()
-        raw.set_protocol(tls)
+        self._passes = True
         raw.resume_reading()
-        self._forget()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
-        return self._room
+        return self._turns.room if self._passes else self._turns.portion
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._raw is None:
             return
+        if self._passes:
+            self._give(self._turns.room[:nbytes])
+            return
         self._raw.pause_reading()
-        self._came.append(bytes(self._room[:nbytes]))
+        self._came.append(bytes(self._turns.portion[:nbytes]))
         if self._tls is not None:
             self._turns.add(self, self._whose)
 
@@ -210,17 +227,20 @@ class _Arriving(asyncio.BufferedProtocol):
         return 0.0
 
     def _read_on(self) -> None:
-        """Have the next portion read. If the handshake is over, whoever waited for that has been here before.
+        """Have the next portion read. If the handshake is over, who reads is for TLS to say.
 
         Otherwise the end of the stream might be read before what came with the last of the handshake.
         """
-        if self._raw is not None and not self._came:
+        if self._raw is not None and not (self._came or self._passes):
             self._raw.resume_reading()
 
     def _pass_on(self) -> None:
-        portion = self._came.popleft()
-        self._tls.get_buffer(len(portion))[: len(portion)] = portion
-        self._tls.buffer_updated(len(portion))
+        self._give(self._came.popleft())
+
+    def _give(self, came: bytes | memoryview) -> None:
+        size = len(came)
+        self._tls.get_buffer(size)[:size] = came
+        self._tls.buffer_updated(size)
 
     def eof_received(self) -> bool | None:
         return None if self._tls is None else self._tls.eof_received()  # None ends it.

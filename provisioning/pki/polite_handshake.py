@@ -11,10 +11,11 @@ the handshake that OpenSSL does not accept ("bad record MAC", "unexpected messag
 The connection must be closed after a fatal alert (same section), and not only when the peer closes it. The transport
 does not know of the failure, so whoever accepted the socket is told (`on_refusal`).
 
-The transport also reads record after record for as long as it has any, before anybody else has a turn; it takes 256 KB
-from the socket at once, and a record of one byte costs as much as a large one. So a dozen peers that send small records
-held everybody for ten seconds. With `take_turns` it gets `PORTION` records, then "more input is needed", and goes on
-when the others have had their turn. What a handshake reads is bounded by `provisioning.pki.handshake_turns`.
+The transport also reads record after record for as long as it has any, before anybody else has a turn; it would take
+256 KB from the socket at once, and a record of one byte costs as much as a large one. So a dozen peers that send small
+records held everybody for ten seconds. With `take_turns` it gets `PORTION` records, then "more input is needed", and
+goes on when the others have had their turn. And while its application takes nothing, no more than `WAITING` is read for
+it. What a handshake reads, and what is read at once, is bounded by `provisioning.pki.handshake_turns`.
 
 Rules
 -----
@@ -43,7 +44,9 @@ _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.
 _ALERT_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "the alert goes out first")
 _OTHERS_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "others have their turn first")
 PORTION: Final = 16
-"""Records: 256 KB if they are large, which is what the transport takes from the socket."""
+"""Records: 256 KB if they are large."""
+WAITING: Final = 16 * 1024
+"""Bytes; the transports' own bound is 256 KB, for each connection whose request waits."""
 
 _tell: Final[ContextVar[Callable[[ssl.SSLError], object] | None]] = ContextVar("tell", default=None)
 
@@ -58,7 +61,10 @@ def on_refusal(tell: Callable[[ssl.SSLError], object]) -> None:
 
 
 def take_turns(transport: asyncio.BaseTransport) -> None:
-    """Have *transport*, whose handshake is complete, read in portions; one without TLS does so anyway."""
+    """Have *transport*, whose handshake is complete, read in portions, and no more than is taken.
+
+    One without TLS does so anyway.
+    """
     session = transport.get_extra_info("ssl_object")
     if not isinstance(session, PoliteHandshake):
         return
@@ -69,13 +75,17 @@ def take_turns(transport: asyncio.BaseTransport) -> None:
             reading.pause_reading()
             reading.resume_reading()
 
+    def usual() -> None:
+        reading.set_read_buffer_limits(high=WAITING)  # type: ignore[attr-defined] # Of the two loops' TLS transports.
+
     def wait(*, waits: bool) -> None:
         if waits and not reading.is_closing():
-            reading.set_read_buffer_limits(high=1)  # type: ignore[attr-defined] # Of the two loops' TLS transports.
+            reading.set_read_buffer_limits(high=1)  # type: ignore[attr-defined]
             loop.call_soon(read_on)
         elif not waits:
-            reading.set_read_buffer_limits()  # type: ignore[attr-defined] # The usual ones.
+            usual()
 
+    usual()
     session.take_turns(wait)
 
 

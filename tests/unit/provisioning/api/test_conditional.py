@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
@@ -56,7 +57,22 @@ def test_only_the_very_date_of_the_document_says_that_a_client_has_it(
         (['"b"'], False),
         (["a"], False),
         (["*a"], False),
+        ([' W/"a" , "b"'], True),
+        (['W/ "a"'], False),
+        (['"b""a"'], False),
+        (['"a"b'], False),
     ],
 )
 def test_a_tag_among_those_of_all_headers_says_so(tags: list[str], current: bool) -> None:
     assert is_current(tags, [], '"a"', None) is current
+
+
+def test_tags_are_not_taken_apart_however_many_a_stranger_sends() -> None:
+    """32,000 commas took three milliseconds of everybody's time, again and again."""
+    said = "," * 32_000
+    tracemalloc.start()
+    try:
+        assert not is_current([said], [], '"a"', None)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(said), "a pointer for each has eight"
+    finally:
+        tracemalloc.stop()
