@@ -123,11 +123,14 @@ class Voided:
             facts["approvals_kept"] = self.kept_approvals[name]
         return facts
 
-    def note_ended_claims(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
-        """Say in the audit log of each claim that it has ended, as of one that is ended by itself."""
+    def note_what_ended(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
+        """Say in the audit log of each claim and manufacturer that it has ended, as of one that is ended by itself."""
         ended = [(name, maker) for maker, names in self.claims.items() for name in names]
         entries = [(name, {"created_by": maker, "reason": grounds.reason.value}) for name, maker in ended]
         audit.append_each(connection, now, by, Action.CLAIM_ENDED, entries)
+        of_cas = [(name, maker) for maker, names in self.manufacturers.items() for name in names]
+        entries = [(name, {"created_by": maker, "reason": grounds.reason.value}) for name, maker in of_cas]
+        audit.append_each(connection, now, by, Action.MANUFACTURER_ENDED, entries)
 
 
 MANY: Final = 1000

@@ -258,15 +258,24 @@ async def test_a_manufacturer_whom_a_thief_may_have_registered_lets_nobody_in_un
     assert departed == Departed("anna", 0, 0, left), "for any other reason than a theft it is told"
     await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
 
-    outcome = await fleet.revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
+    told = list[str]()
+
+    async def tls() -> None:
+        told.append("tls")
+
+    revocation = RevocationService(fleet.database, fleet.clock, (), trust_changed=tls)
+    outcome = await revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
+    assert told == ["tls"]
     left = replace(left, manufacturers=0, devices=2)
     assert (outcome.changed, outcome.departed) == (
         True, [Departed("anna", 0, 0, left, manufacturers_ended=["acme"])],
     )  # fmt: skip
     (item,) = ended_answer(outcome)["operators"]
     assert (item["manufacturers_ended"], item["devices_left"], item["operators_made"]) == (["acme"], 2, [])
-    (entry, *_) = (await fleet.database.read(lambda connection: audit.about(connection, "anna", 99)))[::-1]
-    assert json.loads(entry.details)["manufacturers_ended"] == ["acme"]
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    (of_anna, *_) = [each for each in entries if each.subject == "anna"][::-1]
+    (of_acme,) = [each for each in entries if each.action == audit.Action.MANUFACTURER_ENDED]
+    assert (json.loads(of_anna.details)["manufacturers_ended"], of_acme.subject) == (["acme"], "acme")
     mine = acme.idevid("SN19")[0]
     assert await refusal(fleet, "SN19", certificate=mine) is Code.TOKEN_MISSING
     await enrol(fleet, "z-SN19", certificate=zenith.idevid("SN19")[0])
