@@ -17,6 +17,8 @@ Rules
 3. An existing valid certificate is used: a token is spent only if there is no usable certificate, or the service says
    that it is revoked or expired, and if a new one could be stored. A revoked broker gets in again only with a token
    created after the revocation; the service enforces that.
+4. A server whose certificate, or a CA's above it, is known to be revoked is sent nothing, neither a token nor a
+   request: whoever has that CA's key can sign any proof that the client library asks for.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from broker.credentials.own_certificate import CredentialError, read_certificate
 from broker.timing.growing_pause import GrowingPause
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
+from provisioning.client.genuine_server import Refuse
 from provisioning.errors import Code
 from provisioning.pki.identity import InvalidIdentity, identity_of
 from provisioning.pki.issued_by import is_issued_by
@@ -92,8 +95,10 @@ def renewal_due(certificate: x509.Certificate, obtained: datetime | None) -> dat
 class BrokerCredential:
     """The credential file in the state directory, kept valid."""
 
-    def __init__(self, state_dir: Path, enrolment: Enrolment) -> None:
+    def __init__(self, state_dir: Path, enrolment: Enrolment, refuse: Refuse = lambda _path: None) -> None:
+        """*refuse* tells what is known against the server of a path (`broker.revocation.revoked_services`)."""
         self._enrolment = enrolment
+        self._refuse = refuse
         self._path = state_dir / "broker.pem"
         self._draft = self._path.with_suffix(".new")
         self._obtained: datetime | None = None
@@ -190,7 +195,7 @@ class BrokerCredential:
         """
         self._make_room()
         asked = self._enrolment
-        async with EstClient(asked.url, asked.anchors, trust_domain=asked.trust_domain) as client:
+        async with EstClient(asked.url, asked.anchors, trust_domain=asked.trust_domain, refuse=self._refuse) as client:
             key = generate_key()
             chain = await client.ca_certificates()  # First: it may fail while the token is still unspent.
             certificate = await client.enrol(
@@ -215,12 +220,17 @@ class BrokerCredential:
         current = self.certificate()
         if current is None:
             raise EnrolmentUnavailable(f"{self._path} cannot be read")
+        asked = self._enrolment
         self._make_room()
-        async with EstClient(self._enrolment.url, self._enrolment.anchors, self.files) as client:
+        async with EstClient(asked.url, asked.anchors, self.files, refuse=self._refuse) as client:
             key = generate_key()
             chain = await client.ca_certificates()
             certificate = await client.reenrol(build_csr(key, identity_of(current), like=current))
             chain = await _current(chain, certificate, client)
+        if not any(is_issued_by(certificate, each) for each in chain):  # Clients would have no path to an anchor.
+            raise EnrolmentUnavailable(
+                f"none of the CAs of which {asked.url} sends the certificates has issued the new certificate"
+            )
         self._store(key_to_pem(key), certificate, chain)
         log.info(
             "renewed",

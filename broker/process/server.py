@@ -15,7 +15,7 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,10 +268,15 @@ class BrokerServer:
             await reloader.reload({Part.CERTIFICATE}, quiet=True)
             return True
 
-        known = RevokedServices(config.state_dir)
+        known = self._revoked_services
         return RevocationFeed(
             engine, config.provisioning, config.cafile, files, clock, replace_own, known, authorities.hear
         )
+
+    @cached_property
+    def _revoked_services(self) -> RevokedServices:
+        """One for the feed, which adds to it, and for enrolment and renewal, which send nothing to these."""
+        return RevokedServices(self._config.state_dir)
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
         engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())
@@ -322,7 +327,7 @@ class BrokerServer:
             )
 
         enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token.read(), config.trust_domain)
-        self._credential = BrokerCredential(config.state_dir, enrolment)
+        self._credential = BrokerCredential(config.state_dir, enrolment, self._revoked_services.refuse)
         try:
             await self._credential.ensure()
         except CredentialError as error:

@@ -35,13 +35,12 @@ from pathlib import Path
 
 import structlog
 
-from broker.admission.issuers import UnreadableAuthority
 from broker.admission.path_ends import VerifiedPath
 from broker.engine.engine import Engine
 from broker.revocation.enforcement import revoke
 from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_connected
-from broker.revocation.revoked_services import RevokedServices
+from broker.revocation.revoked_services import RevokedServices, judged
 from broker.timing.growing_pause import GrowingPause
 from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS, FeedAhead, FeedRefused, follow_together, tell_known
 from provisioning.client.feed_reader import FeedEvent, FeedLost, IssuingAuthority, ReleaseEvent, RevocationEvent
@@ -376,12 +375,9 @@ class RevocationFeed:
 
     def _refuse_server(self, path: Sequence[bytes]) -> str | None:
         """Return why a server with the path *path* is not the service: it, or a CA above it, is revoked; else None."""
-        if not path:  # A resumed session; the feed's contexts never have one.
-            return None
-        try:
-            certificates = VerifiedPath(path)
-        except UnreadableAuthority as error:  # Made by whoever has a CA's key; it may not end the broker.
-            return f"its certificate, or one of a CA above it, cannot be read: {error}"
+        return judged(path, self._find_revoked)
+
+    def _find_revoked(self, certificates: VerifiedPath) -> str | None:
         found = certificates.find_revoked(self._engine.admission.status.index)
         if found is not None:
             return f"the certificate of {found[0]} is revoked ({found[1].reason})"

@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from broker.admission.issuers import UnreadableAuthority
 from broker.admission.path_ends import VerifiedPath
 from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING
 from provisioning.pki.keys import KeyFileError, replace_private
@@ -74,6 +75,10 @@ class RevokedServices:
         serial = serial_text(found.serial)
         return f"the certificate with serial number {serial} is revoked ({found.reason}; kept in {self._path})"
 
+    def refuse(self, path: Sequence[bytes]) -> str | None:
+        """Return why a server with the certificates *path* (DER, its own first) is not trusted, or None."""
+        return judged(path, self.find)
+
     def concern(self, device: str) -> bool:
         """Whether the revocations of *device* are stored: it is the service or a CA."""
         return device == PROVISIONING or device.startswith(AUTHORITY_PREFIX)
@@ -105,6 +110,20 @@ class RevokedServices:
         self._known[revocation.key] = revocation
         if len(self._known) > MOST:
             del self._known[next(iter(self._known))]
+
+
+def judged(path: Sequence[bytes], find: Callable[[VerifiedPath], str | None]) -> str | None:
+    """Return what *find* knows against a server with the certificates *path* (DER), None if nothing is.
+
+    Without a path, as of a resumed session, nothing is known; the service's clients resume none.
+    """
+    if not path:
+        return None
+    try:
+        certificates = VerifiedPath(path)
+    except UnreadableAuthority as error:  # Made by whoever has a CA's key; it may not end the broker.
+        return f"its certificate, or one of a CA above it, cannot be read: {error}"
+    return find(certificates)
 
 
 def _tell_not_kept(why: str) -> None:

@@ -25,7 +25,13 @@ from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.client.answer_body import problem_of, text_of
 from provisioning.client.csr import build_csr
-from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EnrolmentUnavailable, EstClient
+from provisioning.client.est import (
+    EnrolmentPending,
+    EnrolmentRefused,
+    EnrolmentUnavailable,
+    EstClient,
+    WrongCertificate,
+)
 from provisioning.client.network_words import network_words
 from provisioning.client.redirects import leave_unread_async
 from provisioning.pki.keys import PrivateKey, generate_key
@@ -61,6 +67,8 @@ async def answered(attempt: Callable[[], Awaitable[x509.Certificate]]) -> Seen:
         certificate = await attempt()
     except EnrolmentRefused as error:
         return Seen(Layer.HTTP, f"{error.status} {error.code}".strip(), error.detail, ClosedBy.NOBODY)
+    except WrongCertificate as error:  # Whoever attacks would use it.
+        certificate = error.certificate
     except EnrolmentPending as error:
         return Seen(Layer.HTTP, "202 PENDING", str(error), ClosedBy.NOBODY)
     except EnrolmentUnavailable as error:

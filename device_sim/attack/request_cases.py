@@ -20,7 +20,7 @@ from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from device_sim.credentials.certification import common_name
-from provisioning.client.est import EstClient
+from provisioning.client.est import EstClient, WrongCertificate
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 
@@ -52,7 +52,10 @@ def _asks(
 
         async def enrolled() -> x509.Certificate:
             async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
-                issued.append(await est.enrol(request, user=device, token=token))
+                try:
+                    issued.append(await est.enrol(request, user=device, token=token))
+                except WrongCertificate as error:
+                    issued.append(error.certificate)
             return issued[0]
 
         seen = await answered(enrolled)

@@ -24,7 +24,7 @@ import httpx
 
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
 from provisioning.client.bounded_head import BoundedTransport
-from provisioning.client.genuine_server import genuine_server, trust_domain_of
+from provisioning.client.genuine_server import Refuse, genuine_server, trust_domain_of
 from provisioning.client.network_words import network_words
 from provisioning.client.redirects import leave_unread_async
 from provisioning.client.whole_answer import UnfitAnswer
@@ -54,10 +54,12 @@ def open_pool(
     timeout: float = DEFAULT_TIMEOUT,
     connections: int = DEFAULT_CONNECTIONS,
     trust_domain: str | None = None,
+    refuse: Refuse | None = None,
 ) -> httpx.AsyncClient:
     """Return a client of the service at *base_url*; *timeout* bounds each wait for the network, in seconds.
 
     The service must be that of *trust_domain*; None: that of the identity in *credential*, or any if there is none.
+    One whose path *refuse* gives a reason against is sent nothing.
     Raises `provisioning.pki.tls.TlsConfigurationError` if a file, or the address, cannot be used.
     """
     if (wrong := misnamed(base_url)) is not None:
@@ -71,7 +73,7 @@ def open_pool(
     context = client_context(anchors, credential, allow_tls12=True)
     if trust_domain is None and credential is not None:
         trust_domain = trust_domain_of(credential)
-    context.sslobject_class = genuine_server(trust_domain, proves=ask_for_staple(context))
+    context.sslobject_class = genuine_server(trust_domain, proves=ask_for_staple(context), refuse=refuse)
     return httpx.AsyncClient(
         base_url=base_url,
         transport=BoundedTransport(context, connections=connections, kept=connections),

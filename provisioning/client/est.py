@@ -4,7 +4,9 @@ Rules
 -----
 1. One `EstClient` is one pool of kept-alive connections; any number of devices without a certificate may enrol
    through it, as each request authenticates itself. A renewal authenticates by the client certificate of the pool.
-2. The answer is accepted only if it holds exactly one certificate for the key that was sent.
+2. The answer is accepted only if it holds exactly one certificate, for the key and the name that were sent, and in a
+   renewal for the identity; and only if that has not ended. Whoever gets another keeps what works: another would take
+   the place of the present one, and its holder could neither connect nor renew.
 3. Before anything is sent, the service proves that its certificate is not revoked:
    `provisioning.client.genuine_server`. That needs its CA's key, as enrolment does: if the service can enrol a device,
    it also has the proof.
@@ -29,14 +31,17 @@ from typing import Self
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
 
 from provisioning.client.answer_body import document_of, text_of
 from provisioning.client.connection import DEFAULT_CONNECTIONS, explain, open_pool
+from provisioning.client.genuine_server import Refuse
 from provisioning.client.whole_answer import ask
 from provisioning.pki.certificate_message import certificates_in_message
-from provisioning.pki.extension import UNUSABLE
-from provisioning.pki.identity import check_name
+from provisioning.pki.extension import UNREADABLE, UNUSABLE
+from provisioning.pki.identity import SCHEME, check_name, identity_of
 from provisioning.pki.tls import Credential
+from provisioning.program.moments import shown_minute
 
 _PKCS10 = "application/pkcs10"
 _PKCS7 = "application/pkcs7-mime"
@@ -71,6 +76,14 @@ class EnrolmentPending(EnrolmentUnavailable):
     """An operator has not decided yet (202, RFC 7030 §4.2.3): repeat the request with the same key."""
 
 
+class WrongCertificate(EnrolmentUnavailable):
+    """The service has certified the key, but not what was asked for: *certificate*, which nobody should use."""
+
+    def __init__(self, reason: str, certificate: x509.Certificate) -> None:
+        super().__init__(reason)
+        self.certificate = certificate
+
+
 @dataclass(frozen=True, slots=True)
 class RenewalInfo:
     """The window for renewing a certificate, at a moment chosen at random; ask again after *retry_after* s."""
@@ -84,7 +97,8 @@ class EstClient:
     """A client of the EST service at *base_url*, trusted by *anchors* (PEM file or text).
 
     *credential* is the certificate to renew, or the claim's or manufacturer's certificate to enrol with. *trust_domain*
-    names the fleet whose service it must be; None: the one in *credential*, or any if that names none.
+    names the fleet whose service it must be; None: the one in *credential*, or any if that names none. *refuse* is
+    what else is known against a server (`provisioning.client.genuine_server`).
     """
 
     def __init__(
@@ -95,9 +109,12 @@ class EstClient:
         *,
         connections: int = DEFAULT_CONNECTIONS,
         trust_domain: str | None = None,
+        refuse: Refuse | None = None,
     ) -> None:
         self._base_url = base_url
-        self._pool = open_pool(base_url, anchors, credential, connections=connections, trust_domain=trust_domain)
+        self._pool = open_pool(
+            base_url, anchors, credential, connections=connections, trust_domain=trust_domain, refuse=refuse
+        )
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
@@ -175,6 +192,12 @@ class EstClient:
                 f"the provisioning service at {self._base_url} answered {operation} with {len(certificates)} "
                 "certificates, none or not only the one for the key that was sent"
             )
+        if (wrong := _wrong_with(certificates[0], csr, renewed=operation == "simplereenroll")) is not None:
+            raise WrongCertificate(
+                f"the provisioning service at {self._base_url} answered {operation} with a certificate that nobody "
+                f"asked for: {wrong}",
+                certificates[0],
+            )
         return certificates[0]
 
     async def _request(
@@ -216,6 +239,29 @@ class EstClient:
             raise EnrolmentUnavailable(
                 f"the provisioning service at {self._base_url} sent no readable certificate: {error}"
             ) from error
+
+
+def _wrong_with(certificate: x509.Certificate, csr: x509.CertificateSigningRequest, *, renewed: bool) -> str | None:
+    """Return in what *certificate* is not the one that *csr* asks for; None: in nothing.
+
+    A first request asks for a name: the service decides on role and group. The *renewed* one keeps them.
+    """
+    try:
+        found, end = identity_of(certificate), certificate.not_valid_after_utc
+    except UNREADABLE as error:  # `InvalidIdentity` is one of them.
+        return str(error)
+    if [each.value for each in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] != [found.name]:
+        return f"it is that of {found.uri}"
+    try:
+        names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    asked = [each for each in names.get_values_for_type(x509.UniformResourceIdentifier) if each.startswith(SCHEME)]
+    if renewed and asked and asked != [found.uri]:
+        return f"it is that of {found.uri}, not of {', '.join(asked)}"
+    if end <= datetime.now(UTC):
+        return f"it has ended on {shown_minute(end)}"
+    return None
 
 
 def _moment_of(text: str) -> datetime:

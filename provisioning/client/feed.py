@@ -35,6 +35,7 @@ from provisioning.client.bounded_head import body_follows
 from provisioning.client.connection import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, explain, open_pool
 from provisioning.client.feed_delay import FeedDelay
 from provisioning.client.feed_reader import Authorities, Current, EventReader, FeedEvent, FeedLost, IssuingAuthority
+from provisioning.client.genuine_server import Refuse
 from provisioning.pki.tls import Credential
 from provisioning.pki.verified_path import verified_path
 
@@ -62,10 +63,6 @@ class FeedAhead(Exception):
 
     Start again from 0.
     """
-
-
-Refuse = Callable[[Sequence[bytes]], str | None]
-"""Returns why a server with this certificate path (DER, its own first) is not trusted, or None."""
 
 
 async def follow_together(

@@ -16,7 +16,9 @@ Rules
    An attacker on the path who has copied the service's key has none an hour after the revocation
    (docs/decisions/0192-staple-required-before-a-token-is-sent.md,
    docs/decisions/0208-attacks-on-protocol-edges.md).
-4. A client that knows its trust domain accepts only that domain's service; one that does not, as before its first
+4. A client that knows more than the server's CA admits, say that this CA is itself revoked, whose key then signs any
+   such response, judges the verified path in the handshake, too (`Refuse`).
+5. A client that knows its trust domain accepts only that domain's service; one that does not, as before its first
    enrolment, accepts that of any fleet below its anchors.
 
 Handles: if OpenSSL cannot be asked for the response (`provisioning.pki.openssl`), rule 3 is not enforced.
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -51,6 +53,9 @@ _OF_THE_CONNECTION = (
     ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLZeroReturnError, ssl.SSLEOFError, ssl.SSLSyscallError,
 )  # fmt: skip
 
+Refuse = Callable[[Sequence[bytes]], str | None]
+"""Returns why a server with this certificate path (DER, its own first) is not trusted, or None."""
+
 
 class GenuineServer(ssl.SSLObject):
     """The TLS side of one connection to the service of any fleet, for `ssl.SSLContext.sslobject_class`."""
@@ -59,6 +64,8 @@ class GenuineServer(ssl.SSLObject):
     """The trust domain that it must have; None: any."""
     proves: ClassVar[bool] = False
     """Whether it must show that its certificate is not revoked."""
+    refuse: ClassVar[Refuse | None] = None
+    """What else is known against it; None: nothing."""
 
     def do_handshake(self) -> None:
         """Continue the handshake; raise `ssl.SSLCertVerificationError` if it has ended with another peer."""
@@ -66,6 +73,9 @@ class GenuineServer(ssl.SSLObject):
         wrong = _wrong_with(self.getpeercert(binary_form=True) or b"", self.trust_domain)
         if wrong is None and self.proves:
             wrong = unproven(verified_path(self), staple_in(self), datetime.now(UTC))
+        refuse = type(self).refuse
+        if wrong is None and refuse is not None:
+            wrong = refuse(verified_path(self))
         if wrong is not None:
             raise _not_verified(wrong)
 
@@ -86,10 +96,16 @@ class GenuineServer(ssl.SSLObject):
 
 
 @functools.lru_cache(_DOMAINS)
-def genuine_server(trust_domain: str | None, *, proves: bool = False) -> type[GenuineServer]:
-    """Return the class for the service of *trust_domain*, None: of any; *proves*: it must prove that it is good."""
+def genuine_server(
+    trust_domain: str | None, *, proves: bool = False, refuse: Refuse | None = None
+) -> type[GenuineServer]:
+    """Return the class for the service of *trust_domain*, None: of any.
+
+    *proves*: it must prove that it is good. *refuse* judges its path.
+    """
+    judge = None if refuse is None else staticmethod(refuse)
     # A new class: the context creates its TLS objects, and passes them no arguments of ours.
-    return type("GenuineServer", (GenuineServer,), {"trust_domain": trust_domain, "proves": proves})
+    return type("GenuineServer", (GenuineServer,), {"trust_domain": trust_domain, "proves": proves, "refuse": judge})
 
 
 def unproven(path: Sequence[bytes], response: bytes, now: datetime) -> str | None:

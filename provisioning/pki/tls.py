@@ -10,7 +10,8 @@ Rules
    the old trust end with it.
 3. OpenSSL's chain check is the first gate, never the only one. A *resumed* session skips it and every CRL, so the
    caller asks the revocation index after each handshake.
-4. System trust anchors are never loaded, only the anchors that are named.
+4. System trust anchors are never loaded, only the anchors that are named. A server's name is in subjectAltName: a
+   client does not look for it in the Common Name (RFC 9525 §6.3), where any holder of a certificate has one.
 5. Where OpenSSL does not let a server bound what strangers do, there is no context for one (`provisioning.pki.guards`).
 """
 
@@ -245,6 +246,7 @@ def client_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _restrict(context, allow_tls12=allow_tls12)
+    context.hostname_checks_common_name = False
     refuse_own_curves(context)
     if classic_key_exchange:
         context.set_ecdh_curve("X25519")

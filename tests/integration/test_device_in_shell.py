@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -14,11 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key, pkcs7
 
-from provisioning.pki.keys import spki_fingerprint
+from provisioning.pki.keys import key_to_pem, spki_fingerprint
 from tests.support.broker_process import wait_until
 from tests.support.faketime import FakeClock
+from tests.support.pki import Pki
 from tests.support.provisioning import REPOSITORY, ProvisioningService
 
 LATER = 75
@@ -249,11 +251,35 @@ def test_whatever_the_service_answers_the_pair_stays(
     device.certificate()
 
 
-def test_an_answer_that_finds_no_room_is_told_of(tmp_path: Path, service: ProvisioningService) -> None:
+def test_an_answer_that_finds_no_room_or_is_not_what_was_asked_for_is_told_of(
+    tmp_path: Path, service: ProvisioningService
+) -> None:
     device = Device.new(tmp_path, service)
     device.given_token()
     device.has("curl", "exit 23")  # What curl 8 does on a full disk, without a word.
     assert device.run() == (LATER, "no answer (curl: 23)\n")
+
+    pki = Pki()
+    mine = pki.device("meter-1", "north")
+    ended = pki.device(
+        "meter-1", "north", not_before=pki.now - timedelta(days=2), not_after=pki.now - timedelta(days=1)
+    )
+    others = (pki.device("meter-10", "north"), pki.device("meter-1", "south"), ended)
+    device.has("curl", f'case "$*" in *cacerts*) exit 7; esac\ncat {tmp_path / "body"} > answer\nprintf 200')
+    for given in (*others, mine):
+        device.given_token()
+        (device.directory / "next.key").write_bytes(key_to_pem(given.key))
+        message = pkcs7.serialize_certificates([given.certificate], Encoding.DER)
+        (tmp_path / "body").write_bytes(base64.encodebytes(message))
+        said = (
+            "the certificate in the answer has ended, or is not that of spiffe://fleet.internal/device/north/meter-1\n"
+        )
+        assert device.run() == ((0, "ca-bundle.crt stays as it was\n") if given is mine else (1, said))
+    assert device.certificate() == mine.certificate
+
+    device.has("curl", """echo '{"suggestedWindow":{"start":"zero","end":"never"}}'""")
+    code, said = device.run()
+    assert (code, said.startswith("no time to renew: ")) == (LATER, True), "it would never be due"
 
 
 def test_a_broken_pair_is_a_matter_for_a_person(tmp_path: Path, service: ProvisioningService) -> None:

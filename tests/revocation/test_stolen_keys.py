@@ -120,6 +120,12 @@ def test_a_server_whose_certificate_is_revoked_is_not_believed(tmp_path: Path, w
                 await asyncio.to_thread(
                     wait_until, lambda: len(broker.events("FEED_LOST")) > lost, "it has heard of it before it ended"
                 )
+                await asyncio.to_thread(broker.stop)
+                (broker.dir / "state" / "broker.pem").unlink()
+                (broker.dir / "token").write_text("fgt_" + "A" * 43)
+                code, said = await asyncio.to_thread(broker.fail)
+                assert (code, "revoked-services.json" in said) == (1, True), said
+                assert not any(b"authorization" in each.lower() for each in connections), "it is sent no token"
 
         asyncio.run(pose())
     assert any("is revoked" in event["detail"] for event in broker.events("FEED_LOST"))

@@ -18,12 +18,15 @@ from structlog.testing import capture_logs
 from broker.credentials import credentials
 from broker.credentials.credentials import BrokerCredential, Enrolment, renewal_due
 from broker.credentials.own_certificate import CredentialError
+from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
-from provisioning.pki.identity import Identity
+from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING, Identity
 from provisioning.pki.keys import generate_key
 from provisioning.pki.role import Role
-from tests.support.pki import SERVER, Held, Pki, shared_pki, shared_service
+from tests.support.impostor import impostor
+from tests.support.pki import DOMAIN, SERVER, Held, Pki, pem_of, shared_pki, shared_service
 from tests.support.planted import Planted
+from tests.support.responder import Responder, delegate, question_about
 
 GOT = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -75,7 +78,7 @@ class Service:
         self.obstacle: Path | None = None
         """What is in the way of the draft as soon as the certificate is there."""
 
-    def __call__(self, *_: object, trust_domain: str | None = None) -> Service:
+    def __call__(self, *_: object, trust_domain: str | None = None, **_named: object) -> Service:
         self.trust_domain = trust_domain
         return self
 
@@ -268,6 +271,10 @@ async def test_a_renewal_replaces_key_certificate_and_chain_or_nothing(
     with pytest.raises(EnrolmentRefused):
         await credential.renew()
     assert credential.files.certificate.read_bytes() == first
+    service.answer = Pki().broker().certificate
+    with pytest.raises(EnrolmentUnavailable, match=r"^none of the CAs of which https://localhost:1 sends"):
+        await credential.renew()
+    assert credential.files.certificate.read_bytes() == first
     service.answer, draft = None, tmp_path / "broker.new"
     draft.mkdir()
     with pytest.raises(CredentialError, match=r"no certificate was asked for$"):
@@ -284,7 +291,9 @@ async def test_a_renewal_replaces_key_certificate_and_chain_or_nothing(
     chain = x509.load_pem_x509_certificates(credential.files.certificate.read_bytes())
     assert chain == [service.given.certificate, service.issuers[0].issuing.certificate]
     assert credential.files.key.read_bytes().partition(b"-----END")[0] != first.partition(b"-----END")[0]
-    assert service.asked == ["cacerts", "enrol", *["cacerts", "reenrol"] * 3]
+    other = ["cacerts", "reenrol", "cacerts"]  # Of another CA: theirs are asked for again.
+    renewed = ["cacerts", "reenrol"]
+    assert service.asked == ["cacerts", "enrol", *renewed, *other, *renewed, *renewed]
 
 
 async def test_a_renewal_that_fails_is_tried_again_and_an_end_is_told_once(
@@ -364,6 +373,30 @@ async def test_a_token_that_was_not_used_yet_is_used_when_it_can_be(
     assert await credential.replace("CERTIFICATE_REVOKED", "unspent") is False
     service.answer = None
     assert await credential.replace("CERTIFICATE_REVOKED", "unspent") is True
+
+
+async def test_a_server_below_a_ca_that_is_known_to_be_revoked_is_sent_no_token(tmp_path: Path) -> None:
+    """Whoever has that CA's key makes a service's certificate, and the proof that it is not revoked."""
+    pki, names = Pki(), [x509.DNSName("localhost")]
+    made = pki.certify(Identity(DOMAIN, Role.SERVICE, PROVISIONING), purposes=SERVER, names=names)
+    proof = Responder(pki.issuing, delegate(pki), [made], nonce=False)(question_about(made)) or b""
+    anchors = tmp_path / "anchors.pem"
+    anchors.write_bytes(pem_of(pki.root.certificate))
+    async with impostor(made.credential, pki.anchors, response=proof) as (url, heard):
+        asked = Enrolment(url, anchors, "broker-1", "fgt_token")
+        with pytest.raises(CredentialError, match="is no EST service"):  # As the one of this test is none.
+            await BrokerCredential(tmp_path, asked).ensure()
+        assert any(heard)
+        heard.clear()
+        await RevokedServices(tmp_path).note(pki.issuing.revocation, f"{AUTHORITY_PREFIX}issuing-ca")
+        kept = RevokedServices(tmp_path)  # As it is known from the start.
+        with pytest.raises(CredentialError, match=r"\(keyCompromise; kept in .*revoked-services\.json"):
+            await BrokerCredential(tmp_path, asked, kept.refuse).ensure()
+        held = pki.broker(not_after=pki.now + timedelta(minutes=5))
+        (tmp_path / "broker.pem").write_bytes(held.pem)
+        with pytest.raises(EnrolmentUnavailable, match="keyCompromise"):
+            await BrokerCredential(tmp_path, asked, kept.refuse).renew()
+        assert not any(heard), "no token is told, and no other word"
 
 
 def test_cas_that_have_certified_each_other_are_named_once_each() -> None:

@@ -16,8 +16,9 @@ from broker.mqtt.codes import ReasonCode
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
-from provisioning.client.feed import FeedAhead, Refuse
+from provisioning.client.feed import FeedAhead
 from provisioning.client.feed_reader import Current, FeedEvent, FeedLost, ReleaseEvent, RevocationEvent
+from provisioning.client.genuine_server import Refuse
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
 from tests.support.pki import shared_device, shared_pki, shared_service

@@ -21,8 +21,8 @@ from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
 from broker.sources.crl_intake import CrlIntake
-from provisioning.client.feed import Refuse
 from provisioning.client.feed_reader import Current, FeedEvent, FeedLost, ReleaseEvent, RevocationEvent
+from provisioning.client.genuine_server import Refuse
 from provisioning.pki.revocation import pack
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles

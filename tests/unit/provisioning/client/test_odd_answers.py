@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from broker.sources.ocsp_http import OcspHttp
 from provisioning.client import whole_answer
@@ -27,7 +30,7 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.ocsp import OcspRefused
 from provisioning.pki.role import Role
 from tests.support.impostor import impostor
-from tests.support.pki import DOMAIN, SERVER, Pki
+from tests.support.pki import DOMAIN, SERVER, Held, Pki
 from tests.support.responder import Responder, delegate, question_about
 
 PKI = Pki()
@@ -240,3 +243,38 @@ async def test_renewal_is_asked_about_once_a_minute_at_most_and_once_a_day_at_le
     window = b'{"suggestedWindow": {"start": "2027-01-01T00:00:00Z", "end": "2027-01-02T00:00:00Z"}}'
     async with service(written(200, window, JSON, f"Retry-After: {asked}")) as url:
         assert (await renewal(url)).retry_after == waited
+
+
+METER = PKI.device("meter-1")
+LONG_AGO, ENDED = PKI.now - timedelta(days=2), PKI.now - timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong", "renewed"),
+    [
+        (PKI.device("meter-1"), None, None),
+        (PKI.device("meter-2"), "it is that of spiffe://fleet.internal/device/meters/meter-2", ""),
+        (PKI.device("meter-1", "north"), None, "it is that of spiffe://fleet.internal/device/north/meter-1, not of "),
+        (PKI.service("meter-1"), None, "it is that of spiffe://fleet.internal/service/meter-1, not of "),
+        (PKI.device("meter-1", uris=["spiffe://x.example/device/meters/meter-1"]), None, "it is that of spiffe://x.ex"),
+        (PKI.device("meter-1", uris=[]), "the certificate has no Subject Alternative Name", ""),
+        (PKI.device("meter-1", common_name="meter-2"), r"the Common Name \['meter-2'\] is not the name in spiffe:", ""),
+        (PKI.device("meter-1", not_before=LONG_AGO, not_after=ENDED), "it has ended on 20", ""),
+    ],
+    ids=["its own", "another", "of a group", "of a role", "of a fleet", "nobody's", "of two names", "ended"],
+)
+async def test_a_certificate_that_is_not_what_was_asked_for_is_not_taken(
+    given: Held, wrong: str | None, renewed: str | None
+) -> None:
+    """It is for the right key: who takes it has replaced a certificate that works by one that does not."""
+    content = base64.b64encode(pkcs7.serialize_certificates([given.certificate], Encoding.DER))
+    async with service(written(200, content, "application/pkcs7-mime")) as url:
+        for held, said in ((None, wrong), (METER, renewed if renewed != "" else wrong)):
+            csr = build_csr(given.key, "meter-1", like=held.certificate if held else None)
+            async with EstClient(url, PKI.anchors, held.credential if held else None) as est:
+                asked = est.enrol(csr, user="meter-1", token="t") if held is None else est.reenrol(csr)
+                if said is None:
+                    assert await asked == given.certificate
+                else:
+                    with pytest.raises(EnrolmentUnavailable, match=f"a certificate that nobody asked for: {said}"):
+                        await asked

@@ -6,11 +6,15 @@ import contextlib
 import os
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.pki.tls import (
     ClientCertificate,
     Credential,
@@ -23,7 +27,7 @@ from provisioning.pki.tls import (
     server_context,
 )
 from tests.support.openssl import openssl
-from tests.support.pki import pem_of, shared_device, shared_pki
+from tests.support.pki import DOMAIN, SERVER, pem_of, shared_device, shared_pki
 
 PKI = shared_pki()
 HELD = shared_device("meter-1")
@@ -45,6 +49,43 @@ def test_a_client_verifies_the_server_and_its_name() -> None:
     context = client_context(PKI.anchors)
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert not context.verify_flags & NO_CHECK_TIME
+
+
+LOOPBACK = "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("called", "names", "host", "passes"),
+    [
+        ("meter-1", [x509.DNSName("localhost")], "localhost", True),
+        ("meter-1", [x509.IPAddress(ip_address(LOOPBACK))], LOOPBACK, True),
+        ("meter-1", [x509.DNSName("*.plant.example")], "mqtt.plant.example", True),
+        ("meter-1", [x509.DNSName("*.plant.example")], "mqtt.north.plant.example", False),
+        ("meter-1", [x509.DNSName("mqtt*.plant.example")], "mqtt1.plant.example", False),
+        ("meter-1", [x509.DNSName("*")], "localhost", False),
+        ("meter-1", [x509.DNSName("localhost.")], "localhost", False),
+        ("meter-1", [x509.DNSName("localhost")], "localhost.", False),
+        ("meter-1", [x509.DNSName(LOOPBACK)], LOOPBACK, False),
+        ("meter-1", [x509.IPAddress(ip_address("127.0.0.2"))], LOOPBACK, False),
+        ("localhost", [], "localhost", False),
+        ("LocalHost", [], "localhost", False),
+        ("localhost", [x509.IPAddress(ip_address(LOOPBACK))], "localhost", False),
+        (LOOPBACK, [], LOOPBACK, False),
+    ],
+)
+def test_a_server_is_whose_alternative_name_it_has_and_not_whose_common_name(
+    called: str, names: Sequence[x509.GeneralName], host: str, passes: bool
+) -> None:
+    """A device may be called as a host is, and have a certificate with which it may serve."""
+    held = PKI.certify(Identity(DOMAIN, Role.DEVICE, called, "meters"), purposes=SERVER, names=names)
+    towards, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    serving = server_context(held.credential, PKI.anchors, client_certificate=ClientCertificate.OPTIONAL)
+    client = client_context(PKI.anchors).wrap_bio(back, towards, server_hostname=host)
+    for each in (client, serving.wrap_bio(towards, back, server_side=True)):
+        with pytest.raises(ssl.SSLWantReadError):
+            each.do_handshake()
+    with contextlib.nullcontext() if passes else pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+        client.do_handshake()
 
 
 @pytest.mark.parametrize(
