@@ -69,8 +69,8 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     },
     "DepartedOperator": {
         "name": "anna", "tokens_voided": 3, "approvals_undone": 1, "claims_ended": 0, "trials_ended": 0,
-        "tokens_left": 0, "approvals_left": 0, "claims_left": 1, "listed_left": 250, "manufacturers_left": 0,
-        "operators_left": 1,
+        "manufacturers_ended": [], "tokens_left": 0, "approvals_left": 0, "claims_left": 1, "listed_left": 250,
+        "manufacturers_left": 0, "operators_left": 1, "operators_made": ["bert"], "devices_left": 0,
     },
     "ReleasedCertificate": {"serial": _SERIAL, "device": "meter-17", "released_at": _NOW, "sequence": 1043},
     "StillSuspended": {"serial": _SERIAL, "device": "meter-17", "by_itself": True},

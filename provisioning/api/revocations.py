@@ -84,8 +84,9 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
     A ``certificate`` that this service's CA has signed and its store has lost is recorded, and revoked, in one step.
     An operator who has no valid certificate left leaves: unused tokens that he made are void, and requests that he
     approved wait again, unless ``keep_tokens`` is set: a later call without it takes back what was kept. With
-    keyCompromise claims that he made end as well, and devices on trial by them cannot be activated. ``operators`` tells
-    of each, without the numbers ending in ``_left`` if they could not be counted.
+    keyCompromise claims that he made end as well, devices on trial by them cannot be activated, and manufacturers' CAs
+    that he registered admit nobody. ``operators`` tells of each, without ``operators_made`` and the numbers ending in
+    ``_left`` if they could not be counted.
     """
     by, since, keep = operator.device.name, body.invalidity_date, body.keep_tokens
     if body.devices or body.serials:
@@ -123,6 +124,7 @@ def _departed_item(departed: Departed) -> dict[str, Any]:
         "approvals_undone": departed.approvals_undone,
         "claims_ended": departed.claims_ended,
         "trials_ended": departed.trials_ended,
+        "manufacturers_ended": [*departed.manufacturers_ended],
     }
     if left is None:  # What could not be counted is left out: it is no zero.
         return item
@@ -132,7 +134,9 @@ def _departed_item(departed: Departed) -> dict[str, Any]:
         "claims_left": left.claims,
         "listed_left": left.listed,
         "manufacturers_left": left.manufacturers,
-        "operators_left": left.operators,
+        "operators_left": len(left.operators),
+        "operators_made": [*left.operators],
+        "devices_left": left.devices,
     }
 
 

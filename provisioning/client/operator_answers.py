@@ -73,12 +73,15 @@ class DepartedOperator(Answer):
     approvals_undone: int
     claims_ended: int = 0
     trials_ended: int = 0
+    manufacturers_ended: list[str] = []
     tokens_left: int | None = None
     approvals_left: int | None = None
     claims_left: int | None = None
     listed_left: int | None = None
     manufacturers_left: int | None = None
     operators_left: int | None = None
+    operators_made: list[str] = []
+    devices_left: int | None = None
 
 
 class ReleasedCertificate(Answer):

@@ -2,7 +2,8 @@
 
 Whoever dismisses an operator has to know both: a production may wait for a token, and somebody may have put one aside.
 A claim is told by its name: the operator was given its key, and so were the devices of a batch, which may be on their
-way. ``--end-claims`` ends those; a key that was compromised has ended them already.
+way. ``--end-claims`` ends those; a key that was compromised has ended them already, and manufacturers. Operators with a
+role from who leaves come first, by their names: each of them may do all this again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ EndClaims = Annotated[
         help="Of operators who leave: end the claims that they made. Devices that have not enrolled cannot any more.",
     ),
 ]
+_NAMED: Final = 20
 _LEFT: Final = (
     ("tokens_left", "open token", "", "token void"),
     ("approvals_left", "approved request", "", "approval deny"),
@@ -63,6 +65,8 @@ async def claims_going_on(client: EnrolmentOperatorClient, maker: str) -> list[s
 def say_who_left(operators: Iterable[DepartedOperator]) -> None:
     """Say of each of *operators* what is void, and what is left."""
     for each in operators:
+        if each.operators_made:
+            _say_who_stays(each.name, each.operators_made)
         say_what_is_void(each.name, each.tokens_voided, each.approvals_undone)
         say_what_ended(each.name, each.claims_ended)
         if each.trials_ended:
@@ -70,18 +74,48 @@ def say_who_left(operators: Iterable[DepartedOperator]) -> None:
                 f"fleet-provisioning: {counted(each.trials_ended, 'device')} on trial of claims that {each.name} made "
                 "cannot be activated any more"
             )
+        if each.manufacturers_ended:
+            _say_who_is_not_trusted(each)
         if each.claims_left is None:
             say(
                 f"fleet-provisioning: what {each.name} leaves behind that lets others in could not be counted: "
                 f"audit show --by {each.name}"
             )
-        left = [each_kind for each_kind in _LEFT if getattr(each, each_kind[0])]
+        named = {"operators_left"} if each.operators_made else set[str]()
+        left = [each_kind for each_kind in _LEFT if each_kind[0] not in named and getattr(each, each_kind[0])]
         if left:
             numbers = ", ".join(counted(getattr(each, field), what, plural) for field, what, plural, _ in left)
             say(
                 f"fleet-provisioning: {each.name} leaves behind what lets others in: {numbers}; if that is not "
                 f"to stay: {', '.join(remedy for *_, remedy in left)} (audit show --by {each.name})"
             )
+
+
+def _say_who_stays(name: str, operators: list[str]) -> None:
+    """Say which *operators*, who have a role from the one called *name*, may let others in."""
+    shown = operators[:_NAMED]
+    more = f" and {len(operators) - _NAMED} more (operator list)" if operators[_NAMED:] else ""
+    ended = " ".join(f"--device {each}" for each in shown)
+    say(
+        f"fleet-provisioning: {name} has given a role to {', '.join(shown)}{more}, who may let others in; if that is "
+        f"not to stay: fleet-provisioning revoke {ended} --reason keyCompromise, or operator grant NAME --role auditor"
+    )
+
+
+def _say_who_is_not_trusted(departed: DepartedOperator) -> None:
+    """Say which manufacturers have ended with their operator, and what came in by them."""
+    ended = departed.manufacturers_ended
+    have = "has" if len(ended) == 1 else "have"
+    say(
+        f"fleet-provisioning: {counted(len(ended), 'manufacturer')} that {departed.name} registered {have} ended: "
+        f"{', '.join(ended)}; an admin who knows the CA registers it again: manufacturer add"
+    )
+    if departed.devices_left:
+        stay = "stays" if departed.devices_left == 1 else "stay"
+        say(
+            f"fleet-provisioning: {counted(departed.devices_left, 'device')} that came in by a manufacturer's CA from "
+            f"{departed.name} {stay}: audit show --by {departed.name}"
+        )
 
 
 def say_what_ended(name: str, claims: int) -> None:

@@ -64,7 +64,7 @@ def revoke(
     An operator who has no valid certificate left leaves: tokens that he made and nobody has used are void, and requests
     that he approved wait for another decision. --keep-tokens keeps both, except for keyCompromise, until the command is
     repeated without it. Claims that he made go on, as devices on their way have their keys, too: --end-claims ends
-    them, and keyCompromise does in any case.
+    them, and keyCompromise does in any case. With keyCompromise the manufacturers that he registered end as well.
 
     \b
     Example:

@@ -31,7 +31,7 @@ from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.program.moments import shown_time
-from provisioning.store import certificates, certificates_of_device, claims, operators
+from provisioning.store import certificates, certificates_of_device, certificates_of_key, claims, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
@@ -133,6 +133,28 @@ def check_not_withdrawn(connection: Connection, device: Device, since: int = 0) 
             f"certificate {last.serial} of {device.name} was revoked ({last.reason}): ask an operator for a new token "
             "bound to it",
         )
+
+
+def check_key(connection: Connection, device: Device, spki_sha256: bytes) -> None:
+    """Refuse a key of *device* that was compromised, or is in doubt: a certificate for it was suspended by itself.
+
+    That certificate's resumption ends the doubt, and nothing else does: neither what replaced it, nor its CA's end.
+    """
+    doubt = certificates_of_key.doubt(connection, certificates_of_key.DeviceKey(device.id, spki_sha256))
+    if doubt is None:
+        return
+    if doubt.reason is RevocationReason.KEY_COMPROMISE:
+        raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
+    if doubt.reason is RevocationReason.CERTIFICATE_HOLD:
+        raise Refused(
+            Code.CERTIFICATE_SUSPENDED,
+            f"certificate {doubt.serial} of {device.name} is suspended, and nothing is issued for its key meanwhile: "
+            "an operator has to resume it, or make a token bound to the device, for a new key",
+        )
+    raise Refused(
+        Code.KEY_REUSED,
+        f"certificate {doubt.serial} of {device.name}, for this key, was suspended when it was revoked: make a new key",
+    )
 
 
 def check_dates(stored: StoredCertificate, now: datetime) -> None:

@@ -21,7 +21,8 @@ Rules
 4. The server builds identity, subject and names. Enrolment takes a name and a key from the request, and other names
    where the profile honours them; re-enrolment requires subject and names equal to the certificate's (RFC 7030 §4.2.2,
    `provisioning.ca.same_names`), and grants what the profile allows now.
-5. A key belongs to one device, and a compromised key and a claim's to none.
+5. A key belongs to one device, and a compromised key and a claim's to none. While a certificate for it is suspended by
+   itself, nothing is issued for it, nor for another one on its word, nor given again.
 6. A client that repeats a request gets the same answer again, where its group allows it: nothing is signed.
 
 Handles: issuance, recording. Does not handle: HTTP, base64, making tokens, deciding who is admitted.
@@ -56,6 +57,7 @@ from provisioning.enrolment.attempt import (
     TokenCredential,
     Verdict,
 )
+from provisioning.enrolment.authentication import check_key
 from provisioning.enrolment.authorise import Authorised, authorise
 from provisioning.enrolment.host_names import host_name_in, reserve
 from provisioning.enrolment.issuing import Issuing
@@ -76,7 +78,6 @@ from provisioning.quick_values import quickly_made
 from provisioning.store import (
     audit,
     certificates,
-    certificates_of_key,
     device_keys,
     devices,
     groups,
@@ -321,8 +322,9 @@ class EnrolmentService:
         except Undecided as undecided:
             return _waiting(connection, undecided, attempt.now)
         if authorised.answer is not None:
+            check_key(connection, authorised.device, attempt.request.key_fingerprint)
             return _given_again(authorised.answer)
-        _check_key(connection, authorised.device, attempt.request)
+        _check_is_its_own(connection, authorised.device, attempt.request)
         _keep_pace(connection, authorised, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)
         for settle in authorised.settlements:
@@ -433,7 +435,7 @@ async def _nobody_to_ask(_question: Question) -> Verdict:
     raise Refused(Code.WEBHOOK_FAILED, "this service asks no webhooks: an operator has to change the group")
 
 
-def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
+def _check_is_its_own(connection: Connection, device: Device, request: VerifiedRequest) -> None:
     fingerprint = request.key_fingerprint
     if device_keys.claim(connection, fingerprint, device.id):
         return  # No certificate was ever issued for it.
@@ -444,8 +446,7 @@ def _check_key(connection: Connection, device: Device, request: VerifiedRequest)
         )
     if holder != device.id:
         raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
-    if certificates_of_key.compromised(connection, certificates_of_key.DeviceKey(device.id, fingerprint)):
-        raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
+    check_key(connection, device, fingerprint)
 
 
 def _supersede(connection: Connection, authorised: Authorised, now: datetime) -> None:

@@ -23,6 +23,7 @@ from provisioning.ca.same_names import same_alternatives, same_subject
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import (
     check_dates,
+    check_key,
     check_not_ended_above,
     check_not_revoked,
     check_not_withdrawn,
@@ -79,6 +80,8 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         raise ended(stored.device)
     if on_trial and stored.revocation is not None:  # On hold all the time, it does not tell what was revoked since.
         check_not_withdrawn(connection, stored.device, stored.revocation.sequence)
+    if stored.spki_sha256 != request.key_fingerprint:  # Otherwise it is looked at as the key to be certified.
+        check_key(connection, stored.device, stored.spki_sha256)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     if request.subject_alternative_name is None:
         uris = ", ".join(f"URI:{each}" for each in names.get_values_for_type(x509.UniformResourceIdentifier))

@@ -14,8 +14,11 @@ Rules
    somebody ends it: devices that are on their way have its key as well, and none of them could be told of another
    (``--end-claims`` of the commands). That cannot be taken back: if a key is reported again, claims go on that were
    made after it was shut out, by another key. Tokens and approvals of then are taken back; they are soon made again.
-4. What they leave behind otherwise, claims, lists and manufacturers, is told. It is counted after the commit, by whole
-   tables: neither does anybody wait for that, nor is anybody let in because it failed.
+   So ends the trust in manufacturers' CAs that the operator has registered: a thief's own CA would let in whom he
+   likes, for ever. Another admin who knows a CA registers it again.
+4. What they leave behind otherwise, claims, lists, manufacturers and operators with a role from them, is told. It is
+   counted after the commit, by whole tables: neither does anybody wait for that, nor is anybody let in because it
+   failed.
 5. What is taken back is counted with it, by an index. An operator may have made a million tokens: of who has made more
    than `MANY`, such a transaction does not run on the event loop (`check_short`). It then comes behind those that were
    waiting: what the operator gets from one of them is taken back, too.
@@ -38,7 +41,15 @@ from provisioning.errors import Refused, invalid
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
-from provisioning.store import audit, certificates_of_device, certificates_of_key, claims, promises, tokens
+from provisioning.store import (
+    audit,
+    certificates_of_device,
+    certificates_of_key,
+    claims,
+    manufacturers,
+    promises,
+    tokens,
+)
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.certificates_of_key import key_of
@@ -65,6 +76,7 @@ class Departed:
     claims_ended: int = 0
     trials_ended: int = 0
     """Devices on trial, by claims of that operator, ended now or before, which cannot be activated any more."""
+    manufacturers_ended: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +94,16 @@ class Voided:
     claims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The claims that have ended, by who has made them."""
     trials: Counter[str] = field(default_factory=Counter)
+    manufacturers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The manufacturers whose CAs are not trusted any more, by who has registered them."""
 
     def __bool__(self) -> bool:
-        return bool(self.tokens.total() or self.approvals.total() or self.makers or self.claims or self.trials)
+        ended = self.claims or self.trials or self.manufacturers
+        return bool(self.tokens.total() or self.approvals.total() or self.makers or ended)
 
     def changes(self, name: str) -> bool:
         """Whether anything of the party called *name* was good before."""
-        ended = name in self.claims or name in self.trials
+        ended = name in self.claims or name in self.trials or name in self.manufacturers
         return bool(self.tokens[name] or self.approvals[name] or name in self.makers or ended)
 
     def facts_of(self, name: str) -> dict[str, object]:
@@ -100,17 +115,22 @@ class Voided:
             facts["claims_ended"] = [*self.claims[name]]
         if self.trials[name]:
             facts["trials_ended"] = self.trials[name]
+        if name in self.manufacturers:
+            facts["manufacturers_ended"] = [*self.manufacturers[name]]
         if self.kept_tokens[name]:
             facts["tokens_kept"] = self.kept_tokens[name]
         if self.kept_approvals[name]:
             facts["approvals_kept"] = self.kept_approvals[name]
         return facts
 
-    def note_ended_claims(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
-        """Say in the audit log of each claim that it has ended, as of one that is ended by itself."""
+    def note_what_ended(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
+        """Say in the audit log of each claim and manufacturer that it has ended, as of one that is ended by itself."""
         ended = [(name, maker) for maker, names in self.claims.items() for name in names]
         entries = [(name, {"created_by": maker, "reason": grounds.reason.value}) for name, maker in ended]
         audit.append_each(connection, now, by, Action.CLAIM_ENDED, entries)
+        of_cas = [(name, maker) for maker, names in self.manufacturers.items() for name in names]
+        entries = [(name, {"created_by": maker, "reason": grounds.reason.value}) for name, maker in of_cas]
+        audit.append_each(connection, now, by, Action.MANUFACTURER_ENDED, entries)
 
 
 MANY: Final = 1000
@@ -181,11 +201,27 @@ def take_back(
     stolen = grounds.reason is RevocationReason.KEY_COMPROMISE
     until = _until(connection, names, whole, singly) if stolen else {}
     ended = claims.end_made_by(connection, until, now)
+    distrusted = manufacturers.end_made_by(connection, until, now)
     departed = [
-        Departed(each, made[each], approved[each], None, len(ended.names.get(each, ())), ended.trials[each])
+        Departed(
+            each,
+            made[each],
+            approved[each],
+            claims_ended=len(ended.names.get(each, ())),
+            trials_ended=ended.trials[each],
+            manufacturers_ended=distrusted.get(each, ()),
+        )
         for each in names
     ]
-    return Voided(void + made, approved, departed, frozenset(made), claims=ended.names, trials=ended.trials)
+    return Voided(
+        void + made,
+        approved,
+        departed,
+        frozenset(made),
+        claims=ended.names,
+        trials=ended.trials,
+        manufacturers=distrusted,
+    )
 
 
 async def with_what_is_left(database: Database, departed: Sequence[Departed], now: datetime) -> Sequence[Departed]:

@@ -161,7 +161,7 @@ class EndOfMany:
         voided = take_back(connection, batch.whole, batch.singly, grounds, now, keep=end.keep, bound=bound)
         batch.check_an_admin_is_left(connection, now, undone)
         entries = _entries(batch, keys, end, ended, {each.id for each in fresh}, voided)
-        voided.note_ended_claims(connection, grounds, now, end.by)
+        voided.note_what_ended(connection, grounds, now, end.by)
         audit.append_each(connection, now, end.by, end.action, entries)
         return _Begun(batch, keys, ended, facts, bool(entries), before, voided.departed)
 

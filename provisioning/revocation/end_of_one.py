@@ -183,7 +183,7 @@ def _audit(
     *,
     ends_key: bool = False,
 ) -> None:
-    voided.note_ended_claims(connection, grounds, now, by)
+    voided.note_what_ended(connection, grounds, now, by)
     facts = {**grounds.facts, "serials": [each.serial for each in taken], **facts_before(taken)}
     facts |= voided.facts_of(certificate.device.name) if voided or voided.departed else {}
     facts |= {"same_key": IN_WHAT_FOLLOWS} if ends_key else {}

@@ -177,7 +177,7 @@ class RevocationService:
         if changed or voided:
             facts = {**grounds.facts, "serials": [each.serial for each in ended], **voided.facts_of(name)}
             facts |= {**facts_before(ended), **end.occasion.facts}
-            voided.note_ended_claims(connection, grounds, now, end.by)
+            voided.note_what_ended(connection, grounds, now, end.by)
             audit.append(connection, now, end.by, end.action, name, facts)
         outcome = RevocationOutcome(revoked or facts_of(issued), changed or bool(voided), voided.departed)
         return outcome, ended, voided
@@ -232,8 +232,8 @@ class RevocationService:
         return await self._many.end(end, issued_to.FEW)
 
     async def _told_to_tls(self, outcome: RevocationOutcome) -> RevocationOutcome:
-        """Let TLS take no claim any more that has ended with its maker's key, and return *outcome*."""
-        if any(each.claims_ended for each in outcome.departed):
+        """Let TLS take no claim or CA any more that has ended with its maker's key, and return *outcome*."""
+        if any(each.claims_ended or each.manufacturers_ended for each in outcome.departed):
             await self._trust_changed()
         return outcome
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Integer, LargeBinary, bindparam, func, select
+from sqlalchemy import Integer, LargeBinary, bindparam, func, or_, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
@@ -31,9 +31,18 @@ _LEFT: Final = Prepared(
     .where(*_OF_KEY, func.coalesce(REASON, "") != RevocationReason.KEY_COMPROMISE.value)
     .order_by(certificates.c.id.desc())
 )
-_COMPROMISED: Final = Prepared(
-    select(certificates.c.id)
-    .where(*_OF_KEY, REASON == RevocationReason.KEY_COMPROMISE.value)  # noqa: SIM300 - SQLAlchemy's ==
+_DOUBT: Final = Prepared(
+    select(certificates.c.serial, REASON.label("reason"))
+    .where(
+        *_OF_KEY,
+        select(revocations.c.sequence)
+        .where(
+            revocations.c.certificate_id == certificates.c.id,
+            or_(revocations.c.reason == RevocationReason.KEY_COMPROMISE.value, revocations.c.by_itself),
+        )
+        .scalar_subquery()
+        .is_not(None),
+    )
     .limit(1),
     at_once=True,
 )
@@ -78,6 +87,17 @@ class DeviceKey:
 
     device_id: int
     spki_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDoubt:
+    """Why nothing is issued for a key: one of its certificates, and the reason of that one's revocation.
+
+    keyCompromise; certificateHold, while it is suspended by itself; or another, if it was when it was revoked.
+    """
+
+    serial: str
+    reason: RevocationReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +161,10 @@ def not_compromised(connection: Connection, key: DeviceKey, now: datetime) -> li
     return sorted((row[0] for row in rows), key=lambda identifier: (identifier not in good, -identifier))
 
 
-def compromised(connection: Connection, key: DeviceKey) -> bool:
-    """Return whether a certificate for this key was ever revoked because the key was compromised."""
-    return _COMPROMISED.first(connection, {"of": key.device_id, "wanted": key.spki_sha256}) is not None
+def doubt(connection: Connection, key: DeviceKey) -> KeyDoubt | None:
+    """Return why nothing is issued for this key, None if something may be."""
+    row = _DOUBT.first(connection, {"of": key.device_id, "wanted": key.spki_sha256})
+    return None if row is None else KeyDoubt(row[0], RevocationReason(row[1]))
 
 
 def last_revoked(connection: Connection, key: DeviceKey) -> datetime | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -186,6 +186,22 @@ def end(connection: Connection, name: str, now: datetime) -> bool:
     """End a CA's trust; return False if it had ended before."""
     statement = update(manufacturers).where(manufacturers.c.name == name, manufacturers.c.ended_at.is_(None))
     return connection.execute(statement.values(ended_at=now)).rowcount == 1
+
+
+def end_made_by(connection: Connection, makers: Mapping[str, datetime | None], now: datetime) -> dict[str, list[str]]:
+    """End the trust in the CAs that *makers* have registered; return what those are called, by who has.
+
+    A maker's moment: what was registered later, stays.
+    """
+    ended: dict[str, list[str]] = {}
+    for name, until in sorted(makers.items()):
+        statement = update(manufacturers).where(manufacturers.c.created_by == name, manufacturers.c.ended_at.is_(None))
+        if until is not None:
+            statement = statement.where(manufacturers.c.created_at <= until)
+        found = connection.execute(statement.values(ended_at=now).returning(manufacturers.c.name)).scalars()
+        if names := sorted(found):
+            ended[name] = names
+    return ended
 
 
 def set_terms(

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.store import approvals, tokens
-from provisioning.store.manufacturer_tables import manufacturers
+from provisioning.store.manufacturer_tables import idevids, manufacturers
 from provisioning.store.tables import claims, devices, listed_devices, operators
 
 
@@ -32,8 +32,10 @@ class Left:
     listed: int
     """Keys on lists of expected devices: an entry without a key proves nothing."""
     manufacturers: int
-    operators: int
-    """Who was given a role by that one, and may do more than read."""
+    operators: Sequence[str]
+    """Who was given a role by that one, and may do more than read: their names, not how many."""
+    devices: int
+    """Those that are in by a CA which that one has registered, ended or not."""
 
 
 def take_back(connection: Connection, names: Sequence[str], now: datetime) -> tuple[Counter[str], Counter[str]]:
@@ -58,11 +60,22 @@ def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict
         devices.c.revoked_at.is_(None),
         devices.c.decommissioned_at.is_(None),
     )
-    raised = (
-        operators.c.granted_by,
+    raised = select(operators.c.granted_by, operators.c.name).where(
+        operators.c.granted_by.in_(names),
         operators.c.name != operators.c.granted_by,
         operators.c.role != OperatorRole.AUDITOR.value,
         here.exists(),
+    )
+    came_in = idevids.join(devices, idevids.c.device_id == devices.c.id).join(manufacturers)
+    let_in = (
+        select(manufacturers.c.created_by, func.count())
+        .select_from(came_in)
+        .where(
+            manufacturers.c.created_by.in_(names),
+            devices.c.revoked_at.is_(None),
+            devices.c.decommissioned_at.is_(None),
+        )
+        .group_by(manufacturers.c.created_by)
     )
     counted = [
         Counter({
@@ -71,7 +84,15 @@ def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict
                 select(maker, func.count()).where(maker.in_(names), *conditions).group_by(maker)
             )
         })
-        for maker, *conditions in (going_on, pinned, trusted, raised)
+        for maker, *conditions in (going_on, pinned, trusted)
     ]  # fmt: skip
     every = [*kept_of(connection, names, now), *counted]
-    return {name: Left(*(each[name] for each in every)) for name in names}
+    made: dict[str, list[str]] = {name: [] for name in names}
+    for maker, name in connection.execute(raised.order_by(operators.c.name)):
+        made[maker].append(name)
+    inside = Counter({row[0]: row[1] for row in connection.execute(let_in)})
+    found: dict[str, Left] = {}
+    for name in names:
+        open_tokens, approved, ongoing, keys, registered = (each[name] for each in every)
+        found[name] = Left(open_tokens, approved, ongoing, keys, registered, made[name], inside[name])
+    return found

@@ -153,7 +153,8 @@ revocations = Table(
 )
 """What is revoked now. *sequence* is that of the event that recorded it; a release removes the row.
 
-*by_itself*: it was put on hold by its serial number, and stays so whatever becomes of its device."""
+*by_itself*: it was put on hold by its serial number, and stays so whatever becomes of its device; of what was revoked
+since, it had been. Nothing is issued for its key."""
 
 revocation_events = Table(
     "revocation_events",

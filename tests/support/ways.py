@@ -50,9 +50,11 @@ async def claim(
     return certificate
 
 
-async def register(fleet: Fleet, manufacturer: Manufacturer, name: str = "acme", prefix: str = "") -> None:
+async def register(
+    fleet: Fleet, manufacturer: Manufacturer, name: str = "acme", prefix: str = "", by: str = "admin"
+) -> None:
     service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    await service.add(name=name, group="line", name_prefix=prefix, pem=manufacturer.pem, by="admin")
+    await service.add(name=name, group="line", name_prefix=prefix, pem=manufacturer.pem, by=by)
 
 
 async def set_lapsed(fleet: Fleet, lapsed: LapsedLists) -> None:

@@ -184,7 +184,7 @@ class FleetOracle:
                 codes.add("TOKEN_USED")
             elif token.voided:
                 codes.add("TOKEN_VOID")
-            codes |= self.refuses_key(key, device)
+        codes |= self.refuses_key(key, device)
         if token.device not in (None, name):
             codes.add("TOKEN_DEVICE")
         if device is None:
@@ -214,7 +214,7 @@ class FleetOracle:
     def refuses_renewal(self, presented: Certificate, key: Key) -> Codes:
         """Return why *presented* is not succeeded by one for *key*."""
         device, codes = presented.device, set(presented.device.ended())
-        codes |= self.refuses_key(key, device)
+        codes |= self.refuses_key(key, device) | _doubts(presented.key)
         if presented.on_trial and presented.reason is HOLD:
             codes |= device.withdrawn()
         elif presented.reason is not None:
@@ -280,7 +280,7 @@ class FleetOracle:
         compromised = key.owner is not None and any(
             each.key is key and each.reason is COMPROMISED for each in key.owner.certificates
         )
-        return frozenset({"KEY_REUSED"}) if of_another or compromised else NONE
+        return (frozenset({"KEY_REUSED"}) if of_another or compromised else NONE) | _doubts(key)
 
     # Operators
 
@@ -365,3 +365,9 @@ class FleetOracle:
     def set_reason(self, certificate: Certificate, reason: RevocationReason | None) -> None:
         certificate.reason = reason
         self.events += 1
+
+
+def _doubts(key: Key) -> Codes:
+    """Return why nothing is issued for *key* nor on its word: it has a certificate that was suspended by itself."""
+    held = [] if key.owner is None else [each for each in key.owner.certificates if each.key is key and each.by_itself]
+    return frozenset("CERTIFICATE_SUSPENDED" if each.reason is HOLD else "KEY_REUSED" for each in held)

@@ -13,10 +13,14 @@ from provisioning.client.enrolment_answers import ClaimCertificate
 from provisioning.client.operator_answers import DepartedOperator
 from provisioning.commands.departed import claims_going_on, say_who_left
 
-NOTHING: dict[str, Any] = {name: 0 for name in DepartedOperator.model_fields if name != "name"}
+NOTHING: dict[str, Any] = {
+    name: [] if field.annotation == list[str] else 0
+    for name, field in DepartedOperator.model_fields.items()
+    if name != "name"
+}
 
 
-def said(capsys: pytest.CaptureFixture[str], **numbers: int | None) -> list[str]:
+def said(capsys: pytest.CaptureFixture[str], **numbers: int | list[str] | None) -> list[str]:
     say_who_left([DepartedOperator(name="anna", **NOTHING | numbers)])
     return capsys.readouterr().err.splitlines()
 
@@ -37,6 +41,21 @@ def test_what_is_void_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> No
     assert left.endswith(
         "anna leaves behind what lets others in: 1 claim, 2 keys on lists; if that is not to stay: claim end, or "
         "this again with --end-claims, listed remove (audit show --by anna)"
+    )
+    first, ended, inside = said(
+        capsys, manufacturers_ended=["acme"], devices_left=3, operators_left=2, operators_made=["carl", "dora"]
+    )
+    assert first == (
+        "fleet-provisioning: anna has given a role to carl, dora, who may let others in; if that is not to stay: "
+        "fleet-provisioning revoke --device carl --device dora --reason keyCompromise, or operator grant NAME --role "
+        "auditor"
+    )
+    assert ended == (
+        "fleet-provisioning: 1 manufacturer that anna registered has ended: acme; an admin who knows the CA registers "
+        "it again: manufacturer add"
+    )
+    assert inside == (
+        "fleet-provisioning: 3 devices that came in by a manufacturer's CA from anna stay: audit show --by anna"
     )
     unknown: dict[str, None] = {name: None for name in NOTHING if name.endswith("_left")}
     assert said(capsys, tokens_voided=1, **unknown)[1:] == [

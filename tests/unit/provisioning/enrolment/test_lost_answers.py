@@ -22,6 +22,7 @@ from provisioning.enrolment.attempt import Question, TokenCredential, Verdict
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
 from provisioning.store.audit_findings import findings
 from tests.support.cut_connections import Way
@@ -184,9 +185,9 @@ async def test_a_renewal_is_answered_again_for_a_while_with_what_came_after_what
     fourth = await renewed(first, keys[1])
     assert fourth not in (first, second, third)
     assert await renewed(first, keys[1]) == fourth
-    await fleet.suspension.suspend_serial(serial_text(third.serial_number), by="boss")
+    await fleet.revocation.revoke_serial(serial_text(third.serial_number), RevocationReason.SUPERSEDED, by="boss")
     fifth = await renewed(first)
-    assert fifth not in (first, second, third, fourth), "one that is suspended is no answer"
+    assert fifth not in (first, second, third, fourth), "one that is revoked is no answer"
     fleet.clock.advance(HOUR - SECOND)
     assert await renewed(first) == fifth
     fleet.clock.advance(SECOND)

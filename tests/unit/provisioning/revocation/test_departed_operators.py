@@ -25,7 +25,7 @@ from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenOrder
-from provisioning.errors import Pending, Refused
+from provisioning.errors import Code, Pending, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation_reason import RevocationReason
@@ -42,10 +42,12 @@ from provisioning.store.tables import tokens as token_rows
 from provisioning.store.token_inventory import TokenFilter, TokenState
 from provisioning.store.tokens import TokenGrant
 from tests.support.fleet import Fleet
+from tests.support.manufacturer import Manufacturer
 from tests.support.many_certificates import make_portions_small, many_for_key
 from tests.support.operators import operator
-from tests.support.requests import csr_der
+from tests.support.requests import NOON, csr_der
 from tests.support.searched import noted
+from tests.support.ways import enrol, group, refusal, register
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 DAY = timedelta(days=1)
@@ -222,7 +224,7 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
         await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, each.token))
     await fleet.revocation.decommission("emil", by="boss")
     (departed,) = (await fleet.revocation.decommission("anna", by="boss")).departed
-    left = Left(tokens=0, approvals=0, claims=1, listed=1, manufacturers=0, operators=1)
+    left = Left(tokens=0, approvals=0, claims=1, listed=1, manufacturers=0, operators=["dora"], devices=0)
     assert departed == Departed("anna", 1, 0, left)
 
     # Whoever has the key may have made the claim: it ends, even if the operator has gone before.
@@ -238,6 +240,50 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
     assert (claim.action, claim.subject) == (audit.Action.CLAIM_ENDED, "batch-1")
     again = await fleet.revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
     assert (again.changed, again.departed[0].claims_ended) == (False, 0)
+
+
+async def test_a_manufacturer_whom_a_thief_may_have_registered_lets_nobody_in_until_another_admin_does(
+    fleet: Fleet,
+) -> None:
+    """With a CA of his own a thief lets in whom he likes, for ever."""
+    await operator(fleet, "boss")
+    await operator(fleet, "anna")
+    await group(fleet, "manufacturer")
+    acme, zenith = Manufacturer(begin=NOON), Manufacturer(begin=NOON)
+    await register(fleet, acme, by="anna")
+    await register(fleet, zenith, "zenith", "z-", by="boss")
+    await enrol(fleet, "SN17", certificate=acme.idevid("SN17")[0])
+    (departed,) = (await fleet.revocation.decommission("anna", by="boss")).departed
+    left = Left(tokens=0, approvals=0, claims=0, listed=0, manufacturers=1, operators=[], devices=1)
+    assert departed == Departed("anna", 0, 0, left), "for any other reason than a theft it is told"
+    await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
+
+    told = list[str]()
+
+    async def tls() -> None:
+        told.append("tls")
+
+    revocation = RevocationService(fleet.database, fleet.clock, (), trust_changed=tls)
+    outcome = await revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
+    assert told == ["tls"]
+    left = replace(left, manufacturers=0, devices=2)
+    assert (outcome.changed, outcome.departed) == (
+        True, [Departed("anna", 0, 0, left, manufacturers_ended=["acme"])],
+    )  # fmt: skip
+    (item,) = ended_answer(outcome)["operators"]
+    assert (item["manufacturers_ended"], item["devices_left"], item["operators_made"]) == (["acme"], 2, [])
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    (of_anna, *_) = [each for each in entries if each.subject == "anna"][::-1]
+    (of_acme,) = [each for each in entries if each.action == audit.Action.MANUFACTURER_ENDED]
+    assert (json.loads(of_anna.details)["manufacturers_ended"], of_acme.subject) == (["acme"], "acme")
+    mine = acme.idevid("SN19")[0]
+    assert await refusal(fleet, "SN19", certificate=mine) is Code.TOKEN_MISSING
+    await enrol(fleet, "z-SN19", certificate=zenith.idevid("SN19")[0])
+
+    await register(fleet, acme, by="boss")
+    await enrol(fleet, "SN19", certificate=mine)
+    again = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
+    assert (again.changed, again.departed[0].manufacturers_ended) == (False, ())
 
 
 @pytest.mark.parametrize("way", ["one", "many", "in portions"])
@@ -311,7 +357,14 @@ async def test_that_it_cannot_be_counted_keeps_nobody_in(fleet: Fleet, many: boo
     )
     assert (outcome.changed, outcome.departed) == (True, [Departed("anna", 1, 0, None)])
     assert ended_answer(outcome)["operators"] == [
-        {"name": "anna", "tokens_voided": 1, "approvals_undone": 0, "claims_ended": 0, "trials_ended": 0}
+        {
+            "name": "anna",
+            "tokens_voided": 1,
+            "approvals_undone": 0,
+            "claims_ended": 0,
+            "trials_ended": 0,
+            "manufacturers_ended": [],
+        }
     ]
     assert (await states(fleet))["meter-1"] is TokenState.VOID
 

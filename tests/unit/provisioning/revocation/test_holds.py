@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 
 import pytest
 from cryptography import x509
 
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.holds import ReleaseOutcome, StillHeld
 from provisioning.revocation.service import RevocationService
 from provisioning.store import audit, revocations
+from provisioning.store.groups import NewKey
 from provisioning.store.revocations import EventKind
 from tests.support.examples import IS_THOROUGH
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.manufacturer import Manufacturer
 from tests.support.many_certificates import (
     Died,
     dying_after,
@@ -30,6 +33,8 @@ from tests.support.many_certificates import (
     serials_of,
     stored,
 )
+from tests.support.requests import NOON
+from tests.support.ways import HOUR, enrol, group, register
 
 HOLD = RevocationReason.CERTIFICATE_HOLD
 SUPERSEDED = RevocationReason.SUPERSEDED
@@ -146,6 +151,54 @@ async def test_a_certificate_is_suspended_and_resumed_by_itself_while_its_device
     resumed = await act(fleet, way, "resume", device=True)
     assert list(resumed.still_held) == [StillHeld(first, NAME, by_itself=True)]
     assert [await said_by_ocsp(fleet, each) for each in every] == [*[None] * 4, HOLD]
+
+
+async def test_nothing_is_issued_for_a_key_nor_on_its_word_while_a_certificate_for_it_is_suspended_by_itself(
+    fleet: Fleet,
+) -> None:
+    """Who looks into a key suspends the certificate that he knows of; there may be others for it."""
+    await group(fleet, "manufacturer", "token", new_key=NewKey.REPLACE, renewal_grace=HOUR)
+    acme, key, another = Manufacturer(begin=NOON), generate_key(), generate_key()
+    await register(fleet, acme)
+    mine = acme.idevid(NAME)[0]
+    first = await enrol(fleet, NAME, key=key, certificate=mine)
+    second = await fleet.reenrol(first, successor_csr(first, key))
+    third = await fleet.reenrol(second, successor_csr(second, key))
+    token = TokenCredential(NAME, await fleet.token(NAME, "line"))
+
+    def again() -> Awaitable[x509.Certificate]:
+        return fleet.reenrol(second, successor_csr(second, key))
+
+    def renewed() -> Awaitable[x509.Certificate]:
+        return fleet.reenrol(third, successor_csr(third, key))
+
+    every: list[Callable[[], Awaitable[x509.Certificate]]] = [
+        again,
+        renewed,
+        lambda: fleet.reenrol(third, successor_csr(third, another)),
+        lambda: enrol(fleet, NAME, key=key, certificate=mine),
+        lambda: enrol(fleet, NAME, key=key, token=token),
+    ]
+    serial, *_ = serials_of([first])
+    await act(fleet, ALONE, "suspend", serial=serial)
+    told = f"CERTIFICATE_SUSPENDED: certificate {serial} of {NAME} is suspended, and nothing is issued for its key"
+    for ask_for_it in every:
+        with pytest.raises(Refused, match=told):
+            await ask_for_it()
+    await act(fleet, ALONE, "resume", serial=serial)
+    assert await again() == third
+    await act(fleet, TOGETHER, "suspend", serial=serial)
+    fleet.clock.advance(third.not_valid_after_utc - fleet.clock() + HOUR / 2)
+    with pytest.raises(Refused, match=told):
+        await renewed()
+
+    # An operator lets the device have another key, and what that replaces is no word about the first.
+    later = TokenCredential(NAME, await fleet.token(NAME, "line"))
+    other = await enrol(fleet, NAME, key=another, token=later)
+    assert await said_by_ocsp(fleet, first) is SUPERSEDED
+    with pytest.raises(Refused, match=f"KEY_REUSED: certificate {serial} of {NAME}, for this key, was suspended when"):
+        await fleet.reenrol(other, successor_csr(other, key))
+    await fleet.reenrol(other, successor_csr(other))
 
 
 @dataclass

@@ -96,12 +96,12 @@ async def test_of_what_a_device_had_before_nothing_is_read(
 @pytest.mark.parametrize(
     ("prepared", "named"),
     [
-        (certificates_of_key._COMPROMISED, {"of": "device_id", "wanted": "spki_sha256"}),
+        (certificates_of_key._DOUBT, {"of": "device_id", "wanted": "spki_sha256"}),
         (certificates_of_key._NEWEST, {"key": "spki_sha256", "wanted": "name"}),
         (certificates_of_key._FIRST_IDS, {"of": "device_id", "wanted": "spki_sha256"}),
         (certificates_of_key._LEFT, {"of": "device_id", "wanted": "spki_sha256"}),
     ],
-    ids=["compromised", "newest", "first", "left"],
+    ids=["doubt", "newest", "first", "left"],
 )
 async def test_what_a_device_had_for_other_keys_is_not_read_for_one(
     fleet: Fleet, prepared: Prepared, named: dict[str, str]

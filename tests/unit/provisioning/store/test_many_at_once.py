@@ -84,11 +84,11 @@ async def test_what_a_key_or_a_device_has_had_is_looked_up_and_not_searched_for_
 
     def look_up(connection: Connection) -> tuple[list[int], int]:
         of_device = certificates_of_device._OF_DEVICE.answers(connection, [{"wanted": number} for number in (7, 8, 9)])
-        compromised = [{"of": 7, "wanted": bytes(16)}, {"of": 8, "wanted": bytes(15)}]
-        assert [answer.count for answer in certificates_of_key._COMPROMISED.answers(connection, compromised)] == [0, 0]
+        in_doubt = [{"of": 7, "wanted": bytes(16)}, {"of": 8, "wanted": bytes(15)}]
+        assert [answer.count for answer in certificates_of_key._DOUBT.answers(connection, in_doubt)] == [0, 0]
         of_ids = [{"wanted": number} for number in range(1, 3001)]
         assert [answer.count for answer in certificates._WITH_ID.answers(connection, of_ids)] == [1] * 3000
-        certificates_of_key.compromised(connection, certificates_of_key.DeviceKey(7, bytes(16)))
+        certificates_of_key.doubt(connection, certificates_of_key.DeviceKey(7, bytes(16)))
         certificates_of_device.every(connection, 7)
         read = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'revocations'"
         return [answer.count for answer in of_device], connection.exec_driver_sql(read).scalar_one()
