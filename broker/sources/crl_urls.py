@@ -207,7 +207,7 @@ class CrlUrls:
         if self._clock() - followed.tried < _LEAST_PAUSE:
             return
         transfers = self._transfers.setdefault(bundle, CrlTransfers())
-        ON_BEHALF_OF.set(bundle)  # Of this task.
+        ON_BEHALF_OF.set(None if followed.configured else bundle)  # Of this task.
         async with transfers.places:
             await self._fetch_in(transfers, url, bundle, followed)
 

@@ -206,7 +206,9 @@ class OcspClient:
 
     async def _ask(self, key: CertificateKey, about: _About) -> Answer | None:
         issuer = about.issuer
-        ON_BEHALF_OF.set(issuer.bundle.name)  # Of this task.
+        terms = issuer.bundle.ocsp
+        is_ours = terms is not None and terms.responder is not None  # The settings name it: nobody else has chosen it.
+        ON_BEHALF_OF.set(None if is_ours else issuer.bundle.name)  # Of this task.
         for url in about.urls:
             if self.is_silent(url):
                 continue

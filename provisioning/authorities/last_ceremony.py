@@ -26,6 +26,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.authorities.ceremony_transcript import FOLDER, begun_of, digest_of
 from provisioning.directory.one_ceremony import is_held_on
+from provisioning.errors import Refused
 from provisioning.program.given_file import contents_of
 from provisioning.store import audit
 from provisioning.store.database import Database
@@ -68,10 +69,14 @@ def last_ceremony(directory: Path) -> LastCeremony | None:
 
 
 async def compare(database: Database, directory: Path) -> None:
-    """Log it if the store lacks the last ceremony of *directory*; for a start. Raises `Refused`."""
+    """Log it if the store lacks the last ceremony of *directory*, or cannot say; for a start."""
     last = last_ceremony(directory)
     if last is None:
         return
-    detail = await database.read(last.unconfirmed)
+    try:
+        detail = await database.read(last.unconfirmed)
+    except Refused as refusal:  # Rule 3.
+        log.warning("last ceremony not compared", code="STORE_FAILED", detail=f"{last.name}: {refusal.detail}")
+        return
     if detail is not None:
         log.error("the database has lost a ceremony", code="STORE_WENT_BACK", detail=f"{detail}; {REMEDY}")

@@ -152,6 +152,8 @@ _SIGNATURES: Final = (
 )
 EVERY_ENTRY: Final = AuditFilter()
 _A_DAY: Final = timedelta(days=1)
+_A_PORTION: Final = 100_000
+"""Entries that one statement looks through: of a whole log, it could take longer than a statement may."""
 
 READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
 """Number, code and seal."""
@@ -301,19 +303,34 @@ def _of_ceremony(digest: str) -> tuple[ColumnElement[bool], ...]:
 def confirms(connection: Connection, digest: str, begun: datetime) -> bool:
     """Whether there is the entry of the ceremony that was *begun* then, and whose transcript has this SHA-256.
 
-    It stands behind those of the day before, which are found by halves. If not, a clock may have jumped: all are read.
+    It stands between those of the day before and of the day after, which are found by halves. If not, a clock may have
+    jumped: all are read. None is read by a statement that has the whole log before it, which would take its time.
     """
-    number, since = audit_entries.c.number, begun - _A_DAY
-    first, last = 1, connection.scalar(select(audit_head.c.number).where(_HEAD)) or 1
+    last = connection.scalar(select(audit_head.c.number).where(_HEAD)) or 1
+    around = _first_since(connection, begun - _A_DAY, last), _first_since(connection, begun + _A_DAY, last)
+    return _confirmed_between(connection, digest, *around) or _confirmed_between(connection, digest, 1, last)
+
+
+def _first_since(connection: Connection, moment: datetime, last: int) -> int:
+    """Return the number of the first entry since *moment*, of up to *last*, which it is if there is none."""
+    number, first = audit_entries.c.number, 1
     while first < last:
         middle = (first + last) // 2
-        later = select(audit_entries.c.at >= since).where(number >= middle).order_by(number).limit(1)
+        later = select(audit_entries.c.at >= moment).where(number >= middle).order_by(number).limit(1)
         if connection.scalar(later):
             last = middle
         else:
             first = middle + 1
-    found = select(number).where(number >= first, *_of_ceremony(digest)).order_by(number).limit(1)
-    return connection.scalar(found) is not None or ceremony_of(connection, digest) is not None
+    return first
+
+
+def _confirmed_between(connection: Connection, digest: str, first: int, last: int) -> bool:
+    number = audit_entries.c.number
+    return any(
+        connection.scalar(select(number).where(number.between(start, end), *_of_ceremony(digest)).limit(1)) is not None
+        for start in range(first, last + 1, _A_PORTION)
+        if (end := min(start + _A_PORTION - 1, last))
+    )
 
 
 def rows(connection: Connection, statement: Select[Any]) -> Sequence[Row[Any]]:

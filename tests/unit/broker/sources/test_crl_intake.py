@@ -233,7 +233,7 @@ async def test_who_has_many_lists_lets_others_in_between() -> None:
     partner = asyncio.create_task(receiving.take(theirs, "partner"))
     await asyncio.gather(partner, receiving.take(crl(PKI.issuing, [shared_device("meter-1")]), "ours"))
     used = [each for each in receiving.audit.entries if each["event"] == "CRL in use"]
-    assert [each["source"] for each in used].index("ours") < 8
+    assert [each["source"] for each in used].index("ours") < 9, "before the last of theirs"
     assert len(used) == 10, "whoever answers at a URL could fill the log, each second anew"
     rest = {"source": "partner", "lists": 32, "entries": 32, "revoked": 32, "released": 0, "sessions_closed": 0}
     assert used[-1] | rest == used[-1]

@@ -6,6 +6,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
@@ -26,8 +27,9 @@ async def told(database: Database, directory: Path) -> list[str]:
     return [each["detail"] for each in logs]
 
 
-async def test_a_ceremony_that_the_audit_log_lacks_is_told_of(tmp_path: Path) -> None:
+async def test_a_ceremony_that_the_audit_log_lacks_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service started on such a copy without a word, and a CA that was revoked since issued again."""
+    monkeypatch.setattr(audit, "_A_PORTION", 7)
     now = datetime.now(UTC)
     AuthorityFiles(tmp_path).audit_key.write_bytes(b"")
     database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
@@ -68,4 +70,18 @@ async def test_a_ceremony_that_the_audit_log_lacks_is_told_of(tmp_path: Path) ->
     assert await told(database, tmp_path) == []
     shutil.rmtree(tmp_path / FOLDER)
     assert await told(database, tmp_path) == [], "another machine"
+    await database.close()
+
+
+async def test_a_log_that_cannot_be_read_now_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    """Of a log of many gigabytes the comparison could take longer than a statement may."""
+    AuthorityFiles(tmp_path).audit_key.write_bytes(b"")
+    transcript = Transcript("ca revoke", lambda: datetime.now(UTC), lambda _: None)
+    transcript.say("ca revoke")
+    transcript.write(transcript.path_in(tmp_path))
+    (tmp_path / "fleet.db").write_bytes(b"damaged" * 1000)
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    with capture_logs() as logs:
+        await compare(database, tmp_path)
+    assert [each["event"] for each in logs if "not compared" in each["event"]] == ["last ceremony not compared"]
     await database.close()
