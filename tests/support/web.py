@@ -12,6 +12,11 @@ from typing import Self
 Answer = bytes | Callable[[bytes], bytes | None]
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+    """With the library's five, of sixteen who connect at the same time some wait a second and more, and may give up."""
+
+
 class WebServer:
     """Serves `pages` by path: bytes, or a function from request body to bytes (None: the connection is cut)."""
 
@@ -19,6 +24,7 @@ class WebServer:
         self._tls = context is not None
         self.pages: dict[str, Answer] = {}
         self.requests: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self.headers: dict[str, str] = {}
         """Sent with every page."""
         self.says_length = True
@@ -36,7 +42,7 @@ class WebServer:
             def log_message(self, *_arguments: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         if context is not None:  # The handshake is in the handler's thread: a client that fails it blocks no other.
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
@@ -48,7 +54,8 @@ class WebServer:
         return f"http{'s' if self._tls else ''}://127.0.0.1:{self._server.server_address[1]}"
 
     def _serve(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
-        self.requests[handler.path] += 1
+        with self._counting:
+            self.requests[handler.path] += 1
         answer = self.pages.get(handler.path)
         content = answer(body) if callable(answer) else answer
         if answer is None:
