@@ -198,6 +198,16 @@ def test_a_comparison_says_what_is_better() -> None:
     assert again == {"soft"}
 
 
+def test_a_percentile_of_few_values_is_neither_better_nor_worse() -> None:
+    """Of 12 reconnections the 99th percentile is the slowest one."""
+    few = imagined(factor=2.0)
+    few["durations"]["admitted"]["response"]["count"] = 12
+    found = {item.shown: item.css for item in differences(imagined(), few)}
+    assert found["admitted p99 ms (of 200 and 12)"] == "soft"
+    assert found["admitted p50 ms"] == found["tcp p99 ms"] == "bad"
+    assert "admitted p99 ms (of 200 and 12)" in comparison_page(imagined(), few)
+
+
 def test_what_only_one_run_has_measured_is_in_the_comparison() -> None:
     other = imagined()
     del other["durations"]["revoked_closed"]
