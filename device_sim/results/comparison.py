@@ -51,7 +51,7 @@ class Difference:
         if self.before == self.after:
             return "="
         if not self.before:
-            return f"{self.after - self.before:+g}"
+            return f"{self.after - self.before:+.12g}"
         return f"{(self.after - self.before) / self.before:+.0%}"
 
     @property
@@ -84,7 +84,7 @@ def differences(before: Document, after: Document) -> list[Difference]:
 
 def written(figure: float | None) -> str:
     """Return *figure* in readable form."""
-    return "not measured" if figure is None else f"{figure:.6g}"
+    return "not measured" if figure is None else f"{figure:.12g}"
 
 
 def _curve(run: Document, name: str) -> dict[float, float]:
