@@ -131,7 +131,9 @@ async def test_mosquitto_sub_verifies_and_gives_up(tmp_path: Path) -> None:
     needed("mosquitto_sub")
     credential = "--cafile {cafile} --cert {cert} --key {key}"
     command = f"mosquitto_sub -h localhost -p {{port}} {credential} -i {{client_id}} -t {{commands}} -k 5"
-    code, verdicts, said = await qualify(tmp_path, *WINDOW, "--exec", command)
+    # Nothing of renewals and staples: it has neither.
+    stages = "good,server-*,old-tls,no-*,conn*,drop-*,commands,session-lost,half-open,slow"
+    code, verdicts, said = await qualify(tmp_path, *WINDOW, "--only", stages, "--exec", command)
     starved = [line for line, (verdict, _) in verdicts.items() if verdict == "invalid"]
     assert code == code_of(verdicts), said
     for stage in ("server-expired", "server-wrong-name", "server-other-ca", "old-tls"):
