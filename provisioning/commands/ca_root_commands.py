@@ -61,7 +61,7 @@ def retire_root(
     ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The root.", autocompletion=root_names)],
 ) -> None:
-    """Retire a root under which no issuing CA is left.
+    """Retire a root under which no issuing CA is left; no other root vouches for its key any more.
 
     \b
     Example:
@@ -70,9 +70,11 @@ def retire_root(
     from provisioning.authorities.root_life import RootLife
 
     async def work(life: AuthorityLife) -> Facts:
-        await RootLife(life).retire(name)
+        revoked = await RootLife(life).retire(name)
+        for each in revoked:
+            life.transcript.say(f"{each} is revoked: the feed says so, and its root's next CRL.")
         life.transcript.say(f"{name} is retired. Its key can be destroyed.")
-        return {"name": name, "state": "retired"}
+        return {"name": name, "state": "retired", "revoked": revoked}
 
     ceremony.hold("ca root retire", work)
 
