@@ -20,6 +20,8 @@ Rules
 3. A key that waits for its root, as that of a ceremony that was killed, is used by the next one.
 4. A new root's first CRL is signed with it: certificates name it, and the key may leave at once. A ceremony that ends
    before that leaves it to the service.
+5. A new root's key in a file has the passphrase of the old one's: those who keep the root may have one of their own. If
+   the old one is in a token, it is that of the issuing CAs' files.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class RootLife:
         settings, name = self.life.settings, f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
         waiting = self.life.places.open_waiting(name) if self.life.places.holds(name) else None
-        if waiting is None:
+        if waiting is None and not self.life.places.in_file(old.name):  # Rule 5: its own passphrase has opened it.
             self.life.check_passphrase(found)
         self.life.transcript.begin()
         key, signer = self.life.places.create(name) if waiting is None else (waiting, None)

@@ -18,6 +18,7 @@ from provisioning.commands.ceremony_command import (
     read_file,
     show,
 )
+from provisioning.commands.known_names import root_names
 from provisioning.commands.new_file import expect_new, write_new
 from provisioning.commands.service_command import fail, print_document, say
 from provisioning.errors import ConfigurationError
@@ -58,7 +59,7 @@ def begin_root(
 @ceremonial_without_keys
 def retire_root(
     ceremony: Ceremony,
-    name: Annotated[str, typer.Argument(help="The root.")],
+    name: Annotated[str, typer.Argument(help="The root.", autocompletion=root_names)],
 ) -> None:
     """Retire a root under which no issuing CA is left; no other root vouches for its key any more.
 

@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import SecretStr
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities import authority_life, own_credentials
@@ -29,7 +30,7 @@ from provisioning.directory.files import read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.keys import key_identifier, load_key
+from provisioning.pki.keys import key_identifier, key_to_pem, load_key
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
@@ -60,6 +61,16 @@ async def test_a_key_that_waits_for_its_root_is_used(fleet_cas: Ceremonies) -> N
     assert await RootLife(fleet_cas.life).begin() == "root-2"
     (root,) = [each for each in await fleet_cas.life.every() if each.name == "root-2"]
     assert root.certificate.public_key() == key.public_key() == places.open("root-2").public_key()
+
+
+async def test_a_root_with_a_passphrase_of_its_own_is_succeeded_by_one_with_the_same(fleet_cas: Ceremonies) -> None:
+    life, secret = fleet_cas.life, b"of the vault"
+    life.files.key("root-ca").write_bytes(key_to_pem(life.places.open("root-ca"), secret))
+    vaults = life.settings.model_copy(update={"passphrase": SecretStr(secret.decode())})
+    assert await RootLife(replace(life, settings=vaults)).begin() == "root-2"
+    assert load_key(life.files.key("root-2"), secret).public_key() == next(
+        each.certificate.public_key() for each in await life.every() if each.name == "root-2"
+    )
 
 
 async def test_of_two_ceremonies_with_one_key_one_makes_the_root_and_the_other_says_so(
