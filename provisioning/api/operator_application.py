@@ -143,7 +143,7 @@ def new_operator_application(
         renewal_info_router,
     )
     for router in routers:
-        # As they were made with their modules. `include_router` would make all of them anew, at the first request of each
+        # As they were made with their modules. `include_router` would make all anew, at the first request of each
         # process: a twentieth of a second. What it would add to them only the document shows.
         app.routes.extend(router.routes)
     _describe(app, routers)
