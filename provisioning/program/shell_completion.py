@@ -95,8 +95,8 @@ class _Place:
         """Whether a file may stand there."""
         if not isinstance(self._owner, TyperOption | TyperArgument):
             return False
-        # Typer tells nowhere else whether the words are known.
-        return self._owner._custom_shell_complete is None and not self._owner.type_descriptor.is_choice  # noqa: SLF001
+        known = self._owner._custom_shell_complete  # noqa: SLF001 - Typer tells nowhere else whether the words are known.
+        return known is None and not self._owner.type_descriptor.is_choice
 
     def offered(self) -> Sequence[CompletionItem]:
         """Return what may stand there, and begins like it."""
