@@ -376,7 +376,7 @@ def test_a_damaged_database_is_refused_before_anything_is_served(tmp_path: Path,
     store = SqliteStore(path)
     store._apply(filled())
     store._database.executescript(
-        f"PRAGMA writable_schema=ON; UPDATE sqlite_schema SET {damage} WHERE name = 'retained'"  # noqa: S608 - our own
+        f"PRAGMA writable_schema=ON; UPDATE sqlite_schema SET {damage} WHERE name = 'retained'"
     )
     store.close()
     with pytest.raises(StoreError, match=r"it is damaged|malformed") as refused:

@@ -382,7 +382,7 @@ async def test_the_signer_is_renewed_at_half_of_its_life_and_a_failure_is_repeat
     monkeypatch.setattr(certificates, "add", fail_once)
     fleet.clock.advance(7 * DAY / 2)
     task = asyncio.create_task(signer.run())
-    while signer.current(fleet.clock()) is first:  # noqa: ASYNC110 - it has no event to wait for
+    while signer.current(fleet.clock()) is first:
         await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
