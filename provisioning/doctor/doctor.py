@@ -275,7 +275,9 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         database = Database(settings.resolved_database_url, key)
     except ConfigurationError as error:  # The driver is not installed, or does not take the URL; a log of another file.
         remedy = "install what it needs, or correct database_url: docs/postgresql.md"
-        yield failed("database", str(error), remedy if settings.database_url else "restore it: docs/backup.md")
+        yield failed(
+            "database", str(error), remedy if settings.database_url else "do so, or restore a backup: docs/backup.md"
+        )
         return
     if database.doubt is not None:
         yield warning("database", database.doubt, "repeat what is missing, or restore a backup: docs/backup.md")
