@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import HttpUrl, SecretStr
+from sqlalchemy import delete
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities.authority import urls_of_root
@@ -44,6 +45,7 @@ from provisioning.store import (
     groups,
     known_authorities,
     revocations,
+    tables,
 )
 from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
@@ -111,6 +113,20 @@ async def test_a_successor_is_made_though_the_key_that_it_replaces_is_lost(fleet
         await NextAuthority(replace(fleet_cas.life, settings=settings)).export_csr()
     files.key("root-ca").unlink()
     read_issuing_ca_csr(await NextAuthority(fleet_cas.life).export_csr())
+
+
+async def test_a_ca_that_the_store_has_lost_is_not_made_again_with_the_same_key(fleet_cas: Ceremonies) -> None:
+    """After a recovery to before it was announced, and revoked: its key was taken for one that waits."""
+    files, following = AuthorityFiles(fleet_cas.settings.directory), NextAuthority(fleet_cas.life)
+    await following.begin()
+    lost = delete(tables.authorities).where(tables.authorities.c.name == "issuing-2")
+    await fleet_cas.database.write(lambda connection: connection.execute(lost))
+    for begin in (following.begin, following.export_csr):
+        with pytest.raises(ConfigurationError, match=r"has a certificate here, .*issuing-2\.crt, which the store does"):
+            await begin()
+    certificate = files.certificate("issuing-2").read_bytes()
+    assert await following.announce(certificate) == "issuing-2"
+    assert files.certificate("issuing-2").read_bytes() == certificate
 
 
 async def test_a_step_that_cannot_be_shown_is_not_taken(fleet_cas: Ceremonies) -> None:
