@@ -29,6 +29,8 @@ from provisioning.ca.ceremony import (
 )
 from provisioning.ca.issuer import Issuer
 from provisioning.directory.files import AuthorityFiles
+from provisioning.doctor.doctor_authorities import authority_findings
+from provisioning.doctor.doctor_finding import Finding
 from provisioning.enrolment.issuing import Issuing
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.keys import generate_key, key_to_pem
@@ -124,9 +126,18 @@ async def test_a_ca_that_the_store_has_lost_is_not_made_again_with_the_same_key(
     for begin in (following.begin, following.export_csr):
         with pytest.raises(ConfigurationError, match=r"has a certificate here, .*issuing-2\.crt, which the store does"):
             await begin()
+    assert "issuing-2.crt announces it" in str(await doctor_says(fleet_cas))
     certificate = files.certificate("issuing-2").read_bytes()
     assert await following.announce(certificate) == "issuing-2"
     assert files.certificate("issuing-2").read_bytes() == certificate
+    assert await doctor_says(fleet_cas) == []
+
+
+async def doctor_says(fleet_cas: Ceremonies) -> list[Finding]:
+    """Return what the doctor finds wrong with the CAs."""
+    settings, now = fleet_cas.settings, fleet_cas.clock()
+    found = await fleet_cas.database.read(lambda connection: list(authority_findings(connection, settings, now)))
+    return [each for each in found if each.remedy]
 
 
 async def test_a_step_that_cannot_be_shown_is_not_taken(fleet_cas: Ceremonies) -> None:
