@@ -344,12 +344,11 @@ class LiveAuthorities:
     def _end_lost(self, found: Sequence[StoredAuthority]) -> None:
         """End those at work here that are not among the *found*, or not with their certificates."""
         known = {each.name: each.certificate for each in found}
-        at_work = {name: each.issuing.issuer.certificate for name, each in self._working.items()}
-        at_work |= {name: known.get(name) for name in (*self._roots, *self._unusable)}
-        lost = sorted(name for name, its in at_work.items() if its is None or its != known.get(name))
+        lost = {name for name in (*self._roots, *self._unusable) if name not in known}
+        lost |= {name for name, each in self._working.items() if each.issuing.issuer.certificate != known.get(name)}
         if lost:
             words = "the database has lost CAs that are at work here"
-            log.error(words, code="STORE_WENT_BACK", cas=lost, detail=REMEDY)
+            log.error(words, code="STORE_WENT_BACK", cas=sorted(lost), detail=REMEDY)
         for name in lost:
             self._end(name)
 
