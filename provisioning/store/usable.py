@@ -20,6 +20,12 @@ from provisioning.store import held_lock
 from provisioning.store.database import Database
 from provisioning.store.lanes import RIGHTS_REMEDY, is_forbidden, is_locked, is_read_only
 
+CROWDED_REMEDY: Final = (
+    "raise max_connections, or see who has them: SELECT application_name, count(*) FROM pg_stat_activity GROUP BY 1; a "
+    "process of the service, and so each worker, has up to seven"
+)
+_CROWDED: Final = ("too many clients", "connection slots are reserved", "too many connections for")
+"""What PostgreSQL says, in English: the driver has no code for a session that was never opened."""
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -57,6 +63,12 @@ def reason_of(refusal: Refused) -> str:
     return " ".join(str(getattr(reason, "orig", reason)).split())
 
 
+def is_crowded(refusal: Refused) -> bool:
+    """Whether a PostgreSQL server has no connection left for us."""
+    reason = reason_of(refusal)
+    return any(each in reason for each in _CROWDED)
+
+
 def unfit(refusal: Refused) -> tuple[str, str] | None:
     """Return what is wrong with the server that the URL leads to, and the remedy, if no service must work there."""
     error = getattr(refusal.__cause__, "orig", None)
@@ -76,6 +88,8 @@ def _explained(refusal: Refused, database: Database) -> str:
             )
         if is_forbidden(refusal):
             return f"{reason}: {RIGHTS_REMEDY}; see docs/postgresql.md"
+        if is_crowded(refusal):
+            return f"{reason}: {CROWDED_REMEDY}"
         if unfit(refusal) is not None:
             return f"{reason}. See docs/postgresql.md"
         return (

@@ -9,8 +9,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
-from provisioning.errors import ConfigurationError
+from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store import schema, sqlite_group
 from provisioning.store.database import Database
 from provisioning.store.usable import reported, usable
@@ -52,3 +53,14 @@ async def test_a_file_of_another_user_is_said_with_whose_it_is(tmp_path: Path, m
         with pytest.raises(ConfigurationError, match=told), usable(database):
             await schema.upgrade(database)
     await database.close()
+
+
+@pytest.mark.parametrize("said", ["sorry, too many clients already", 'too many connections for role "fleet"'])
+def test_a_server_without_a_connection_for_us_is_not_to_be_started(said: str) -> None:
+    refusal = Refused(Code.UNAVAILABLE, "the store cannot be used now")
+    refusal.__cause__ = OperationalError("", None, sqlite3.OperationalError(f"connection failed: FATAL: {said}"))
+    with (
+        pytest.raises(ConfigurationError, match=f"{said}: raise max_connections, or see who has them: SELECT"),
+        usable(Database("postgresql+psycopg://fleet@127.0.0.1:9/fleet")),
+    ):
+        raise refusal
