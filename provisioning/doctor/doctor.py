@@ -67,7 +67,7 @@ _READ_SECONDS: Final = 60.0
 _DRAFT_SECONDS: Final = 60
 """A draft is renamed as soon as it is written."""
 _TORN: Final = "tables"
-"""The check of a database that lacks some: nothing else in it is checked."""
+"""The check of a database that lacks some, or where one is locked: nothing else in it is checked."""
 
 
 async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
@@ -337,7 +337,7 @@ def _unusable(refusal: Refused, settings: Settings, where: str) -> Finding:
 def _whole(connection: Connection, database: Database) -> Finding:
     """Report whether the database has all of its schema, and can be written to."""
     where = database.shown_url
-    if (locked := lock_finding(connection, where)) is not None:  # First: what follows waits for it.
+    if (locked := lock_finding(connection, _TORN, where)) is not None:  # First: what follows waits.
         return locked
     if lost := missing_parts.missing(connection):
         return failed(

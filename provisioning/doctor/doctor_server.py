@@ -26,12 +26,12 @@ def filled_finding(connection: Connection, where: str) -> Finding | None:
     return failed("database", f"{where} must not be used: {what}", f"{remedy}: docs/postgresql.md")
 
 
-def lock_finding(connection: Connection, where: str) -> Finding | None:
-    """Report a table that another program keeps locked: of those that only change it, nobody finds it otherwise."""
+def lock_finding(connection: Connection, check: str, where: str) -> Finding | None:
+    """Report, as the result of *check*, a table that another program keeps locked: whatever reads it waits in vain."""
     if (locked := server_faults.locker(connection, _LOCK_SECONDS)) is None:
         return None
     what, remedy = locked
-    return failed("database", f"{where}: {what}", f"{remedy}: docs/postgresql.md")
+    return failed(check, f"{where}: {what}", f"{remedy}: docs/postgresql.md")
 
 
 def rights_finding(connection: Connection, where: str) -> Finding | None:

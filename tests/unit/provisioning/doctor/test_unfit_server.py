@@ -68,8 +68,7 @@ async def test_a_table_that_another_program_keeps_locked_is_named_with_that(
             other.execute("LOCK TABLE revocations IN ACCESS EXCLUSIVE MODE")
             process = other.info.backend_pid
             found = doctor._store(settings, AuthorityFiles(directory), datetime.now(UTC))
-            first = await anext(found)
-            await found.aclose()
-    assert (first.verdict, first.check) == (Verdict.FAILED, "database")
-    assert f"process {process} (no application_name) has locked the table revocations for more than" in first.detail
-    assert f"pg_terminate_backend({process}) ends it" in first.remedy
+            (finding,) = [each async for each in found]
+    assert (finding.verdict, finding.check) == (Verdict.FAILED, "tables")
+    assert f"process {process} (no application_name) has locked the table revocations for more than" in finding.detail
+    assert f"pg_terminate_backend({process}) ends it" in finding.remedy
