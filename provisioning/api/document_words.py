@@ -139,6 +139,7 @@ FIELDS: Final = {
     "tokens_left": "How many unused tokens that the operator made can still be used.",
     "tokens_voided": "How many unused tokens that the operator made are void now.",
     "ttl_seconds": "Seconds until the token expires; at most 90 days.",
+    "trial": "What became of one that is on trial, on hold for that: `awaited`, `activated` or `ended`; else null.",
     "trials_ended": "How many devices on trial by such claims cannot be activated any more.",
     "type": "`about:blank`: `code` tells problems apart.",
     "unknown_authorities": "Issuing CAs that brokers have reported as not trusted.",

@@ -37,13 +37,14 @@ def find(connection: Connection, group: str, name: str) -> tuple[ListedDevice, s
 
 def put(
     connection: Connection, group: str, entries: Sequence[ListedDevice], *, by: str, now: datetime
-) -> tuple[int, list[ListedDevice]]:
+) -> tuple[int, int, list[ListedDevice]]:
     """Record *entries*, each replacing an older one of its name.
 
-    Return how many were new, and which of them were not on the list with the same key, put there by the same one.
+    Return how many were new, how many were there with another key or none, and which of them were not on the list with
+    the same key, put there by the same one.
     """
     if not entries:
-        return 0, []
+        return 0, 0, []
     removing = _removing(group, [each.name for each in entries])
     columns = listed_devices.c.name, listed_devices.c.spki_sha256, listed_devices.c.added_by
     before = {row.name: (row.spki_sha256, row.added_by) for row in connection.execute(removing.returning(*columns))}
@@ -53,7 +54,8 @@ def put(
     ]
     connection.execute(insert(listed_devices), rows)
     changed = [each for each in entries if before.get(each.name) != (each.spki_sha256, by)]
-    return len(entries) - len(before), changed
+    replaced = sum(before.get(each.name, (each.spki_sha256,))[0] != each.spki_sha256 for each in entries)
+    return len(entries) - len(before), replaced, changed
 
 
 def remove(connection: Connection, group: str, names: Sequence[str]) -> int:
