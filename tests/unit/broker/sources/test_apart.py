@@ -180,7 +180,7 @@ async def test_a_file_that_hangs_at_the_start_keeps_no_other_list_from_being_fol
         async with asyncio.timeout(60):
             await lists.current.wait()
             replace_file(ours, crl(PKI.issuing, [held], number=2))
-            while broker.engine.admission.status.index.find(held.revocation.key) is None:  # noqa: ASYNC110 - nothing tells
+            while broker.engine.admission.status.index.find(held.revocation.key) is None:
                 await asyncio.sleep(0.001)
         assert broker.metrics.revocation_alarms == {"CRL_UNREADABLE": 1}, "it is told"
     finally:

@@ -409,7 +409,7 @@ async def test_a_signer_that_is_revoked_is_replaced_and_what_it_has_signed_is_no
     serial = f"{first.certificate.serial_number:x}"
     running = asyncio.create_task(signer.run())
     await responding.revocation.revoke_serial(serial, RevocationReason.KEY_COMPROMISE, by="admin")
-    while signer.current(fleet.clock()) is first:  # noqa: ASYNC110 - it has no event to wait for
+    while signer.current(fleet.clock()) is first:
         await asyncio.sleep(0.001)
     running.cancel()
     second = signer.current(fleet.clock())
