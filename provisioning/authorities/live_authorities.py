@@ -303,6 +303,7 @@ class LiveAuthorities:
             owner=SERVER_NAME,
             life=self._settings.ocsp_signer_life,
             clock=self._clock,
+            replaced=self._responder.forget_all,
         )
         try:
             await signer.renew()
