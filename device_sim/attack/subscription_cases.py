@@ -13,7 +13,7 @@ from broker.mqtt.packets import Suback, Subscribe, SubscriptionRequest
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
 from device_sim.attack.good_client import EVERYTHING, NOTHING, GoodClient, Parties
-from device_sim.attack.owed import exactly, owed
+from device_sim.attack.owed import exactly, owed, said_at
 from device_sim.attack.target import BrokenPromise
 
 _V5 = (Feature.MQTT5,)
@@ -79,14 +79,13 @@ async def _granted(parties: Parties) -> None:
         if granted > qos:
             raise BrokenPromise(f"QoS {granted.value} was granted to who had asked for {qos.value}")
         listeners.append((listener, granted))
-    levels = [qos for qos in QoS if qos <= parties.best_qos]
-    for qos in levels:
-        await device.publish(topic, f"at {qos.value}".encode(), qos)
+    said = {f"at {qos.value}".encode(): qos for qos in QoS if qos <= parties.best_qos}
+    for payload, qos in said.items():
+        await device.publish(topic, payload, qos)
     for listener, granted in listeners:
-        await listener.until_came(len(levels), "what was said: not all came")
+        await listener.until_came(len(said), "what was said: not all came")
         for each in listener.came:
-            right = min(granted, QoS(int(each.payload[-1:])))
-            if each.qos is not right:
+            if each.qos is not min(granted, said_at(each, said)):
                 raise BrokenPromise(
                     f"QoS {each.qos.value} came to who was granted {granted.value}, said {each.payload.decode()}"
                 )
@@ -112,14 +111,14 @@ async def _many(parties: Parties) -> None:
         raise BrokenPromise(
             f"SUBACK {codes} was the answer to who had asked for {' '.join(str(q.value) for q in asked)}"
         )
-    for topic in topics:
-        await sender.publish(topic, topic[-1:].encode(), parties.best_qos)
+    granted = {str(number).encode(): qos for number, qos in enumerate(asked)}
+    for topic, payload in zip(topics, granted, strict=True):
+        await sender.publish(topic, payload, parties.best_qos)
     await device.until_came(len(topics), "its commands: not all came")
     for each in device.came:
-        if each.qos is not asked[int(each.payload)]:
-            raise BrokenPromise(
-                f"QoS {each.qos.value} came by the filter that was granted {asked[int(each.payload)].value}"
-            )
+        right = said_at(each, granted)
+        if each.qos is not right:
+            raise BrokenPromise(f"QoS {each.qos.value} came by the filter that was granted {right.value}")
 
 
 @owed(
