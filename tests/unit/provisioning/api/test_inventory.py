@@ -77,14 +77,14 @@ async def test_a_trial_is_told_apart_from_what_somebody_has_suspended(fleet: Fle
     async def trials() -> list[tuple[str, str | None]]:
         told = await items(fleet)
         for search in (None, CertificateSearch(group="line")):  # Two ways to count, and a third to search.
-            counts = await fleet.database.read(lambda c: inventory.count(c, fleet.clock(), search))  # noqa: B023
+            counts = await fleet.database.read(lambda c: inventory.count(c, fleet.clock(), search))
             assert +Counter({each.value: number for each, number in counts.items()}) == Counter(
                 each["state"] for each in told
             )
         for state in CertificateState:
             wanted = CertificateSearch(state=state)
             found, _ = await fleet.database.read(
-                lambda c: inventory.page(c, wanted, limit=9, after=None, now=fleet.clock())  # noqa: B023
+                lambda c: inventory.page(c, wanted, limit=9, after=None, now=fleet.clock())
             )
             assert [each.serial for each in found] == [each["serial"] for each in told if each["state"] == state]
         return [(each["state"], each["trial"]) for each in told]
