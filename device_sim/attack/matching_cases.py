@@ -26,7 +26,7 @@ def _matching(
         await device.subscribe(parties.topic(device, topic_filter), QoS.AT_LEAST_ONCE)
         for topic in (*matched, *others):
             await sender.publish(parties.topic(device, topic), topic.encode())
-        await device.until(lambda: len(device.came) >= len(matched), f"not all came that {topic_filter} matches")
+        await device.until_came(len(matched), f"not all came that {topic_filter} matches")
         await device.settled()
         said = {topic.encode(): topic for topic in (*matched, *others)}
         for each in device.came:

@@ -97,7 +97,7 @@ async def exactly(listener: GoodClient, payloads: list[bytes], what: str) -> Non
 
     Raises `BrokenPromise`.
     """
-    await listener.until(lambda: set(payloads) <= set(listener.payloads), f"{what}: not all came")
+    await listener.until_payloads(payloads, f"{what}: not all came")
     await listener.settled()
     once_each(listener.payloads, payloads, what)
     if listener.payloads != payloads:

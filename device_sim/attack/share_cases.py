@@ -202,7 +202,7 @@ async def _retained(parties: Parties) -> None:
     parties.retained(share.device, state)
     alone = await parties.service()
     await alone.subscribe(state, _ONCE)
-    await alone.until(lambda: bool(alone.came), "what was retained never came")
+    await alone.until_came(1, "what was retained never came")
     for _ in range(2):  # The first creates the shared subscription, the second joins it.
         member = await parties.service()
         await member.subscribe(f"$share/ours/{state}", _ONCE)
@@ -275,7 +275,7 @@ async def _ends_qos1(parties: Parties) -> None:
     _, holder, other, payloads = await _holding(parties, _ONCE, keeps=False)
     holder.cut()
     try:
-        await other.until(lambda: set(payloads) <= set(other.payloads), "", min(_PASSES_ON_WITHIN, other.patience))
+        await other.until_payloads(payloads, "", min(_PASSES_ON_WITHIN, other.patience))
     except BrokenPromise as error:
         if not error.never:
             raise
