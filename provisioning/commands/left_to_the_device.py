@@ -35,8 +35,8 @@ def say_which_are_for_the_same_key(others: Iterable[OtherForKey]) -> None:
         if len(serials) > _SERIALS:
             remedy = f"suspend --device {device}"
         say(
-            f"fleet-provisioning: {device} has {which}; if the key is in doubt: {remedy}; if others have it: revoke "
-            "--reason keyCompromise, which ends all that are for it"
+            f"fleet-provisioning: {device} has {which}; if the key is in doubt: {remedy}; if others have it: "
+            f"revoke --serial {serials[0]} --reason keyCompromise, which ends all that are for it"
         )
 
 
