@@ -6,8 +6,7 @@
 
 Each device has a network namespace, and with it a link, of its own (`bad_links`). It connects with mosquitto_pub,
 publishes one message with QoS 1 and leaves: TCP, TLS 1.3 with a full handshake, CONNECT, PUBLISH, DISCONNECT. The
-seconds are those of the whole program. A link's losses are those of each direction. See docs/operations.md, cellular
-and satellite links.
+seconds are those of the whole program. A link's losses are those of each direction. See docs/cellular-links.md.
 """
 
 from __future__ import annotations

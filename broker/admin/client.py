@@ -101,9 +101,12 @@ class AdminClient:
 
         Raises `BrokerUnreachable`, `TlsConfigurationError`.
         """
-        from provisioning.pki.tls import client_context  # Late: most brokers are asked at their socket.
+        from broker.admin.genuine_broker import genuine_broker  # Late: most brokers are asked at their socket.
+        from provisioning.client.genuine_server import trust_domain_of
+        from provisioning.pki.tls import client_context
 
         context = client_context(anchors, credential)
+        context.sslsocket_class = genuine_broker(trust_domain_of(credential))
         with contextlib.ExitStack() as stack:
             try:
                 check_address(url)

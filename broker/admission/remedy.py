@@ -54,7 +54,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "says why",
         "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes valid by itself",
         "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
-        "SUSPENDED": "resume it: fleet-provisioning resume",
+        "SUSPENDED": "resume it: fleet-provisioning resume; a device on trial, with a claim's certificate, has to "
+        "activate itself instead (/simplereenroll)",
         "ISSUER_REVOKED": "the CA that issued it is revoked: enrol the device again under another CA",
         "AUDIT_UNAVAILABLE": "check the disk of audit_log, or set audit_policy to count",
         "REVOCATION_STATUS_UNKNOWN": "the broker's revocation data is too old: check provisioning, or the other "

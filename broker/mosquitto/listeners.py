@@ -40,7 +40,7 @@ _MOST_QOS: Final = 2
 _ENDS_TLS: Final = (
     "mosquitto takes a PROXY header only where the proxy ends TLS, and believes what that says of the client's "
     "certificate; here each client has TLS with the broker, through the proxy: have the proxy pass TLS through "
-    "(docs/operations.md#behind-a-load-balancer), give this listener certfile, keyfile, cafile, require_certificate "
+    "(docs/load-balancer.md), give this listener certfile, keyfile, cafile, require_certificate "
     "and use_identity_as_username, remove this line, convert again, and write proxy_protocol_from: the proxy's networks"
 )
 _NO_EFFECT: Final = "it has no effect where the certificate names the client (use_identity_as_username)"

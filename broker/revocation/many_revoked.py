@@ -17,7 +17,7 @@ from typing import Final
 
 from broker.engine.held_lines import HeldLines
 from broker.engine.history import History
-from provisioning.program.logs import written
+from provisioning.program.moments import rfc3339_exactly
 
 _FEW: Final = 8
 _QUIET_SECONDS: Final = 0.02
@@ -84,4 +84,4 @@ class ManyRevoked:
 
 def _written(said_at: float) -> str:
     """Return as a line has it when it was said: a number for each is a fifth of the cost of a date."""
-    return written(datetime.fromtimestamp(said_at, UTC))
+    return rfc3339_exactly(datetime.fromtimestamp(said_at, UTC))

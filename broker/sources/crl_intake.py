@@ -44,7 +44,7 @@ from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse,
 from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import unpack
 from provisioning.pki.serial_number import serial_text
-from provisioning.program.moments import shown_time
+from provisioning.program.moments import rfc3339_exactly, shown_time
 from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
@@ -59,7 +59,7 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _EARLIEST = _BEGINNING + CLOCK_TOLERANCE
 """From a list of the first minutes of the year 1, which its CA may sign, no time can be taken away."""
 _MOST_TOLD = 8
-"""Lists of one text with a line of their own."""
+"""Lists of one text with a line of their own, and so many that are forgotten at a time."""
 _MOST_DELTAS = 256
 """URLs of deltas that the lists of one text name."""
 _MOST_NAMED = 20
@@ -175,10 +175,13 @@ class CrlIntake:
         trust, shelf = self._engine.admission.trust, self._engine.admission.status.lists
         known = set[bytes]() if trust is None else trust.keys_at(_BEGINNING)
         forgotten = shelf.forget_ended(known, datetime.now(UTC))
-        for each in forgotten:
+        for each in forgotten[:_MOST_TOLD]:
             log.info("CRL of an expired CA forgotten", issuer=each.issuer, source=each.source, number=each.number)
+        if rest := forgotten[_MOST_TOLD:]:
+            log.info("CRLs of expired CAs forgotten", lists=len(rest), source=rest[-1].source)
+        for source in dict.fromkeys(each.source for each in forgotten):
             for tell in self.sources:
-                tell(each.source)
+                tell(source)
 
     async def _take(self, der: bytes, text: _Text, trust: Trust, taken: Taken) -> None:
         lists, source = self._engine.admission.status.lists, text.source
@@ -219,7 +222,7 @@ class CrlIntake:
             "entries": len(held.entries),
             "revoked": len(added),
             "released": released,
-            "next_update": held.fresh_until.isoformat(),
+            "next_update": rfc3339_exactly(held.fresh_until),
             "sessions_closed": closed,
         }
         if text.takes(facts):

@@ -24,7 +24,7 @@ from random import Random
 
 from device_sim.bench.arrivals import Arrivals
 from device_sim.bench.keyring import Keyring, Party
-from device_sim.bench.payload import NUMBERED, AlteredPayload, Stamp, payload, stamp_of
+from device_sim.bench.payload import NUMBERED, AlteredPayload, Stamp, payload, stamp_of, this_clock
 from device_sim.bench.plan import Kind, Plan, topic_for
 from device_sim.fleet.schedule import Schedule
 from device_sim.interruption import Interruption
@@ -72,6 +72,8 @@ class Figures:
     received: int = 0
     unchecked: int = 0
     """Those of them that had no number: a user's own payload, a short one, or somebody else's."""
+    other_clock: int = 0
+    """Those of them that another machine had stamped, or this one before it was booted: they have no latency."""
     altered: int = 0
     """Those of them that were not as a benchmark had published them."""
     arrivals: list[Arrivals] = field(default_factory=list)
@@ -178,7 +180,7 @@ class Client:
     def _body(self, due: float, plan: Plan) -> bytes:
         if plan.content is not None:
             return plan.content
-        stamp = Stamp(due, self._figures.benchmark, self.party.number, self._number + 1, plan.qos)
+        stamp = Stamp(due, self._figures.benchmark, self.party.number, self._number + 1, plan.qos, this_clock())
         return payload(stamp, plan.size.draw(self._figures.drawing))
 
     def acknowledged(self, packet_id: int, number: int, _reason: str) -> None:
@@ -193,7 +195,10 @@ class Client:
             self._figures.acknowledged += 1
 
     def received(self, _topic: str, body: bytes) -> None:
-        """Record a message. One that was due before it was asked for has waited for that, stored: no latency."""
+        """Record a message. One that was due before it was asked for has waited for that, stored: no latency.
+
+        Nor has one that was due by another clock.
+        """
         self._figures.received += 1
         if self._figures.received == self._figures.wanted:
             self._figures.enough.set()
@@ -204,7 +209,9 @@ class Client:
             return
         self._figures.unchecked += stamp is None or not stamp.number
         if stamp is not None:
-            if stamp.due >= self.since:
+            if stamp.clock != this_clock():
+                self._figures.other_clock += 1
+            elif stamp.due >= self.since:
                 self._figures.end_to_end.record(max(time.monotonic() - stamp.due, 0.0))
             self.arrivals.came(stamp)
 

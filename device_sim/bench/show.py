@@ -19,6 +19,7 @@ from device_sim.report import ExitCode
 from provisioning.program.version import version_and_build
 
 _PERCENTS = (50.0, 95.0, 99.0)
+_OTHER_CLOCK = "whose clock is not this one's: they have no latency; subscribe on the machine that publishes"
 _NOT_CHECKED = "whether such messages are missing, duplicated, out of order or altered is not known"
 
 
@@ -100,6 +101,8 @@ def _messages(plan: Plan, figures: Figures) -> list[RenderableType]:
     if figures.unchecked:
         of = "they have no" if figures.unchecked == figures.received else f"{figures.unchecked} of them have no"
         parts.append(Text(f"  {of} number: {_NOT_CHECKED}", "yellow"))
+    if figures.other_clock:
+        parts.append(Text(f"  {figures.other_clock} of them are of a machine or a boot, {_OTHER_CLOCK}", "yellow"))
     if plan.content is not None and figures.published:
         parts.append(Text(f"  {UNCHECKED}", "yellow"))
     if any(count for _, count in came):
@@ -136,6 +139,7 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
         "skipped": figures.skipped,
         "received": figures.received,
         "unchecked": figures.unchecked,
+        "other_clock": figures.other_clock,
         "missing": figures.missing,
         "duplicated": figures.duplicated,
         "out_of_order": figures.out_of_order,

@@ -72,6 +72,7 @@ class LiveDevice:
         self.behaviours = behaviours
         self.away: float | None = None
         self.out_since: float | None = None
+        """Since when it should be connected and is not."""
         self.urgent = False
         self._commands = 0
         self.interval = group.telemetry.every if group.telemetry is not None else 0.0
@@ -242,6 +243,7 @@ class LiveDevice:
         """Publish the next reading, due at *due* (`time.monotonic`); return whether it was handed to the connection."""
         counters = self._surroundings.counters
         if self.connection is None or self.machine.state is not State.CONNECTED:
+            counters.missed += self.out_since is not None
             return False
         if len(self.unacknowledged) >= _MOST_UNACKNOWLEDGED:
             counters.held_back += 1

@@ -24,6 +24,8 @@ class Counters:
     refused: Counter[str] = field(default_factory=Counter)
     """Messages that the broker refused, by the reason code of its PUBACK."""
     held_back: int = 0
+    missed: int = 0
+    """Readings that were due while their device was out: it was to be connected, and was not."""
     altered: int = 0
     """Commands that have not arrived as the backend has sent them."""
     repeated: int = 0

@@ -118,6 +118,10 @@ class _Paho(mqtt.Client):
         self.reconnect()
         self._connect_properties = None  # Six kilobytes, kept for a reconnection that paho will never make.
 
+    def keep_to(self, receive_maximum: int) -> None:
+        """Have no more messages under way than the broker takes: paho leaves that to its user (MQTT 5 §3.3.4)."""
+        self._max_inflight_messages = min(self._max_inflight_messages, receive_maximum)
+
     def abort(self, error: OSError) -> None:
         """End the connection without DISCONNECT, because of *error*."""
         self.error = error
@@ -352,6 +356,8 @@ class Connection:
             self._paho.abort(ConnectionAbortedError("refused by us"))
         elif not self._admitted.done():
             self.session_present = bool(flags.session_present)
+            if (most := getattr(properties, "ReceiveMaximum", None)) is not None:
+                self._paho.keep_to(most)
             self._admitted.set_result(None)
 
     def _connack(self, reason: ReasonCode, properties: Properties | None) -> Closure:

@@ -51,6 +51,10 @@ class Conduct:
     """Whether messages are acknowledged at all."""
     first_pubcomp: bool = True
     """Whether the first QoS 2 message gets further than PUBREC; if not, the connection is dropped at its PUBREL."""
+    first_suback: bool = True
+    """Whether the first SUBSCRIBE is answered; if not, the connection is dropped a second later."""
+    forgets: bool = False
+    """Whether no session is kept; the first connection is dropped a second after its first SUBSCRIBE."""
     aliases: int = 0
     """How many topic aliases the first connection may use; it is dropped a second after its first message."""
     commands: bool = False

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.properties import Properties
 from device_sim.attack.verdict import Verdict
-from device_sim.qualify import judging, limit_judging, renewal_judging
+from device_sim.qualify import judging, limit_judging, renewal_judging, subscription_judging
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.conduct import Conduct, Step
 from device_sim.qualify.enrolment_stand import Arrival, Asked
@@ -150,6 +150,10 @@ def _aliases(seen: Witness) -> list[Line]:
     return limit_judging.keeps_aliases(seen.attempts)
 
 
+def _subscribes_again(why: str) -> Judge:
+    return lambda seen: subscription_judging.subscribes_again(seen.attempts, seen.window, why, seen.ending)
+
+
 def _good(seen: Witness) -> list[Line]:
     lines = judging.habits(seen.attempts, seen.ending)
     if lines[0].verdict is Verdict.FAIL:
@@ -272,6 +276,12 @@ STAGES: tuple[Stage, ...] = (
     Stage("no-pubcomp", "the connection breaks behind PUBREL",
           lambda seen: limit_judging.releases_again(seen.attempts, seen.window, seen.ending),
           Conduct(first_pubcomp=False)),
+    Stage("no-suback", "the first SUBSCRIBE is not answered, and the connection breaks",
+          _subscribes_again("nobody has told it that it has subscribed: no command may ever come"),
+          Conduct(first_suback=False)),
+    Stage("session-lost", "the connection breaks, and the broker has lost the device's session",
+          _subscribes_again("CONNACK says that there is no session: no command comes any more"),
+          Conduct(forgets=True)),
     Stage("limits", "the broker takes two unacknowledged messages, sets the keep alive, and acknowledges nothing",
           lambda seen: limit_judging.keeps_limits(seen.attempts, seen.window, ended=bool(seen.ending)),
           Conduct(acknowledges=False, server_keep_alive=True, limits=Properties(receive_maximum=2))),

@@ -87,7 +87,7 @@ class Stand:
         self._listening: socket.socket | None = None
         self._open: list[tuple[RawClient, Attempt]] = []
         self._refused = 0
-        self._released = self._ending = False
+        self._released = self._unanswered = self._ending = False
 
     async def __aenter__(self) -> Self:
         """Listen."""
@@ -241,7 +241,7 @@ class Stand:
             await self._dismiss(peer, conduct.goodbye)
             return False
         if self._is_first_unanswered(packet):
-            if isinstance(packet, Publish):
+            if not isinstance(packet, Pubrel):
                 await asyncio.sleep(_UNACKNOWLEDGED)
             return False
         answer = _answer_to(packet)
@@ -251,14 +251,22 @@ class Stand:
             for command in commands(attempt, attempt.connect, packet):
                 attempt.sent.append(command)
                 await peer.send(command.encode(peer.version))
-        if conduct.aliases and isinstance(packet, Publish) and len(self._admitted()) == 1 and not self._ending:
+        if self._ends_with(packet) and len(self._admitted()) == 1 and not self._ending:
             self._ending = True
             self._start(self._ended_soon(peer, attempt))
         return True
 
+    def _ends_with(self, packet: Packet) -> bool:
+        """Whether the first connection is dropped soon after *packet*."""
+        conduct = self._conduct
+        return isinstance(packet, Publish) if conduct.aliases else conduct.forgets and isinstance(packet, Subscribe)
+
     def _is_first_unanswered(self, packet: Packet) -> bool:
         """Whether the connection breaks instead of an answer to *packet*."""
         conduct = self._conduct
+        if isinstance(packet, Subscribe) and not conduct.first_suback and not self._unanswered:
+            self._unanswered = True
+            return True
         if isinstance(packet, Pubrel) and not conduct.first_pubcomp and not self._released:
             self._released = True
             return True
@@ -274,7 +282,8 @@ class Stand:
             await peer.send(Connack(code).encode(peer.version))
             say_goodbye(peer.socket)
             return False
-        kept = is_kept(connect, [each for each in self.attempts if each is not attempt], time.monotonic())
+        others = [each for each in self.attempts if each is not attempt]
+        kept = not conduct.forgets and is_kept(connect, others, time.monotonic())
         connack = Connack(ReasonCode.SUCCESS, kept, self._announced(connect))
         attempt.sent.append(connack)
         await peer.send(connack.encode(peer.version))

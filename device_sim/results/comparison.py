@@ -6,6 +6,8 @@ Rules
 2. Runs of different scenarios, seeds, brokers, machines or generators may be compared; the differences are stated
    first.
 3. A figure that only one of the two measured is a difference, and is not omitted.
+4. A percentile of so few values that none lies beyond it is their maximum: such a difference is stated, with how many
+   there were, and called neither better nor worse.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from device_sim.results.document import Document
 from device_sim.results.page import framed, table, verdict_css
 
 _PERCENTS = (50.0, 99.0)
+_ALL = 100.0
 _NOISE = 0.05
 
 
@@ -32,6 +35,13 @@ class Difference:
     before: float | None
     after: float | None
     duration: bool
+    few: str = ""
+    """Of how many values it is a percentile, if these are so few that it is their maximum."""
+
+    @property
+    def shown(self) -> str:
+        """The name, as a reader needs it."""
+        return self.name + self.few
 
     @property
     def change(self) -> str:
@@ -41,7 +51,7 @@ class Difference:
         if self.before == self.after:
             return "="
         if not self.before:
-            return f"{self.after - self.before:+g}"
+            return f"{self.after - self.before:+.12g}"
         return f"{(self.after - self.before) / self.before:+.0%}"
 
     @property
@@ -49,7 +59,7 @@ class Difference:
         """Whether it is better, worse, or neither."""
         if self.before is None or self.after is None:
             return "soft"
-        if not self.duration or abs(self.after - self.before) <= _NOISE * max(self.before, self.after):
+        if not self.duration or self.few or abs(self.after - self.before) <= _NOISE * max(self.before, self.after):
             return "soft"
         return "good" if self.after < self.before else "bad"
 
@@ -59,11 +69,12 @@ def differences(before: Document, after: Document) -> list[Difference]:
     found = []
     for name in dict.fromkeys([*before["durations"], *after["durations"]]):
         old, new = (_curve(run, name) for run in (before, after))
-        found += [
-            Difference(f"{name} p{percent:g} ms", old.get(percent), new.get(percent), duration=True)
-            for percent in _PERCENTS
-            if percent in old or percent in new
-        ]
+        counts = [run["durations"][name]["response"]["count"] for run in (before, after) if name in run["durations"]]
+        for percent in _PERCENTS:
+            if percent in old or percent in new:
+                few = f" (of {' and '.join(map(str, counts))})" if min(counts) * (_ALL - percent) < _ALL else ""
+                what = f"{name} p{percent:g} ms"
+                found.append(Difference(what, old.get(percent), new.get(percent), duration=True, few=few))
     for name in dict.fromkeys([*before["counts"], *after["counts"]]):
         value, other = (run["counts"].get(name, 0) for run in (before, after))
         if value or other:
@@ -73,7 +84,7 @@ def differences(before: Document, after: Document) -> list[Difference]:
 
 def written(figure: float | None) -> str:
     """Return *figure* in readable form."""
-    return "not measured" if figure is None else f"{figure:.6g}"
+    return "not measured" if figure is None else f"{figure:.12g}"
 
 
 def _curve(run: Document, name: str) -> dict[float, float]:
@@ -104,7 +115,7 @@ def comparison_of(before: Document, after: Document) -> RenderableType:
     shown.add_row("verdict", Text(before["verdict"]), Text(after["verdict"]), "")
     colours = {"good": "green", "bad": "red", "soft": "dim"}
     for item in differences(before, after):
-        shown.add_row(Text(item.name), written(item.before), written(item.after), Text(item.change, colours[item.css]))
+        shown.add_row(Text(item.shown), written(item.before), written(item.after), Text(item.change, colours[item.css]))
     notes = [Text(f"  differs: {name}: {old} → {new}", "yellow") for name, old, new in conditions(before, after)]
     return Group(*notes, shown)
 
@@ -122,7 +133,7 @@ def comparison_page(before: Document, after: Document) -> str:
     )
     rows = [
         (
-            escape(item.name),
+            escape(item.shown),
             written(item.before),
             written(item.after),
             f'<span class="{item.css}">{escape(item.change)}</span>',

@@ -203,7 +203,7 @@ def _amiss(markers: Sequence[dict[str, Any]]) -> list[str]:
 
 def figure_of(threshold: Document) -> str:
     """Return the figure that a threshold was compared with, in readable form."""
-    return "not measured" if threshold["value"] is None else f"{threshold['value']:g}"
+    return "not measured" if threshold["value"] is None else f"{threshold['value']:.12g}"
 
 
 def _histogram(latency: Latency) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Rules
 -----
 1. What is drawn is data; colours are classes that the page defines, for light and for dark.
 2. Every word from outside is escaped.
+3. A line has no more points than can be seen: that of a day would be a megabyte, and a report has a dozen, twice.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _WIDE, _NARROW = 880, 344
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 22, 26
 _CHARACTER = 6.2
 _SERIES = ("c0", "c1", "c3", "c4", "c5")
+_SEEN = 4
+"""Points in a column of a drawing that determine how a line looks: the first, the lowest, the highest, the last."""
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -119,7 +122,7 @@ class Plot:
                 f"<title>{y:g}</title></circle>"
             )
         elif points:
-            self._parts.append(f'<polyline class="line {css}" points="{self._path(points)}"/>')
+            self._parts.append(f'<polyline class="line {css}" points="{self._path(self._seen(points))}"/>')
 
     def steps(self, points: Sequence[Point], css: str) -> None:
         """Draw a line that rises at each point and is level between them."""
@@ -129,7 +132,7 @@ class Plot:
     def band(self, low: Sequence[Point], high: Sequence[Point], css: str) -> None:
         """Fill what is between two lines."""
         if low and high:
-            outline = self._path([*low, *reversed(high)])
+            outline = self._path([*self._seen(low), *reversed(self._seen(high))])
             self._parts.append(f'<polygon class="band {css}" points="{outline}"/>')
 
     def bars(self, bars: Iterable[tuple[float, float, float]], width: float, css: str, title: str) -> None:
@@ -161,6 +164,18 @@ class Plot:
     def _path(self, points: Iterable[Point]) -> str:
         return " ".join(f"{self._horizontal(x)},{self._vertical(y)}" for x, y in points)
 
+    def _seen(self, points: Sequence[Point]) -> Sequence[Point]:
+        """Return *points*, whose x grow, without those that nobody would see."""
+        if len(points) <= _SEEN * self._width:
+            return points
+        columns: dict[int, list[Point]] = {}
+        for point in points:
+            columns.setdefault(int(self._horizontal(point[0])), []).append(point)
+        seen: list[Point] = []
+        for column in columns.values():
+            seen += sorted({column[0], min(column, key=_y), max(column, key=_y), column[-1]})
+        return seen
+
     def _text(self, x: float, y: float, text: str, css: str) -> None:
         self._parts.append(f'<text class="{css}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>')
 
@@ -171,6 +186,10 @@ class Plot:
         return round(
             self._height - _BOTTOM - _share(value, self._y, log=self._log_y) * (self._height - _TOP - _BOTTOM), 1
         )
+
+
+def _y(point: Point) -> float:
+    return point[1]
 
 
 def _share(value: float, bounds: tuple[float, float], *, log: bool) -> float:

@@ -8,7 +8,8 @@ this process has; `document_so_far` makes from it what can be shown, without jud
 
 Rules
 -----
-1. A line is written once and never rewritten: each second of a day-long run costs as much as in a short one.
+1. A line is written once and never rewritten, and holds only what is new: each second of a day-long run costs as much
+   as in a short one. This process may be the one whose lateness counts against the run.
 2. The file is removed when the report is written; while it exists, it is the newer of the two.
 3. What a full disk did not accept waits, and is written first when there is room again.
 4. A truncated line is left out; so is what no process of ours can know before the devices are asked at the end: what
@@ -40,6 +41,7 @@ from provisioning.program.given_file import LIST_BYTES, contents_of
 
 _SECONDS = 1.0
 _DURATIONS_SECONDS = 60.0
+_MORE = "more_markers"
 
 
 class Progress:
@@ -48,8 +50,8 @@ class Progress:
     def __init__(self, path: Path, run: Run) -> None:
         """Start a new file; raise OSError if it cannot be written."""
         self._run = run
-        self._written = 0
-        self._told: dict[str, Any] = {}
+        self._written = self._marked = 0
+        self._stages: list[dict[str, Any]] = []
         self._durations_at = time.monotonic()
         self._waiting = bytearray()
         """What the disk did not accept, perhaps from mid-line on: a file's own buffer would lose some of it."""
@@ -62,8 +64,10 @@ class Progress:
             error.filename = str(path)
             raise
 
-    def add(self, *, durations: bool = False) -> None:
-        """Write what is new; also the histograms if a minute has passed, or if *durations* asks for them.
+    def add(self, *, last: bool = False) -> None:
+        """Write what is new; also the histograms if a minute has passed, or if this is the *last* time.
+
+        Then the markers are written as they are: what the devices have told at the end is in between.
 
         Raises OSError if the disk does not accept it: then it is written next time.
         """
@@ -71,14 +75,16 @@ class Progress:
         for sample in recorder.samples[self._written :]:
             self._line({"sample": sample_of(sample)})
         self._written = len(recorder.samples)
-        events = {
-            "stages": [asdict(each) for each in recorder.stages],
-            "markers": [asdict(m) for m in recorder.markers],
-        }
-        if events != self._told:
-            self._told = events
-            self._line(events)
-        if durations or time.monotonic() - self._durations_at >= _DURATIONS_SECONDS:
+        stages = [asdict(each) for each in recorder.stages]
+        if stages != self._stages:
+            self._stages = stages
+            self._line({"stages": stages})
+        if last:
+            self._line({"markers": [asdict(each) for each in recorder.markers]})
+        elif new := recorder.markers[self._marked :]:
+            self._line({_MORE: [asdict(each) for each in new]})
+        self._marked = len(recorder.markers)
+        if last or time.monotonic() - self._durations_at >= _DURATIONS_SECONDS:
             self._durations_at = time.monotonic()
             self._line({"durations": durations_of(recorder)})
         self._write()
@@ -112,7 +118,7 @@ async def kept(directory: Path | None, run: Run) -> AsyncIterator[None]:
             yield
     finally:
         with suppress(OSError), closing(progress):
-            progress.add(durations=True)
+            progress.add(last=True)
 
 
 def document_so_far(path: Path) -> Document:
@@ -131,6 +137,8 @@ def document_so_far(path: Path) -> Document:
         if "sample" in line:
             document["timeline"].append(line["sample"])
             refusals.update(line["sample"]["refusals"])
+        elif _MORE in line:
+            document["markers"] += line[_MORE]
         else:
             document.update(line)
     if document["timeline"]:

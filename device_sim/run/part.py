@@ -323,6 +323,7 @@ class Part:
             Count.REFUSED_MESSAGES: counters.refused.total(),
             Count.REPEATED: counters.repeated,
             Count.HELD_BACK: counters.held_back,
+            Count.MISSED: counters.missed,
             Count.SKIPPED: fleet.streaming.skipped,
             Count.SESSIONS_RESUMED: counters.sessions_resumed,
             Count.SESSIONS_LOST: counters.sessions_lost,

@@ -61,23 +61,28 @@ def label_of(stage: Stage) -> str:
     """Return what a stage does, in a few words."""
     match stage:
         case Ramp():
-            return f"ramp to {stage.to:.0%}, {stage.rate:g}/s"
+            return f"ramp to {_percent(stage.to)}, {stage.rate:g}/s"
         case Hold():
             return f"hold {stage.seconds:g} s"
         case Storm():
-            return f"storm {stage.drop:.0%}"
+            return f"storm {_percent(stage.drop)}"
         case Revoke():
-            return f"revoke {stage.select:.0%}, {stage.rate:g}/s"
+            return f"revoke {_percent(stage.select)}, {stage.rate:g}/s"
         case Suspend():
-            return f"suspend {stage.select:.0%}, {stage.rate:g}/s"
+            return f"suspend {_percent(stage.select)}, {stage.rate:g}/s"
         case Trouble():
             return f"trouble {trouble_in_words(stage.state())}, {stage.seconds:g} s"
         case Renew():
-            return f"renew {stage.select:.0%}, {stage.rate:g}/s"
+            return f"renew {_percent(stage.select)}, {stage.rate:g}/s"
         case Command():
-            return f"command {stage.select:.0%}, {stage.rate:g}/s" + (", asleep" if stage.asleep else "")
+            return f"command {_percent(stage.select)}, {stage.rate:g}/s" + (", asleep" if stage.asleep else "")
         case Restart():
             return "broker restart"
+
+
+def _percent(share: float) -> str:
+    """Return *share* in percent: a thousandth of a large fleet is not 0 %."""
+    return f"{100 * share:.6g}%"
 
 
 async def _play_one(scene: Scene, stage: Stage) -> Acted:

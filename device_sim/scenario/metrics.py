@@ -12,6 +12,10 @@ QoS 1 means at least once: messages that a device had sent, unacknowledged, when
 A message that the broker has not acknowledged ten seconds after the last stage, on a connection that was up all that
 time, is `unacknowledged`, delivered or not: at QoS 1 and 2 it must be acknowledged.
 
+A reading that is due while its device is out (it was to be connected, and was not) is never made, and so is in no
+latency: a broker that lets its fleet in slowly publishes less, and what it publishes is as quick as ever. It is
+`missed`.
+
 A message that does not arrive as it was published is `altered`: another value, number or time, or another device's
 content (`telemetry.seal`). It is `lost` as well; a command or an answer that is altered leaves the command unanswered.
 
@@ -77,6 +81,7 @@ class Count(StrEnum):
     OUT_OF_ORDER = "out_of_order"
     IN_FLIGHT = "in_flight"
     HELD_BACK = "held_back"
+    MISSED = "missed"
     SKIPPED = "skipped"
     UNEXPECTED = "unexpected"
     COMMANDS = "commands"
@@ -126,6 +131,7 @@ NEEDS: dict[Count, tuple[Count, ...]] = {
     Count.LOST_CONNECTIONS: (Count.ADMISSIONS,),
     Count.LOST: (Count.PUBLISHED,),
     Count.REFUSED_MESSAGES: (Count.PUBLISHED,),
+    Count.MISSED: (Count.PUBLISHED,),
     Count.UNACKNOWLEDGED: (Count.PUBLISHED,),
     Count.ALTERED: (Count.RECEIVED, Count.COMMANDS),
     Count.DUPLICATED: (Count.RECEIVED,),

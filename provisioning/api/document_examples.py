@@ -14,6 +14,7 @@ _CERTIFICATE: dict[str, Any] = {
     "serial": _SERIAL, "device": "meter-17", "role": "device", "group": "north", "issuer_key_id": _KEY_ID,
     "fingerprint_sha256": _SHA256, "not_before": _FROM, "not_after": _TO, "state": "active", "revoked_at": None,
     "reason": None, "sequence": None, "invalidity_date": None, "suspended_by_itself": False,
+    "trial": None,
 }  # fmt: skip
 _RULES: dict[str, Any] = {
     "ways": ["token", "listed+claim"], "profile": "device", "same_key_seconds": 3600, "new_key": "refuse",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -39,8 +39,9 @@ from provisioning.api.revocations import named_serial
 from provisioning.enrolment.authentication import check_still
 from provisioning.errors import Code, Refused
 from provisioning.program.moments import rfc3339
-from provisioning.store import authorities, certificates, inventory
+from provisioning.store import authorities, certificates, claims, inventory
 from provisioning.store.certificates import CertificateState, StoredCertificate
+from provisioning.store.claims import TrialState
 from provisioning.store.inventory import CertificateSearch
 
 log = structlog.get_logger(__name__)
@@ -62,6 +63,7 @@ COLUMNS: Final = (
     "sequence",
     "invalidity_date",
     "suspended_by_itself",
+    "trial",
 )
 EXPORT_PAGE: Final = 250
 """Certificates: each client who takes an export has so many of them in memory, as text."""
@@ -115,9 +117,9 @@ async def list_certificates(
     """
     now = services.clock()
     found, following = await services.database.page(
-        lambda connection: inventory.page(connection, search, limit=limit, after=after, now=now)
+        lambda connection: _page(connection, search, limit=limit, after=after, now=now)
     )
-    return stretch_of([_certificate_item(each, now) for each in found], following)
+    return stretch_of(found, following)
 
 
 @router.get("/inventory/counts")
@@ -142,7 +144,7 @@ async def export_certificates(
     def look(after: int | None) -> Callable[[Connection], _Found]:
         def page(connection: Connection) -> _Found:
             check_still(connection, operator, services.clock())
-            return inventory.page(connection, search, limit=EXPORT_PAGE, after=after, now=now)
+            return _page(connection, search, limit=EXPORT_PAGE, after=after, now=now)
 
         return page
 
@@ -152,7 +154,7 @@ async def export_certificates(
 
     is_csv = format_ is ExportFormat.CSV
     first = await services.database.page(look(None))
-    pages = _pages(services, first, look, now, cut, _csv_text if is_csv else _json_text)
+    pages = _pages(services, first, look, cut, _csv_text if is_csv else _json_text)
     if is_csv:
         return StreamingResponse(_csv(pages), media_type="text/csv; header=present")
     return StreamingResponse(_json(pages), media_type="application/json")
@@ -163,29 +165,36 @@ async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
     """Show one certificate, with its PEM and that of its issuing CA, also one that is retired or revoked."""
     text = named_serial(serial)
 
-    def look(connection: Connection) -> tuple[StoredCertificate, list[x509.Certificate]]:
+    now = services.clock()
+
+    def look(connection: Connection) -> tuple[dict[str, Any], list[x509.Certificate]]:
         found = certificates.find_serial(connection, text)
         if found is None:
             raise certificates.no_such_serial(text)
         stored, der = found
-        return stored, [x509.load_der_x509_certificate(der), *authorities.below_root(connection, stored.issuer_key_id)]
+        path = [x509.load_der_x509_certificate(der), *authorities.below_root(connection, stored.issuer_key_id)]
+        return _items(connection, [stored], now)[0], path
 
-    stored, path = await services.database.read(look)
+    item, path = await services.database.read(look)
     pem, *chain = (each.public_bytes(Encoding.PEM).decode() for each in path)
-    return _certificate_item(stored, services.clock()) | {"pem": pem, "chain": "".join(chain)}
+    return item | {"pem": pem, "chain": "".join(chain)}
 
 
-_Found = tuple[list[StoredCertificate], int | None]
+_Found = tuple[list[dict[str, Any]], int | None]
 """A page, and where the next one begins."""
 _Write = Callable[[list[dict[str, Any]]], str]
 """Returns rows as text."""
+
+
+def _page(connection: Connection, search: CertificateSearch, *, limit: int, after: int | None, now: datetime) -> _Found:
+    found, following = inventory.page(connection, search, limit=limit, after=after, now=now)
+    return _items(connection, found, now), following
 
 
 async def _pages(
     services: OperatorServices,
     first: _Found,
     look: Callable[[int | None], Callable[[Connection], _Found]],
-    now: datetime,
     cut: Callable[[Code], None],
     write: _Write,
 ) -> AsyncIterator[str]:
@@ -196,7 +205,7 @@ async def _pages(
     found, following = first
     del first
     while True:
-        text, found = write([_certificate_item(each, now) for each in found]) if found else "", []
+        text, found = write(found) if found else "", []
         if text:
             yield text
         if following is None:
@@ -258,7 +267,12 @@ def _hexadecimal(text: str) -> str:
     return digits
 
 
-def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any]:
+def _items(connection: Connection, found: Sequence[StoredCertificate], now: datetime) -> list[dict[str, Any]]:
+    trials = claims.became(connection, [each.id for each in found if each.on_hold], now)
+    return [_certificate_item(each, now, trials.get(each.id)) for each in found]
+
+
+def _certificate_item(stored: StoredCertificate, now: datetime, trial: TrialState | None) -> dict[str, Any]:
     revocation, state = stored.revocation, stored.state(now)
     since = None if revocation is None else revocation.revoked_at
     if state is CertificateState.REVOKED and (revocation is None or stored.on_hold):
@@ -278,4 +292,5 @@ def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any
         "sequence": None if revocation is None else revocation.sequence,
         "invalidity_date": None if revocation is None else rfc3339(revocation.invalidity_date),
         "suspended_by_itself": state is CertificateState.SUSPENDED and stored.held_by_itself,
+        "trial": trial if state is CertificateState.SUSPENDED else None,
     }

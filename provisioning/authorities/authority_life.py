@@ -191,17 +191,18 @@ class AuthorityLife:
         await self.database.read(lambda connection: check(connection, authorities.every(connection)))
         self.transcript.begin()
 
-    def check_passphrase(self, found: Sequence[StoredAuthority]) -> None:
+    def check_passphrase(self, found: Sequence[StoredAuthority], or_else: str = "") -> None:
         """Raise `ConfigurationError` if a new key would have a passphrase that opens none of those in files here.
 
         The newest are tried first, and only issuing CAs', if one is here: a root's may have come with its own.
+        *or_else* is what the error proposes besides.
         """
         names = {
             kind: [each.name for each in reversed(found) if each.kind is kind and each.state.trusted]
             for kind in (AuthorityKind.ISSUING, AuthorityKind.ROOT)
         }
         issuing = [name for name in names[AuthorityKind.ISSUING] if self.places.in_file(name)]
-        self.places.check_passphrase(issuing or names[AuthorityKind.ROOT])
+        self.places.check_passphrase(issuing or names[AuthorityKind.ROOT], or_else)
 
     async def write_files(self, new: str | None = None) -> None:
         """Write the trust anchors as they are now, and certificates of CAs with a key here: of *new*, and missing ones.
@@ -300,7 +301,8 @@ def _last_use(connection: Connection, ends: Mapping[str | None, datetime]) -> tu
 
 def only_one(found: list[StoredAuthority], name: str | None, state: AuthorityState, word: str) -> StoredAuthority:
     """Return the issuing CA in *state*, called *name* if given; raise `ConfigurationError` unless there is just one."""
-    fit = [each for each in found if each.kind is AuthorityKind.ISSUING and each.state is state]
+    issuing = [each for each in found if each.kind is AuthorityKind.ISSUING]
+    fit = [each for each in issuing if each.state is state]
     if name is not None:
         fit = [each for each in fit if each.name == name]
     match fit:
@@ -308,7 +310,7 @@ def only_one(found: list[StoredAuthority], name: str | None, state: AuthoritySta
             return one
         case []:
             raise ConfigurationError(
-                f"no issuing CA {name or ''} is {word}; there are {described(found)}".replace("  ", " ")
+                f"no issuing CA {name or ''} is {word}, only {described(issuing)}".replace("  ", " ")
             )
         case _:
             raise ConfigurationError(f"{described(fit)}: name one of them")
@@ -319,5 +321,5 @@ def facts_of(certificate: x509.Certificate) -> dict[str, object]:
     return {
         "subject": certificate.subject.rfc4514_string(),
         "serial": serial_text(certificate.serial_number),
-        "not_after": str(certificate.not_valid_after_utc),
+        "not_after": certificate.not_valid_after_utc,
     }

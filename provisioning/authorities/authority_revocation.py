@@ -99,9 +99,10 @@ class AuthorityRevocation:
     async def to_revoke(self, name: str) -> StoredAuthority:
         """Return the issuing CA called *name*; raise `ConfigurationError` if there is none, or it cannot be revoked."""
         found = await self.life.every()
-        chosen = next((each for each in found if each.name == name and each.kind is AuthorityKind.ISSUING), None)
+        issuing = [each for each in found if each.kind is AuthorityKind.ISSUING]
+        chosen = next((each for each in issuing if each.name == name), None)
         if chosen is None:
-            raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
+            raise ConfigurationError(f"there is no issuing CA {name!r}, only {described(issuing)}")
         if chosen.state is AuthorityState.REVOKED:
             if await self.life.database.write(lambda connection: _left(connection, name, self.life.clock())) is None:
                 admins = ", ".join(sorted(await self._usable_admins()))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -46,6 +47,8 @@ from provisioning.pki.serial_number import serial_text
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
+
+_TWO_PASSPHRASES: Final = "; if it is another than the root's: ca export-csr, ca root sign and ca import take one each"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class NextAuthority:
         await self._check_none_waits(check_line(line), another=another)
         root = self.life.with_key(root_for(line, await self.life.every(), root_name))
         root_key = self.life.places.open_for(root.name, root.certificate)  # Before a key is made.
-        name, subject, key = await self._next_key(line)
+        name, subject, key = await self._next_key(line, _TWO_PASSPHRASES if self.life.places.in_file(root.name) else "")
         now = self.life.clock()
         serial = serials.new_serial()
         await self.life.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serial_text(serial)})
@@ -157,17 +160,17 @@ class NextAuthority:
                 f"it issue, ca revoke {waiting[-1]} --reason superseded ends it, --another makes one more beside it"
             )
 
-    async def _next_key(self, line: str) -> tuple[str, x509.Name, PrivateKey]:
+    async def _next_key(self, line: str, or_else: str = "") -> tuple[str, x509.Name, PrivateKey]:
         found = await self.life.every()
         name, number = next_name(line, {each.name for each in found})
         waiting = self.life.places.open_waiting(name) if self.life.places.holds(name) else None
-        key = await self._made_key(name, found) if waiting is None else waiting
+        key = await self._made_key(name, found, or_else) if waiting is None else waiting
         self.life.transcript.begin()
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
         return name, issuing_ca_name(self.life.settings.trust_domain, number, shown_line(line)), key
 
-    async def _made_key(self, name: str, found: list[StoredAuthority]) -> PrivateKey:
-        self.life.check_passphrase(found)
+    async def _made_key(self, name: str, found: list[StoredAuthority], or_else: str) -> PrivateKey:
+        self.life.check_passphrase(found, or_else)
         self.life.transcript.begin()
         await self.life.log_step(Action.MAKING_CA_KEY, name, {})
         key, _ = self.life.places.create(name)

@@ -220,7 +220,7 @@ class OwnCredentials:
         async with self.serial_numbers.reservation(now) as reservation:
             request = IssuanceRequest(identity, key.public_key(), reservation.serial, now, dns_names, addresses)
             prepared = self.issuer.prepare(self.profiles[profile], request)
-            facts = {"serial": serial_text(reservation.serial), "role": identity.role.value}
+            facts: dict[str, object] = {"serial": serial_text(reservation.serial), "role": identity.role.value}
 
             def announce(connection: Connection) -> None:
                 audit.append(connection, now, SERVER_NAME, Action.SIGNING_CERTIFICATE, identity.name, facts)
@@ -246,7 +246,7 @@ class OwnCredentials:
                         host_name=name,
                         device=other.name,
                     )
-            signed = facts | {"not_after": str(certificate.not_valid_after_utc)}
+            signed = facts | {"not_after": certificate.not_valid_after_utc}
             audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
 
         await self.database.write(record)

@@ -6,34 +6,49 @@ Two certificates carry trust between the roots (RFC 7030 §4.1.3): the new key c
 that trust only the old one, and the old key certified by the new one. They are published with the roots, so parties may
 switch in any order. The next issuing CA is signed by the new root (`provisioning.authorities.next_authority`).
 
+A certificate between roots lasts as long as they do. So by itself the end of the old root would change nothing: whoever
+has its key presents, with a CA of his own making, the certificate by which the new root vouches for that key.
+
 Rules
 -----
-1. A root with an issuing CA under it is not retired, and neither is the last root.
+1. A root with an issuing CA under it is not retired, and neither is the last root. By which certificates others vouch
+   for its key, is revoked: their CRLs and the feed say so, as of an issuing CA. One that was retired by a version that
+   did not do that may be retired again.
 2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted, unless the root is
    recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot, and its answer may
    be lost.
 3. A key that waits for its root, as that of a ceremony that was killed, is used by the next one.
 4. A new root's first CRL is signed with it: certificates name it, and the key may leave at once. A ceremony that ends
    before that leaves it to the service.
+5. A new root's key in a file has the passphrase of the old one's: those who keep the root may have one of their own. If
+   the old one is in a token, it is that of the issuing CAs' files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.authorities.authority import root_crl_plan, urls_of_root
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
+from provisioning.authorities.ceremony_transcript import operator_name
 from provisioning.ca.ceremony import CertificateAuthority, succeed_root
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.of_authority import revoke_cross
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
+
+_BY: Final = "-by-"
+"""In the name of a certificate between roots: whose key, by whom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +72,7 @@ class RootLife:
         settings, name = self.life.settings, f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
         waiting = self.life.places.open_waiting(name) if self.life.places.holds(name) else None
-        if waiting is None:
+        if waiting is None and not self.life.places.in_file(old.name):  # Rule 5: its own passphrase has opened it.
             self.life.check_passphrase(found)
         self.life.transcript.begin()
         key, signer = self.life.places.create(name) if waiting is None else (waiting, None)
@@ -78,8 +93,8 @@ class RootLife:
             def transaction(connection: Connection) -> None:
                 for each, kind, certificate in (
                     (name, AuthorityKind.ROOT, succession.new_root),
-                    (f"{name}-by-{old.name}", AuthorityKind.CROSS, succession.new_with_old),
-                    (f"{old.name}-by-{name}", AuthorityKind.CROSS, succession.old_with_new),
+                    (f"{name}{_BY}{old.name}", AuthorityKind.CROSS, succession.new_with_old),
+                    (f"{old.name}{_BY}{name}", AuthorityKind.CROSS, succession.old_with_new),
                 ):
                     authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
                     self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
@@ -113,35 +128,63 @@ class RootLife:
             return False
         return all(each.name != name for each in found)
 
-    async def retire(self, name: str) -> None:
-        """End a root under which no trusted issuing CA is left."""
-        now = self.life.clock()
-        _check_unused(name, await self.life.every())
+    async def retire(self, name: str) -> Sequence[str]:
+        """End a root under which no trusted issuing CA is left; return the certificates by which others vouched for it.
+
+        Those are revoked.
+        """
+        now, by = self.life.clock(), operator_name()
+        found = await self.life.every()
+        _check_unused(name, found)
+        self._check_can_be_revoked(vouching_for(name, found))
         self.life.transcript.begin()
 
-        def transaction(connection: Connection) -> None:
+        def transaction(connection: Connection) -> Sequence[str]:
             found = authorities.every(connection, for_update=True)
             _check_unused(name, found)
+            revoked = vouching_for(name, found)
+            for each in revoked:
+                revoke_cross(connection, each, Grounds(RevocationReason.CESSATION_OF_OPERATION), by=by, now=now)
             for each in found:
-                if each.name == name or (each.kind is AuthorityKind.CROSS and name in each.name.split("-by-")):
+                if each.state.trusted and each not in revoked and name in each.name.split(_BY):
                     authorities.set_state(connection, each.name, AuthorityState.RETIRED, now)
                     self.life.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRED})
+            return [each.name for each in revoked]
 
-        await self.life.database.write(transaction)
+        revoked = await self.life.database.write(transaction)
         await self.life.write_files()
+        return revoked
+
+    def _check_can_be_revoked(self, crosses: Sequence[StoredAuthority]) -> None:
+        """Raise `ConfigurationError` unless the keys are here that have to sign the CRLs with *crosses*."""
+        for each in crosses:
+            _, signer = each.name.split(_BY)
+            if not self.life.places.holds(signer):
+                raise ConfigurationError(
+                    f"{signer} vouches for that root's key by {each.name} and has to sign a CRL that ends it, and the "
+                    f"key of {signer} is not here: bring it here first"
+                )
 
 
 def _check_unused(name: str, found: Sequence[StoredAuthority]) -> None:
-    """Raise `ConfigurationError` unless *name* is a root that may be retired."""
+    """Raise `ConfigurationError` unless *name* is a root that may be retired, or is, but for who vouches for it."""
     roots = authorities.trusted_roots(found)
     chosen = next((each for each in roots if each.name == name), None)
     if chosen is None:
+        if vouching_for(name, found):
+            return
         raise ConfigurationError(f"there is no root {name!r} to retire; there are {described(roots)}")
     under = _under(chosen, found)
     if under or len(roots) == 1:
         live = "live" if len(under) > 1 else "lives"
         what = f"{', '.join(under)} {live} under it" if under else "it is the only one"
         raise ConfigurationError(f"{name} cannot be retired: {what}")
+
+
+def vouching_for(name: str, found: Sequence[StoredAuthority]) -> list[StoredAuthority]:
+    """Return the certificates, not revoked, by which other roots that are trusted vouch for the key of *name*."""
+    crosses = {f"{name}{_BY}{each.name}" for each in authorities.trusted_roots(found)}
+    return [each for each in found if each.name in crosses and each.state is not AuthorityState.REVOKED]
 
 
 def _under(root: StoredAuthority, found: Sequence[StoredAuthority]) -> list[str]:

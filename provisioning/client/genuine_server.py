@@ -77,7 +77,7 @@ class GenuineServer(ssl.SSLObject):
         if wrong is None and refuse is not None:
             wrong = refuse(verified_path(self))
         if wrong is not None:
-            raise _not_verified(wrong)
+            raise not_verified(wrong)
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - named so by `ssl`
         """Return what the server has sent; raise `ssl.SSLSyscallError` if it, or the connection, has failed.
@@ -165,7 +165,8 @@ def _wrong_with(der: bytes, trust_domain: str | None) -> str | None:
     return None
 
 
-def _not_verified(message: str) -> ssl.SSLCertVerificationError:
-    error = ssl.SSLCertVerificationError(message)
+def not_verified(message: str) -> ssl.SSLCertVerificationError:
+    """Return the error of a handshake whose peer is the wrong one, as *message* says."""
+    error = ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, message)  # Of two, the second is its text.
     error.verify_message, error.verify_code = message, 0  # As in OpenSSL's own errors.
     return error

@@ -168,7 +168,7 @@ class EnrolledDevice(Answer):
     revoked_at: AwareDatetime | None = None
     decommissioned_at: AwareDatetime | None = None
     certificate: str | None = None
-    """Whether it can show one that is good: valid, suspended, revoked, expired or none; None: the service is older."""
+    """What it can show: valid, trial, suspended, revoked, expired or none; None: the service is older."""
     certificate_not_after: AwareDatetime | None = None
     certificates: int
 
@@ -191,6 +191,8 @@ class IssuedCertificate(Answer):
     invalidity_date: AwareDatetime | None = None
     suspended_by_itself: bool | None = None
     """Whether it stays suspended when its device is resumed; None: the service is older."""
+    trial: str | None = None
+    """Of one on hold because it was issued on trial: awaited, activated or ended. None: of any other."""
 
 
 class KnownOperator(Answer):

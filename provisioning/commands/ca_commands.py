@@ -27,6 +27,7 @@ from provisioning.commands.ceremony_command import (
     now,
     read_file,
 )
+from provisioning.commands.known_names import issuing_names
 from provisioning.commands.new_file import expect_new, write_new
 from provisioning.commands.reason_option import reason_option
 from provisioning.commands.service_command import (
@@ -56,7 +57,10 @@ ca_app.add_typer(rollover_app, name="rollover")
 ca_app.add_typer(root_app, name="root")
 
 Line = Annotated[str, typer.Option(help="The line of issuing CAs, one for each product with its own CA.")]
-Name = Annotated[str | None, typer.Argument(help="The CA, if more than one is possible.", show_default=False)]
+Name = Annotated[
+    str | None,
+    typer.Argument(help="The CA, if more than one is possible.", autocompletion=issuing_names, show_default=False),
+]
 
 
 @ca_app.command("list")
@@ -257,7 +261,7 @@ def end_line(
 @ceremonial
 def revoke(
     ceremony: Ceremony,
-    name: Annotated[str, typer.Argument(help="The issuing CA.")],
+    name: Annotated[str, typer.Argument(help="The issuing CA.", autocompletion=issuing_names)],
     reason: Annotated[RevocationReason, reason_option(AUTHORITY_REASONS)] = RevocationReason.CA_COMPROMISE,
     invalidity_date: InvalidityDate = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

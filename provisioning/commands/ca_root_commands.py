@@ -18,6 +18,7 @@ from provisioning.commands.ceremony_command import (
     read_file,
     show,
 )
+from provisioning.commands.known_names import root_names
 from provisioning.commands.new_file import expect_new, write_new
 from provisioning.commands.service_command import fail, print_document, say
 from provisioning.errors import ConfigurationError
@@ -58,9 +59,9 @@ def begin_root(
 @ceremonial_without_keys
 def retire_root(
     ceremony: Ceremony,
-    name: Annotated[str, typer.Argument(help="The root.")],
+    name: Annotated[str, typer.Argument(help="The root.", autocompletion=root_names)],
 ) -> None:
-    """Retire a root under which no issuing CA is left.
+    """Retire a root under which no issuing CA is left; no other root vouches for its key any more.
 
     \b
     Example:
@@ -69,9 +70,11 @@ def retire_root(
     from provisioning.authorities.root_life import RootLife
 
     async def work(life: AuthorityLife) -> Facts:
-        await RootLife(life).retire(name)
+        revoked = await RootLife(life).retire(name)
+        for each in revoked:
+            life.transcript.say(f"{each} is revoked: the feed says so, and its root's next CRL.")
         life.transcript.say(f"{name} is retired. Its key can be destroyed.")
-        return {"name": name, "state": "retired"}
+        return {"name": name, "state": "retired", "revoked": revoked}
 
     ceremony.hold("ca root retire", work)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from provisioning.commands.certificate_state import shown_state
 from provisioning.commands.choice_option import choice_option
 from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.last_ends import last_ends
@@ -239,4 +240,4 @@ _COLUMNS: Final = ("serial", "device", "role", "state", "not after")
 
 
 def _row(each: IssuedCertificate) -> Sequence[str]:
-    return each.serial, each.device, each.role, each.state, shown_time(each.not_after)
+    return each.serial, each.device, each.role, shown_state(each), shown_time(each.not_after)

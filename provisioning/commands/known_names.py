@@ -1,4 +1,6 @@
-"""Names of devices and groups that the shell offers at Tab: the running service is asked, as the command would ask it.
+"""Names that the shell offers at Tab. For devices and groups the running service is asked, as the command would ask it.
+
+CAs are those whose certificates are in the directory, on which their commands work.
 
 Rules
 -----
@@ -9,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +35,21 @@ def device_names(ctx: typer.Context, incomplete: str) -> list[str]:
 def group_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of configured groups that begin with *incomplete*; for ``autocompletion=``."""
     return _asked(ctx.params, "groups", incomplete)
+
+
+def issuing_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of issuing CAs that begin with *incomplete*; for ``autocompletion=``."""
+    return _of_cas(ctx.params, "issuing-", incomplete)
+
+
+def root_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of roots that begin with *incomplete*; for ``autocompletion=``."""
+    return _of_cas(ctx.params, "root-", incomplete)
+
+
+def _of_cas(given: dict[str, Any], kind: str, beginning: str) -> list[str]:
+    directory = Path(given.get("directory") or os.environ.get("FLEET_PROVISIONING_DIRECTORY") or "fleet")
+    return sorted(path.stem for path in directory.glob(f"{kind}*.crt") if path.stem.startswith(beginning))
 
 
 def _asked(given: dict[str, Any], kind: str, beginning: str) -> list[str]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 FoundT = TypeVar("FoundT")
 
 _COLUMNS: Final = ("serial", "device", "reason", "revoked", "sequence")
+_SUSPENDED_COLUMNS: Final = ("serial", "device", "reason", "suspended", "sequence")
 _RELEASED_COLUMNS: Final = ("serial", "device", "released", "sequence")
 _ENDED: Final = frozenset({"revoked", "decommissioned"})
 _REASONS: Final = tuple(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
@@ -147,7 +148,7 @@ def suspend(
     others: list[OtherForKey] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        with printed(_COLUMNS, _row, as_json=as_json) as show:
+        with printed(_SUSPENDED_COLUMNS, _row, as_json=as_json) as show:
 
             def report(found: Sequence[RevokedCertificate]) -> None:
                 show(found)
@@ -203,7 +204,9 @@ def resume(
             finally:  # What was done before a later step failed is done.
                 say_what_stays_suspended(stay)
         if not (total or stay or named.group or as_json):
-            say("fleet-provisioning: no certificate was on hold for a suspension")
+            devices = "the device is" if len(meant.which) == 1 else "the devices are"
+            active = f"; {devices} active" if meant.kind == "device" else ""
+            say(f"fleet-provisioning: no certificate was on hold for a suspension{active}")
 
     connection.run(command)
 

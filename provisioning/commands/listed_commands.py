@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.commands.in_steps import Telling
+from provisioning.commands.known_names import group_names
 from provisioning.commands.named_lines import before_the_loop
 from provisioning.commands.printed_rows import print_list
 from provisioning.commands.service_command import (
@@ -28,6 +29,7 @@ from provisioning.commands.service_command import (
     progress,
     say,
 )
+from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of
@@ -42,7 +44,7 @@ listed_app = command_group(help="Register the devices that a group expects.")
 _BATCH: Final = 1000
 _COLUMNS: Final = {"name", "key_sha256"}
 
-Group = Annotated[str, typer.Argument(help="The group.")]
+Group = Annotated[str, typer.Argument(help="The group.", autocompletion=group_names)]
 
 
 @listed_app.command("import")
@@ -91,6 +93,9 @@ def import_devices(
                 if reached and not is_over:
                     with telling:
                         say(f"fleet-provisioning: {file} is imported as far as line {reached}")
+        if reached:
+            with telling:
+                await say_if_shut(client, group, "listed")
         if as_json:
             print_document({"new": new, "replaced": replaced, "wrong": wrong})
         else:
@@ -121,6 +126,8 @@ def list_listed(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.listed_devices(group)]
+        if not found:
+            await say_if_shut(client, group, "listed")
         print_list(found, ("name", "key SHA-256", "by", "ended"), _row, as_json=as_json)
 
     connection.run(command)
@@ -195,7 +202,9 @@ def _batches(
 
     *complain* gets lines with more cells than columns: it is unknown which are meant. And those with fewer, as when
     the file is truncated: the name may be the beginning of another, and a missing key would replace the known one.
+    And those with the key of another line's device: the service certifies a key for one device only.
     """
+    whose: dict[str, str] = {}
     cut_off = "" if content.endswith((b"\n", b"\r")) else "the file ends without the end of its last line: "
     last_line = content.count(b"\n") + 1
     with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as file:
@@ -210,6 +219,9 @@ def _batches(
                 wrong = _wrong_cells(row, header, cut_off if reader.line_num == last_line else "")
                 if wrong is not None:
                     complain(reader.line_num, wrong)
+                    continue
+                if key and (other := whose.setdefault(key.lower().replace(":", ""), name)) != name:
+                    complain(reader.line_num, f"the key of {name[:200]!r} is that of {other[:200]!r} in this file")
                     continue
                 batch.append((reader.line_num, name[:200], key[:200] or None))
                 if len(batch) == _BATCH:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from provisioning.commands.certificate_state import shown_state
 from provisioning.commands.choice_option import choice_option
 from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.printed_rows import print_each
@@ -39,7 +40,7 @@ Group = Annotated[str | None, typer.Option(help="Of this group only.", autocompl
 
 STATES: Final = ("active", "suspended", "revoked", "decommissioned")
 """Of devices."""
-STANDINGS: Final = ("valid", "suspended", "revoked", "expired", "none")
+STANDINGS: Final = ("valid", "trial", "suspended", "revoked", "expired", "none")
 """What a device has to show: `provisioning.store.device_inventory`."""
 
 
@@ -111,7 +112,10 @@ def show_device(
         print_table(
             ("serial", "state", "not before", "not after", "revoked"),
             (
-                (each.serial, each.state, shown_time(each.not_before), shown_time(each.not_after), each.reason or "-")
+                (
+                    *(each.serial, shown_state(each), shown_time(each.not_before), shown_time(each.not_after)),
+                    "-" if each.reason is None or each.trial else each.reason,
+                )
                 for each in issued
             ),
         )

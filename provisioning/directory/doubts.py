@@ -24,7 +24,7 @@ SHORTEST: Final = 15
 """Characters of a password that protects something alone (NIST SP 800-63B-4 §3.1.1.2)."""
 
 ANOTHER_ONE: Final = (
-    "make one with openssl rand -hex 24, and encrypt the keys with it (docs/operations.md, Changing the passphrase)"
+    "make one with openssl rand -hex 24, and encrypt the keys with it (docs/changes.md, Changing the passphrase)"
 )
 
 

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. A retired CA is not checked. An active one's key has to be here; a root's need not be.
+1. A retired CA is not checked, but that no other root vouches for a retired root's key. An active one's key has to be
+   here; a root's need not be.
 2. The next CA is due when a third of a CA's life is left: certificates issued later are soon limited by its expiry.
 3. A root's next CRL is due at half of the last one's life, as it is for the service: its key may have to be fetched.
 4. If the audit log does not confirm the last ceremony, a CA that was revoked since may issue again
@@ -22,6 +23,7 @@ from sqlalchemy.engine import Connection
 from provisioning.authorities.authority import STRANGER_REMEDY, strangers
 from provisioning.authorities.last_ceremony import REMEDY, LastCeremony
 from provisioning.authorities.named_lists import named_lists
+from provisioning.authorities.root_life import vouching_for
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
@@ -61,6 +63,7 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
         elif each.state is not AuthorityState.REVOKED:
             good.append(f"{each.name} ({each.state})")
         yield from _list(connection, each, now)
+    yield from _believed(every)
     yield from _addresses(connection, settings, every)
     for word in known_authorities.unknown(connection):
         if word.is_recent(now):
@@ -123,6 +126,18 @@ def _list(connection: Connection, ca: StoredAuthority, now: datetime) -> Iterato
         )
     else:
         yield ok("CRL", f"{ca.name}'s is valid until {shown_minute(crl.next_update)} at least")
+
+
+def _believed(every: Sequence[StoredAuthority]) -> Iterator[Finding]:
+    """Yield which retired roots' keys are still good for something, as those that an earlier version has retired."""
+    retired = [each.name for each in every if each.kind is AuthorityKind.ROOT and each.state is AuthorityState.RETIRED]
+    for name in retired:
+        if crosses := [each.name for each in vouching_for(name, every)]:
+            yield warning(
+                "CAs",
+                f"{name} is retired, and who has its key is still believed: {', '.join(crosses)} vouches for it",
+                f"fleet-provisioning ca root retire {name}",
+            )
 
 
 def _addresses(connection: Connection, settings: Settings, every: Sequence[StoredAuthority]) -> Iterator[Finding]:

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ListOutcome:
-    """The result of a batch: *errors* by the position of the entry, from 0."""
+    """The result of a batch: how many are *new*, how many have another key now; *errors* by position, from 0."""
 
     new: int
     replaced: int
@@ -64,10 +64,10 @@ class DeviceListService:
                 continue
             entries[name] = entry
 
-        def record(connection: Connection) -> int:
+        def record(connection: Connection) -> tuple[int, int]:
             now = self._clock()
             try:
-                new, changed = listed_devices.put(connection, group, list(entries.values()), by=by, now=now)
+                new, replaced, changed = listed_devices.put(connection, group, [*entries.values()], by=by, now=now)
             except IntegrityError as error:  # PostgreSQL: somebody else lists the same names at this moment.
                 raise Refused(
                     Code.UNAVAILABLE, "the same names are being listed by another request; try again"
@@ -75,11 +75,11 @@ class DeviceListService:
             if entries:
                 facts = {"count": len(entries), "new": new, "devices": list(map(str, changed))}
                 audit.append(connection, now, by, Action.DEVICES_LISTED, group, facts)
-            return new
+            return new, replaced
 
-        new = await self._database.write(record)
+        new, replaced = await self._database.write(record)
         log.info("devices listed", group=group, entries=len(entries), new=new, wrong=len(errors), by=by)
-        return ListOutcome(new, len(entries) - new, errors)
+        return ListOutcome(new, replaced, errors)
 
     async def remove(self, group: str, name: str, *, by: str) -> None:
         """Remove a name from the list; raise `Refused` if it is not on it. A device that has enrolled stays."""

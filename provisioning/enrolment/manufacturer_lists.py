@@ -155,7 +155,7 @@ class ManufacturerListService:
                 entries=taken.stored.entries,
                 revoked=taken.revoked,
                 released=taken.released,
-                next_update=taken.stored.next_update.isoformat(),
+                next_update=taken.stored.next_update,
                 by=by,
             )
         return taken
@@ -221,8 +221,8 @@ def _facts_of(taken: Taken, source: str | None) -> dict[str, object]:
     stored = taken.stored
     facts: dict[str, object] = {
         "crl_number": str(stored.number),
-        "this_update": stored.this_update.isoformat(),
-        "next_update": stored.next_update.isoformat(),
+        "this_update": stored.this_update,
+        "next_update": stored.next_update,
         "about": sorted(stored.scope.names),
         "entries": stored.entries,
         "revoked": taken.revoked,

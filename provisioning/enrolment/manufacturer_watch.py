@@ -78,7 +78,7 @@ class ManufacturerWatch:
                     code="MANUFACTURER_LIST_AWAITED",
                     manufacturer=name,
                     waiting=waiting,
-                    until=end.isoformat(),
+                    until=end,
                 )
         self._said = {name: waiting for name, (waiting, _) in judged.items()}
         self._ends = {name: end for name, (_, end) in judged.items()}

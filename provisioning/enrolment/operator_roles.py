@@ -8,6 +8,8 @@ Rules
    `OperatorRoleService.grant`: a token for who has enrolled makes nobody an auditor.
 4. A role for a name that nobody has enrolled under is a promise. It ends with the last token for that name, and with
    the admin who has made it (`provisioning.store.operators.usable_admins`): whoever gets the name later only reads.
+   So is the role of an operator who was revoked, until that one comes back: whoever has given it may have done so to
+   nobody, and have had the key of an admin.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ def promise_roles(
 
 
 def end_promise_of_who_left(connection: Connection, name: str, *, by: str, now: datetime) -> None:
-    """End the role of who is new, if who has promised it is no admin any more; *by* has made the token."""
+    """End the role of who is new, or comes back, if who has given it is no admin any more; *by* has made the token."""
     promised = operators.role_of(connection, name) is not OperatorRole.AUDITOR
     if promised and operators.granter(connection, name) in operators.no_admins(connection, now):
         _end_promise(connection, name, by=by, now=now)
@@ -109,6 +111,12 @@ def is_operator(connection: Connection, name: str) -> bool:
     """Whether an operator has enrolled under *name*."""
     device = devices.find(connection, name)
     return device is not None and device.role is Role.OPERATOR
+
+
+def is_here(connection: Connection, name: str) -> bool:
+    """Whether an operator has enrolled under *name*, and was not revoked since."""
+    device = devices.find(connection, name)
+    return device is not None and device.role is Role.OPERATOR and not device.state.is_end
 
 
 def check_is_operator(connection: Connection, name: str) -> None:

@@ -37,8 +37,9 @@ from provisioning.enrolment.ways.claim import check_own_key
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
 from provisioning.program.moments import shown_time
-from provisioning.store import authorities, certificates_of_device, claims
+from provisioning.store import authorities, certificates_of_device, certificates_of_key, claims
 from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates_of_key import key_of
 from provisioning.store.claims import Trial
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Group
@@ -156,12 +157,14 @@ def _check_key_is_still_its_own(
     """Refuse an expired certificate whose key the device has renewed away: whoever has a copy of it is not it.
 
     Not if the newer key is the one that is asked for, nor while the group answers the same request again: the answer
-    with the newer certificate may have been lost.
+    with the first certificate for another key may have been lost. What has come since prolongs that for nobody: with
+    each renewal of the device the copy would be good again.
     """
     newest = certificates_of_device.newest_but_trials(connection, stored.device.id)
     if newest is None or newest.spki_sha256 in {stored.spki_sha256, attempt.request.key_fingerprint}:
         return
-    if attempt.now >= newest.issued_at + rules.same_key_window:
+    replaced_at = certificates_of_key.replaced_at(connection, key_of(stored)) or newest.issued_at
+    if attempt.now >= replaced_at + rules.same_key_window:
         raise Refused(
             Code.CERTIFICATE_EXPIRED,
             f"certificate {stored.serial} of {stored.device.name} has expired, and the device has another key since: "

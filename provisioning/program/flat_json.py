@@ -1,4 +1,6 @@
-"""JSON of an object of strings, whole numbers, times and lists of them, as the standard library's encoder writes it.
+"""JSON of an object of strings, whole numbers, moments and lists of them, as the standard library's encoder writes it.
+
+A moment is text, as everywhere for programs (`provisioning.program.moments`).
 
 That encoder is set up again for each object, which costs three times what a log line is worth.
 All other types are left to it.
@@ -12,18 +14,20 @@ from datetime import datetime
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 
+from provisioning.program.moments import rfc3339_exactly
+
 
 class FlatJson:
     """Writes objects; values that JSON does not support are written as their text."""
 
     def __init__(self, *, ascii_only: bool, sort_keys: bool) -> None:
-        self._library = json.JSONEncoder(default=str, ensure_ascii=ascii_only, sort_keys=sort_keys)
+        self._library = json.JSONEncoder(default=_as_text, ensure_ascii=ascii_only, sort_keys=sort_keys)
         text = encode_basestring_ascii if ascii_only else encode_basestring
         self._text = text
         self._sort = sort_keys
         self._writers: Mapping[type, Callable[[Any], str]] = {
             str: text,
-            datetime: lambda moment: text(str(moment)),
+            datetime: lambda moment: text(rfc3339_exactly(moment)),
             int: int.__repr__,
             list: self._list,
             type(None): lambda _none: "null",
@@ -40,3 +44,7 @@ class FlatJson:
             return "{" + ", ".join([f"{text(name)}: {writers[type(value)](value)}" for name, value in items]) + "}"
         except KeyError:
             return self._library.encode(fields)
+
+
+def _as_text(value: object) -> str:
+    return rfc3339_exactly(value) if isinstance(value, datetime) else str(value)

@@ -34,6 +34,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
+from provisioning.program.moments import rfc3339_exactly
+
 _PATIENCE_SECONDS: Final = 0.5
 
 
@@ -163,6 +165,6 @@ def _has_room(descriptor: int, seconds: float) -> bool:
 
 
 def _told(lost: int) -> bytes:
-    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    at = rfc3339_exactly(datetime.now(UTC))
     line = {"event": "log lines lost", "lines": lost, "detail": "the reader of the log did not", "level": "warning"}
     return (json.dumps(line | {"timestamp": at}) + "\n").encode()

@@ -22,6 +22,7 @@ from structlog.typing import EventDict
 from provisioning.program.flat_json import FlatJson
 from provisioning.program.journal import Renderer, is_journal, prioritised, with_priority
 from provisioning.program.log_stream import LossyStream
+from provisioning.program.moments import rfc3339_exactly
 from provisioning.program.printable import printable
 
 _JSON: Final = FlatJson(ascii_only=False, sort_keys=False)
@@ -47,19 +48,14 @@ def stamp(_logger: object, _method: str, line: EventDict) -> EventDict:
 
 def time_now() -> str:
     """Return the time as a line has it."""
-    return written(datetime.now(UTC))
-
-
-def written(moment: datetime) -> str:
-    """Return *moment*, in UTC, as a line has it."""
-    return moment.isoformat().replace("+00:00", "Z")
+    return rfc3339_exactly(datetime.now(UTC))
 
 
 def _with_written_times(_logger: object, _method: str, line: EventDict) -> EventDict:
     """Write each time like the line's own: a terminal would show a `datetime` as Python's ``repr``."""
     for name, value in line.items():
         if type(value) is datetime:
-            line[name] = written(value)
+            line[name] = rfc3339_exactly(value)
     return line
 
 
@@ -74,7 +70,7 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a line."""
-        at = written(datetime.fromtimestamp(record.created, UTC))
+        at = rfc3339_exactly(datetime.fromtimestamp(record.created, UTC))
         line = {"event": record.getMessage(), "logger": record.name, **self._also}
         line |= {"level": record.levelname.lower(), "timestamp": at}
         if record.exc_info:

@@ -20,6 +20,11 @@ def rfc3339_milliseconds(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def rfc3339_exactly(moment: datetime) -> str:
+    """Return *moment*, in UTC, as text, to the microsecond; to the second if it has none."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
 def shown_time(moment: datetime) -> str:
     """Return *moment* for people, to the second; `provisioning.program.given_moment` reads it."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -49,7 +49,7 @@ class _End:
         self._leave = leave
         self._words = (
             f"{program}: out of memory, and ended at once, to be started again; nothing that was promised is lost. "
-            "Give it more (MemoryMax=, ulimit -v, --memory), or less to hold (docs/operations.md)\n"
+            "Give it more (MemoryMax=, ulimit -v, --memory), or less to hold (docs/changes.md)\n"
         ).encode()
         self._reserve = bytearray(_RESERVE_BYTES)
 

@@ -6,8 +6,9 @@ answered is ours.
 
 Rules
 -----
-1. Files are offered where a file, or any text, may stand; not where words are known, though none fits what was typed:
-   a file's name is no reason to revoke. bash is told by the exit code, which Typer's script ignored.
+1. Files are offered where a file, or any text, may stand; not where a number does, nor where words are known, though
+   none fits what was typed: a file's name is no reason to revoke. bash is told by the exit code, which Typer's script
+   ignored.
 2. ``--reason=key`` is completed like ``--reason key``. bash breaks words at ``=``, ``:`` and ``@``, which is undone
    first; and then it replaces the last part only, so that it gets no more.
 3. zsh evaluates the answer: whatever is in it is quoted. Typer doubles apostrophes, which zsh then leaves out.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import typer
 from typer._click.shell_completion import CompletionItem, _resolve_context, _resolve_incomplete, split_arg_string
@@ -95,8 +96,10 @@ class _Place:
         """Whether a file may stand there."""
         if not isinstance(self._owner, TyperOption | TyperArgument):
             return False
-        # Typer tells nowhere else whether the words are known.
-        return self._owner._custom_shell_complete is None and not self._owner.type_descriptor.is_choice  # noqa: SLF001
+        kind = self._owner.type_descriptor
+        if kind.is_choice or not {kind.annotation, *get_args(kind.annotation)}.isdisjoint({int, float}):
+            return False
+        return self._owner._custom_shell_complete is None  # noqa: SLF001 - Typer tells nowhere else.
 
     def offered(self) -> Sequence[CompletionItem]:
         """Return what may stand there, and begins like it."""

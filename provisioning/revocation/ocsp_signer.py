@@ -84,14 +84,14 @@ class RenewedOcspSigner:
                 owner = devices.find(connection, self._owner)
                 if owner is None:
                     raise RuntimeError(f"the store does not know {self._owner}, the service's own name")
-                facts = {"serial": serial_text(reservation.serial), "use": "OCSP signer"}
+                facts: dict[str, object] = {"serial": serial_text(reservation.serial), "use": "OCSP signer"}
                 audit.append(connection, now, self._owner, Action.SIGNING_CERTIFICATE, self._owner, facts)
                 reservation.burnt = True
                 certificate = self.issuer.issue(prepared)
                 serials.use(connection, reservation.serial)
                 certificates.add(connection, certificates.issued(certificate), owner.id, now)
                 device_keys.claim(connection, spki_fingerprint(certificate.public_key()), owner.id)
-                facts["not_after"] = str(certificate.not_valid_after_utc)
+                facts["not_after"] = certificate.not_valid_after_utc
                 audit.append(connection, now, self._owner, Action.CERTIFICATE_SIGNED, self._owner, facts)
                 return certificate
 

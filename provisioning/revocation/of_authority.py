@@ -52,7 +52,7 @@ from provisioning.store import (
     unfinished_authority_ends,
 )
 from provisioning.store.audit import Action
-from provisioning.store.authorities import AuthorityKind, AuthorityState
+from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.unfinished_authority_ends import EndedIssuer, UnfinishedAuthorityEnd
 
@@ -100,19 +100,35 @@ def revoke_authority(
     )
     if ca is None or ca.state is AuthorityState.REVOKED:
         raise ConfigurationError(f"{name} is revoked already" if ca else f"there is no issuing CA {name!r}")
-    device = devices.add(connection, device_name(name), Role.SERVICE, None, now)
-    identifier = certificates.add(connection, certificates.issued(ca.certificate), device.id, now)
-    since = grounds.invalidity_date
-    (sequence,) = revocations.add(
-        connection, [identifier], reason=grounds.reason, revoked_at=now, revoked_by=by, invalidity_date=since
-    )
-    devices.set_state(connection, [device.id], DeviceState.REVOKED, now)
-    authorities.set_state(connection, name, AuthorityState.REVOKED, now)
-    issuer = EndedIssuer(ca.key_id.hex())
+    sequence = _revoke_own(connection, ca, grounds, by, now)
+    issuer, since = EndedIssuer(ca.key_id.hex()), grounds.invalidity_date
     unfinished_authority_ends.begin(connection, issuer, UnfinishedAuthorityEnd(_below(grounds.reason), since, now, by))
     facts = {**grounds.facts, "certificates": IN_WHAT_FOLLOWS, "state": AuthorityState.REVOKED}
     audit.append(connection, now, by, Action.CA_CHANGED, name, facts)
     return RevokedAuthority(name, issuer, sequence)
+
+
+def revoke_cross(connection: Connection, cross: StoredAuthority, grounds: Grounds, *, by: str, now: datetime) -> None:
+    """Revoke *cross*, by which one root vouches for the key of another, and which has issued nothing of its own."""
+    _revoke_own(connection, cross, grounds, by, now)
+    audit.append(connection, now, by, Action.CA_CHANGED, cross.name, {**grounds.facts, "state": AuthorityState.REVOKED})
+
+
+def _revoke_own(connection: Connection, ca: StoredAuthority, grounds: Grounds, by: str, now: datetime) -> int:
+    """Revoke the certificate of *ca*, as issued by the CA above it; return the sequence number."""
+    device = devices.add(connection, device_name(ca.name), Role.SERVICE, None, now)
+    identifier = certificates.add(connection, certificates.issued(ca.certificate), device.id, now)
+    (sequence,) = revocations.add(
+        connection,
+        [identifier],
+        reason=grounds.reason,
+        revoked_at=now,
+        revoked_by=by,
+        invalidity_date=grounds.invalidity_date,
+    )
+    devices.set_state(connection, [device.id], DeviceState.REVOKED, now)
+    authorities.set_state(connection, ca.name, AuthorityState.REVOKED, now)
+    return sequence
 
 
 def revoked_ahead(connection: Connection, now: datetime) -> list[EndedIssuer]:

@@ -39,6 +39,7 @@ from provisioning.errors import Refused
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import unpack
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.program.moments import rfc3339
 from provisioning.revocation.occasion import NoOccasion, Occasion
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
@@ -88,7 +89,7 @@ class _Recalled:
             "manufacturer": self.manufacturer.name,
             "idevid": self.came.serial,
             "idevid_reason": said.reason,
-            "idevid_revoked_at": said.revoked_at.isoformat(),
+            "idevid_revoked_at": rfc3339(said.revoked_at),
         }
 
 

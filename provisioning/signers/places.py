@@ -61,10 +61,10 @@ class SignerPlaces:
         path = self.files.key(ca)
         return path.exists() and self.path(ca) == path
 
-    def check_passphrase(self, cas: Sequence[str]) -> None:
+    def check_passphrase(self, cas: Sequence[str], or_else: str = "") -> None:
         """Raise `ConfigurationError` if a new key's file would have a passphrase that opens no file of *cas* here.
 
-        One that opens is enough: another may be damaged. Keys in tokens have no part in it.
+        One that opens is enough: another may be damaged. Keys in tokens have no part in it. *or_else* ends the error.
         """
         held = [ca for ca in cas if self.in_file(ca)]
         if self.settings.signer != IN_FILES or not held:
@@ -78,7 +78,7 @@ class SignerPlaces:
             else:
                 return
         lost = " and ".join(self.path(ca).name for ca in held)
-        raise ConfigurationError(f"{refused}; if that key is lost, move {lost} away") from refused
+        raise ConfigurationError(f"{refused}; if that key is lost, move {lost} away{or_else}") from refused
 
     def open_waiting(self, ca: str) -> PrivateKey:
         """Return the key of *ca*, which was made before and waits for a certificate; raise `ConfigurationError`."""

@@ -89,6 +89,16 @@ _NEWEST: Final = Prepared(
     .order_by(certificates.c.id.desc())
     .limit(1)
 )
+_OTHERS: Final = certificates.alias()
+_REPLACED: Final = Prepared(
+    select(_OTHERS.c.issued_at)
+    .where(
+        _OTHERS.c.device_id == bindparam("of"),
+        _OTHERS.c.id > select(func.max(certificates.c.id)).where(*_OF_KEY).scalar_subquery(),
+    )
+    .order_by(_OTHERS.c.id)
+    .limit(1)
+)
 _ALL: Final = 2**31 - 1
 
 
@@ -187,6 +197,13 @@ def doubt(connection: Connection, key: DeviceKey) -> KeyDoubt | None:
 def last_revoked(connection: Connection, key: DeviceKey) -> datetime | None:
     """Return when the last certificate for a key that is revoked, or on hold, became so; None: none is."""
     row = _LAST_REVOKED.first(connection, {"of": key.device_id, "wanted": key.spki_sha256})
+    moment: datetime | None = None if row is None else row[0]
+    return moment
+
+
+def replaced_at(connection: Connection, key: DeviceKey) -> datetime | None:
+    """Return when the device got the first certificate for another key behind all for this one; None: it has not."""
+    row = _REPLACED.first(connection, {"of": key.device_id, "wanted": key.spki_sha256})
     moment: datetime | None = None if row is None else row[0]
     return moment
 

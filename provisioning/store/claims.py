@@ -8,9 +8,10 @@ while a trial lasts, and for good after an activation; a trial that ends unused 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, bindparam, exists, func, insert, or_, select, tuple_, update
@@ -62,6 +63,16 @@ class EndedClaims:
     """How many devices on trial cannot be activated any more."""
 
 
+class TrialState(StrEnum):
+    """What has become of a certificate that was issued on trial; on hold it is in any case."""
+
+    AWAITED = "awaited"
+    """The device may still activate itself with it."""
+    ACTIVATED = "activated"
+    ENDED = "ended"
+    """It has not, and cannot any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """What a certificate on trial was issued for."""
@@ -76,6 +87,12 @@ class Trial:
 _ADD_TRIAL: Final = insert(activations)
 _TRIALS: Final = Prepared(
     select(activations.c.certificate_id).where(activations.c.device_id == bindparam("wanted")), at_once=True
+)
+_BECAME: Final = Prepared(
+    select(
+        activations.c.certificate_id, activations.c.expires_at, activations.c.activated_at, activations.c.withdrawn_at
+    ).where(activations.c.certificate_id == bindparam("wanted")),
+    at_once=True,
 )
 _PENDING: Final = select(activations.c.certificate_id).where(activations.c.certificate_id == bindparam("wanted"))
 
@@ -214,6 +231,22 @@ def begin_trial(
 def on_trial(connection: Connection, certificate_id: int) -> bool:
     """Whether this certificate was issued on trial; its end is its own."""
     return connection.execute(_PENDING, {"wanted": certificate_id}).one_or_none() is not None
+
+
+def became(connection: Connection, certificate_ids: Iterable[int], now: datetime) -> dict[int, TrialState]:
+    """Return what has become, by *now*, of those of the certificates with these ids that were issued on trial."""
+    return {
+        number: _became(expires_at, activated_at, withdrawn_at, now)
+        for number, expires_at, activated_at, withdrawn_at, _ in _BECAME.placed(connection, list(certificate_ids))
+    }
+
+
+def _became(
+    expires_at: datetime, activated_at: datetime | None, withdrawn_at: datetime | None, now: datetime
+) -> TrialState:
+    if activated_at is not None:
+        return TrialState.ACTIVATED
+    return TrialState.AWAITED if withdrawn_at is None and now < expires_at else TrialState.ENDED
 
 
 def of_trial(connection: Connection, certificate_id: int) -> Trial | None:

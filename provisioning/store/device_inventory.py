@@ -30,7 +30,7 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store.certificates import ENDED_ABOVE, EXPIRY, NOT_ENDED_ABOVE, REASON, with_ends_above
 from provisioning.store.devices import WIDTH, Device, DeviceState, device_from, state
-from provisioning.store.tables import certificates, devices
+from provisioning.store.tables import activations, certificates, devices
 from provisioning.store.utc_date_time import UtcDateTime
 
 LOOKED_AT: Final = 2000
@@ -46,8 +46,10 @@ class Standing(StrEnum):
 
     VALID = "valid"
     """At least one of its certificates is good."""
+    TRIAL = "trial"
+    """None is; the newest is on trial: the device has yet to activate itself. A trial that has ended has expired."""
     SUSPENDED = "suspended"
-    """None is; the newest is on hold, by an operator or because it waits for its activation."""
+    """None is; the newest is on hold."""
     REVOKED = "revoked"
     EXPIRED = "expired"
     NONE = "none"
@@ -100,6 +102,13 @@ _GOOD_UNTIL: Final = (
     .limit(1)
     .scalar_subquery()
 )
+_OF_TRIAL: Final = (
+    select(activations.c.certificate_id)
+    .where(activations.c.certificate_id == certificates.c.id, activations.c.withdrawn_at.is_(None))
+    .correlate(certificates)
+    .scalar_subquery()
+)
+"""Whether it was issued on trial; if so, nobody can suspend it by itself."""
 _SHOWN: Final = select(
     devices,
     select(func.count()).where(_OF_DEVICE).scalar_subquery().label("issued"),
@@ -112,7 +121,12 @@ _SHOWN: Final = select(
         .limit(1)
         .scalar_subquery()
         .label(name)
-        for what, name in ((EXPIRY, "newest_until"), (REASON, "newest_reason"), (ENDED_ABOVE, "newest_ended_above"))
+        for what, name in (
+            (EXPIRY, "newest_until"),
+            (REASON, "newest_reason"),
+            (ENDED_ABOVE, "newest_ended_above"),
+            (_OF_TRIAL, "newest_trial"),
+        )
     ),
 ).order_by(devices.c.name)
 
@@ -181,8 +195,10 @@ def _named(connection: Connection, names: Sequence[str], now: datetime) -> Itera
 
 def _shown(connection: Connection, statement: Select[Any], now: datetime) -> Iterator[ShownDevice]:
     for row in connection.execute(statement, {"now": now}):
-        issued, good_until, newest_until, reason, ended_above = row[WIDTH:]
+        issued, good_until, newest_until, reason, ended_above, trial = row[WIDTH:]
         standing = _standing(good_until, newest_until, reason, ended_above=bool(ended_above))
+        if standing is Standing.SUSPENDED and trial is not None:
+            standing = Standing.TRIAL if now < newest_until else Standing.EXPIRED
         yield ShownDevice(device_from(row), issued, standing, good_until or newest_until)
 
 

@@ -109,19 +109,24 @@ def find(connection: Connection, group: str, name: str) -> ListEntry | None:
 
 def put(
     connection: Connection, group: str, entries: Sequence[ListedDevice], *, by: str, now: datetime
-) -> tuple[int, list[ListedDevice]]:
+) -> tuple[int, int, list[ListedDevice]]:
     """Record *entries*, each replacing an older one of its name.
 
-    Return how many were new, and which of them were not on the list with the same key, put there by the same one.
+    Return how many were new, or had ended; how many were there with another key or none; and which of them were not on
+    the list with the same key, put there by the same one.
     """
     if not entries:
-        return 0, []
+        return 0, 0, []
     removing = _removing(group, [each.name for each in entries]).returning(*_WORDS)
     before = {row.name: row for row in connection.execute(removing)}
     ends = _ends_of(connection, {each for row in before.values() for each in (row.added_by, row.also_by) if each})
-    rows, changed = [], []
+    rows, changed, new, replaced = [], [], 0, 0
     for each in entries:
-        words = _words_for(before.get(each.name), each, ends)
+        old = before.get(each.name)
+        given: Sequence[tuple[str, datetime]] = () if old is None else _words_of(old, ends)
+        is_same = old is not None and old.spki_sha256 == each.spki_sha256
+        new, replaced = new + (not given), replaced + bool(given and not is_same)
+        words = given if is_same else ()
         also_by, also_at = next(((who, at) for who, at in words if who != by), (None, None))
         if not words or words[-1][0] != by:
             changed.append(each)
@@ -130,16 +135,12 @@ def put(
             "also_by": also_by, "also_at": also_at,
         })  # fmt: skip
     connection.execute(insert(listed_devices), rows)
-    return len(entries) - len(before), changed
+    return new, replaced, changed
 
 
-def _words_for(
-    before: Row[Any] | None, entry: ListedDevice, ends: Mapping[str, datetime]
-) -> list[tuple[str, datetime]]:
-    """Return who has listed the same as *entry* *before*, and when, the last one last: those whose word counts."""
-    if before is None or before.spki_sha256 != entry.spki_sha256:
-        return []
-    given = ((before.also_by, before.also_at), (before.added_by, before.added_at))
+def _words_of(row: Row[Any], ends: Mapping[str, datetime]) -> list[tuple[str, datetime]]:
+    """Return who has listed what a row says, and when, the last one last: those whose word counts."""
+    given = ((row.also_by, row.also_at), (row.added_by, row.added_at))
     return [(who, at) for who, at in given if who is not None and not (who in ends and at <= ends[who])]
 
 

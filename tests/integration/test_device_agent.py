@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -154,6 +155,8 @@ def test_ctrl_c_ends_it_without_a_traceback(
     command = [sys.executable, "agent.py", token]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_until((tmp_path / "meter-1.pem").exists, "the certificate")
+        with (tmp_path / "meter-1.lock").open() as another, pytest.raises(BlockingIOError):
+            fcntl.flock(another, fcntl.LOCK_EX | fcntl.LOCK_NB)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")

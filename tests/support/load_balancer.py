@@ -1,4 +1,4 @@
-"""HAProxy and nginx as load balancers on layer 4, configured as docs/operations.md says, with ports of the test.
+"""HAProxy and nginx as load balancers on layer 4, configured as docs/load-balancer.md says, with ports of the test.
 
 with load_balancer("haproxy", directory, {8883: broker.port}) as ports:
     ports[8883]
@@ -31,7 +31,7 @@ events {{}}
 
 def documented(program: str) -> str:
     """Return the configuration of *program* on the page for operators."""
-    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "load-balancer.md").read_text(encoding="utf-8")
     found = re.search(rf"^```{program}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     assert found is not None
     return found[1]

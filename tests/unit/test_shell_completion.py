@@ -127,6 +127,12 @@ def test_it_offers_what_an_option_takes(typed: str, words: list[str]) -> None:
     assert offered(typed, "bash") == words
 
 
+def test_the_cas_of_the_directory_are_offered(tmp_path: Path) -> None:
+    for name in ("issuing-ca.crt", "issuing-2.crt", "issuing-2.key", "root-ca.crt", "server.crt"):
+        (tmp_path / name).touch()
+    assert offered(f"fleet-provisioning ca revoke --dir {tmp_path} ", "bash") == ["issuing-2", "issuing-ca"]
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
@@ -155,6 +161,7 @@ def test_an_equals_sign_is_as_good_as_a_space(shell: str, typed: str, words: lis
         ("fleet-sim run ", True),
         ("fleet-provisioning revoke --reason stolen", False),
         ("fleet-provisioning approval list --state gone", False),
+        ("fleet-provisioning token void ", False),
         ("fleet-provisioning revo", False),
         ("fleet-provisioning rovo", False),
         ("fleet-broker status --x", False),

@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt, TokenCredential
-from provisioning.enrolment.operator_roles import end_promise_of_who_left, is_operator
+from provisioning.enrolment.operator_roles import end_promise_of_who_left, is_here
 from provisioning.enrolment.tokens import digest_of, without_token
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
@@ -44,7 +44,7 @@ class TokenWay(Way):
         self._credential = credential
         self._now = attempt.now
         self._token = token
-        self._is_new_operator = False
+        self._becomes_operator = False
         self.role = token.grant.role
         self.group = token.grant.group
         self.is_decision = token.grant.device == attempt.request.common_name
@@ -78,7 +78,7 @@ class TokenWay(Way):
                 f"the token is for {grant.device}: user name ({user!r}) and Common Name ({name!r}) must both be that",
             )
         bound = grant.device is not None
-        self._is_new_operator = grant.role is Role.OPERATOR and not is_operator(connection, name)
+        self._becomes_operator = grant.role is Role.OPERATOR and not is_here(connection, name)
         return Vouched(
             token.created_by,
             "token",
@@ -110,7 +110,7 @@ class TokenWay(Way):
     def _spend(self, connection: Connection, certificate_id: int, device: str, _ends: datetime) -> None:
         if not tokens.spend(connection, self._token.id, certificate_id, self._now):
             raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")
-        if self._is_new_operator:
+        if self._becomes_operator:
             end_promise_of_who_left(connection, device, by=self._token.created_by, now=self._now)
 
 

@@ -1,4 +1,4 @@
-"""`fleet-sim qualify` fails each of 59 faulty devices, for its fault, and passes the same device without one.
+"""`fleet-sim qualify` fails each of 61 faulty devices, for its fault, and passes the same device without one.
 
 The devices are real programs on real connections (`tests.support.devices.flawed`). Each is tried in the stages that are
 about its fault alone: several at a time, since they mostly wait.
@@ -68,6 +68,8 @@ MESSAGES = {
     "new-identifier": "no-puback.marks-duplicate",
     "no-dup": "no-puback.marks-duplicate",
     "forgets-assigned-name": "no-puback.resends",
+    "subscribes-once": "session-lost.subscribes-again",
+    "trusts-session": "no-suback.subscribes-again",
     "publishes-after-pubrec": "no-pubcomp.releases-again",
     "ignores-receive-maximum": "limits.receive-maximum",
     "ignores-keep-alive": "limits.server-keep-alive",

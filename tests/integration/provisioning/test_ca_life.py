@@ -221,7 +221,7 @@ def test_a_certificate_that_would_not_work_is_not_taken_over(
 def test_a_revoked_ca_takes_everything_with_it(service: ProvisioningService, tmp_path: Path) -> None:
     victim = enrol(service, tmp_path, "meter-1")
     for name, words in (
-        ("nosuch", "there is no issuing CA 'nosuch'"),
+        ("nosuch", "there is no issuing CA 'nosuch', only issuing-ca (active)"),
         ("issuing-ca", "begin a successor and activate"),
     ):
         done = ca_attempt(service, "revoke", name)  # Nobody is there to answer a question.

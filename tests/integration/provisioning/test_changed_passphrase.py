@@ -1,4 +1,4 @@
-"""Changing the passphrase as docs/operations.md says: whatever fails, the key opens with one of the two."""
+"""Changing the passphrase as docs/changes.md says: whatever fails, the key opens with one of the two."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key, write_private
 
-OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
+CHANGES = Path(__file__).parents[3] / "docs" / "changes.md"
 OLD, NEW = b"the old one that was guessed", b"the new one that nobody knows"
 
 
 def steps() -> str:
     """Return the commands that encrypt a key again, as they are written there."""
-    chapter = OPERATIONS.read_text().partition("### Changing the passphrase")[2]
+    chapter = CHANGES.read_text().partition("## Changing the passphrase")[2]
     found = re.search(r"^openssl pkcs8 .*?&& sync \..*?$", chapter, re.DOTALL | re.MULTILINE)
     assert found is not None
     return found[0]

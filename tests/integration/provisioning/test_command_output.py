@@ -113,7 +113,7 @@ def test_what_was_done_before_is_said(service: ProvisioningService, enrolled: Op
     assert (nothing.returncode, nothing.stdout, nothing.stderr) == (
         0,
         "",
-        "fleet-provisioning: no certificate was on hold for a suspension\n",
+        "fleet-provisioning: no certificate was on hold for a suspension; the device is active\n",
     )
     first = run(service, "revoke", *device)
     assert (first.returncode, first.stderr) == (0, "")

@@ -112,6 +112,7 @@ def test_a_batch_enrols_with_its_claim_and_activates(
     serial = certificate_facts(device.certificate, "-serial").strip().removeprefix("serial=").lower()
     (trial,) = json.loads(command("certificate", "list", "--device", name, "--json"))
     assert (trial["serial"], trial["state"], trial["reason"]) == (serial, "suspended", "certificateHold")
+    assert "on trial" in command("device", "show", name)
     mine = Curl(service.https, service.bundle, device.credential)
     assert code_of(factory.est("simplereenroll", device.encoded())) == (403, "CERTIFICATE_UNKNOWN")
     names = f"URI:spiffe://fleet.internal/device/{name}/{name}"
@@ -283,13 +284,16 @@ def test_a_list_is_imported_and_its_faults_are_named_by_line(
     spki = openssl("pkey", "-in", device.key, "-pubout", "-outform", "DER")
     digest = hashlib.sha256(spki).hexdigest()
     file = tmp_path / "devices.csv"
-    file.write_text(f"name,key_sha256\n{name},{digest}\nbad name,\n{name}-b,xyz\n{name}-c,\n{name}-d,,x,y\n")
+    file.write_text(
+        f"name,key_sha256\n{name},{digest}\nbad name,\n{name}-b,xyz\n{name}-c,\n{name}-d,,x,y\n{name}-f,{digest}\n"
+    )
     said = command("listed", "import", name, "--file", str(file), code=1)
     assert f"{file}:3: name 'bad name'" in said
     assert f"{file}:4: key 'xyz'" in said
     assert f"{file}:5: has" not in said
     assert f"{file}:6: has 4 cells for 2 columns: take out what is too much, or put quotation marks around" in said
-    assert f"2 devices added to the list of {name}, 0 replaced, 3 lines wrong" in said
+    assert f"{file}:7: the key of '{name}-f' is that of '{name}' in this file" in said
+    assert f"2 devices added to the list of {name}, 0 replaced, 4 lines wrong" in said
     assert name in command("listed", "list", name)
     for cut in (f"{name},{digest}"[: -len(digest)], name, name[:-1]):
         file.write_text(f"name,key_sha256\n{name}-e,\n{cut}")
@@ -299,7 +303,7 @@ def test_a_list_is_imported_and_its_faults_are_named_by_line(
     file.write_text(f"name,key_sha256\n{name}\n{name}-e,\n")
     assert f"{file}:2: it has no cell" in command("listed", "import", name, "--file", str(file), code=1)
     file.write_text(f"name,key_sha256\n{name},{digest}\n")
-    assert json.loads(command("listed", "import", name, "--file", str(file), "--json"))["replaced"] == 1
+    assert json.loads(command("listed", "import", name, "--file", str(file), "--json"))["replaced"] == 0, "the same"
     assert code_of(stranger.est(f"{name}/simpleenroll", device.request(subject=f"/CN={name}-c"))) == (
         401,
         "NOT_ADMITTED",

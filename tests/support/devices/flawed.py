@@ -85,6 +85,7 @@ class Device:
         self.count = 0
         self.client_id = "" if flaw in {"forgets-assigned-name", "none-named-by-broker"} else name
         self.aliases: dict[str, int] = {}
+        self.subscribed = False
         self.tried = self.renewals = 0
         self.renewed_by: PrivateKey | None = None
         if flaw == "prints-key":
@@ -376,8 +377,13 @@ class Talk:
                 self._say(replace(packet, dup=self.flaw != "no-dup", properties=Properties()))
         if self.flaw == "malformed":
             self.tls.sendall(b"\x80\x03\x00\x01\x00")
-        if self.fits(Subscribe(1, (SubscriptionRequest(device.commands, QoS.EXACTLY_ONCE),))):
-            self.send(Subscribe(1, (SubscriptionRequest(device.commands, QoS.EXACTLY_ONCE),)))
+        subscribe = Subscribe(1, (SubscriptionRequest(device.commands, QoS.EXACTLY_ONCE),))
+        knows_better = (self.flaw == "subscribes-once" and device.subscribed) or (
+            self.flaw == "trusts-session" and connack.session_present
+        )
+        if self.fits(subscribe) and not knows_better:
+            device.subscribed = True
+            self.send(subscribe)
 
     def fits(self, packet: Packet) -> bool:
         most = self.limits.maximum_packet_size

@@ -10,14 +10,19 @@ import socketserver
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from broker.admin.client import AdminClient, BrokerUnreachable, RequestRefused
-from tests.support.pki import shared_device, shared_pki
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
+from provisioning.pki.tls import ClientCertificate, server_context
+from tests.support.pki import DOMAIN, SERVER, Held, shared_device, shared_pki
 
 JSON = "application/json"
 
@@ -104,6 +109,45 @@ def test_a_proxy_in_the_environment_is_told_nothing(tmp_path: Path, monkeypatch:
         proxy.setblocking(False)
         with pytest.raises(BlockingIOError):
             proxy.accept()
+
+
+@contextlib.contextmanager
+def over_tls(held: Held) -> Iterator[tuple[str, list[bytes]]]:
+    """Answer once, like a broker, with this certificate; yield the address, and what is asked there."""
+    context = server_context(held.credential, shared_pki().anchors, client_certificate=ClientCertificate.REQUIRED)
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as tls:
+                asked.append(tls.recv(4096))
+                tls.sendall(
+                    b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"name": 1}'
+                )
+
+        served = pool.submit(serve)
+        yield f"https://localhost:{listener.getsockname()[1]}", asked
+        served.result(30)
+
+
+def test_of_its_own_fleet_an_operator_asks_brokers_alone(tmp_path: Path) -> None:
+    pki, anchors, here = shared_pki(), shared_pki().write_anchors(tmp_path), [x509.DNSName("localhost")]
+    operator = pki.certify(Identity(DOMAIN, Role.OPERATOR, "anna")).credential
+    service = Identity(DOMAIN, Role.SERVICE, "backend")
+    for held in (
+        pki.broker(),
+        pki.certify(Identity("another.example", Role.SERVICE, "mqtt"), purposes=SERVER, names=here),
+        pki.certify(service, uris=[], purposes=SERVER, names=here),
+    ):
+        with over_tls(held) as (url, _), AdminClient.at_url(url, anchors, operator) as admin:
+            assert admin.get("/v1/status") == {"name": 1}
+    with (
+        over_tls(pki.certify(service, purposes=SERVER, names=here)) as (url, asked),
+        AdminClient.at_url(url, anchors, operator) as admin,
+        pytest.raises(BrokerUnreachable, match=f"that of {service.uri}, which is no broker"),
+    ):
+        admin.get("/v1/status")
+    assert b"".join(asked) == b""
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,20 @@ def test_that_one_issuing_ca_is_an_anchor_says_nothing_of_another_that_is_revoke
     assert not judge.is_revoked(OF_ANOTHER.revocation.key, (key_identifier(ANOTHER.key.public_key()), keys[1]))
 
 
+def test_who_comes_by_a_root_for_which_another_does_not_vouch_any_more_is_refused() -> None:
+    """The certificate between two roots has the name of its own issuer, as a root has."""
+    retired = PKI.authority("Test Root CA")
+    cross = PKI.authority("Test Root CA", PKI.root, key=retired.key)
+    below = PKI.authority("A thief's CA", retired)
+    thief, judge = PKI.certify(METER, issuer=below), admission()
+    assert left(judge, thief, [below, cross, PKI.root])
+    judge.status.index.add(cross.revocation)
+    for shown in ([thief.der, *map(der, [below, cross, PKI.root])], []):
+        refused = judge.examine(thief.der, NOW, lambda shown=shown: shown)  # type: ignore[misc]
+        assert isinstance(refused, Refused)
+        assert refused.code is RefusalCode.ISSUER_REVOKED
+
+
 def test_a_ca_is_revoked_by_whatever_name_its_issuers_key_goes() -> None:
     as_it_says = FIRST.revocation.key
     by_the_key = b"as a list has it", FIRST.certificate.serial_number

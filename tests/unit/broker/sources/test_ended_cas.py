@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.trust import Trust
@@ -107,7 +108,9 @@ async def test_so_many_lists_of_cas_that_have_expired_are_kept_and_no_more(mesh:
     assert await mesh.is_read_again()
 
 
-async def test_a_list_whose_ca_is_known_or_has_not_expired_is_never_forgotten(mesh: Mesh) -> None:
+async def test_a_list_whose_ca_is_known_or_has_not_expired_is_never_forgotten(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(REPLACED):
         ends = PKI.now + (DAY if number % 2 else -DAY) + number * SECOND
         mesh.cas.append(PKI.authority(f"Mesh CA {number}", not_after=ends))
@@ -119,3 +122,11 @@ async def test_a_list_whose_ca_is_known_or_has_not_expired_is_never_forgotten(me
     (mesh.place / "5.crl").write_bytes(mesh.replace_ca())
     await mesh.look()
     assert mesh.revoking == [1, 2, 3, 4, 5], "of three that have expired and are not known, one is too many"
+    monkeypatch.setattr("broker.admission.crl_shelf._MOST_ENDED", 0)
+    monkeypatch.setattr("broker.sources.crl_intake._MOST_TOLD", 1)
+    (mesh.place / "6.crl").write_bytes(mesh.replace_ca())
+    with capture_logs() as logs:
+        await mesh.look()
+    assert mesh.revoking == [1, 3, 6]
+    told = [(each["event"], each.get("lists")) for each in logs if "forgotten" in each["event"]]
+    assert told == [("CRL of an expired CA forgotten", None), ("CRLs of expired CAs forgotten", 2)]

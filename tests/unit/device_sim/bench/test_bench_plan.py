@@ -14,7 +14,7 @@ from rich.console import Console
 from device_sim.bench.bench import Client, Figures
 from device_sim.bench.benchmarking import _nobody, payloads
 from device_sim.bench.keyring import Party
-from device_sim.bench.payload import AlteredPayload, Stamp, payload, stamp_of
+from device_sim.bench.payload import AlteredPayload, Stamp, payload, stamp_of, this_clock
 from device_sim.bench.plan import InvalidPlan, Kind, Plan, topic_for
 from device_sim.bench.show import summary
 from device_sim.bench.sizes import sizes_in
@@ -93,11 +93,12 @@ def test_who_only_connects_needs_no_topic() -> None:
 
 @pytest.mark.parametrize(("size", "numbered"), [(16, False), (17, False), (31, False), (32, True), (5000, True)])
 def test_a_payload_says_when_it_was_due_and_which_it_is(size: int, numbered: bool) -> None:
-    body = payload(Stamp(12345.678901, 2**32 - 1, 70_000, 2**40, 2), size)
+    body = payload(Stamp(12345.678901, 2**32 - 1, 70_000, 2**40, 2, 0xFFFE), size)
     assert len(body) == size
     stamp = stamp_of(body)
     assert stamp is not None
     assert stamp.due == pytest.approx(12345.678901, abs=1e-6)
+    assert stamp.clock == 0xFFFE
     told = (stamp.benchmark, stamp.client, stamp.number, stamp.qos)
     assert told == ((2**32 - 1, 70_000, 2**40, 2) if numbered else (0, 0, 0, 0))
 
@@ -143,10 +144,25 @@ def test_a_stored_message_is_received_and_its_age_is_no_latency() -> None:
     figures = Figures(subscribers=1)
     client = Client(Party(1, "meter-1", "meters", None), "a", figures)
     client.since = time.monotonic() - 1.0
-    for due in (client.since - 3600.0, client.since + 0.5):  # A stamp has whole nanoseconds: not the very same moment.
-        client.received("a", payload(Stamp(due), 16))
+    # A stamp has whole nanoseconds, not the very same moment; and the machine may have been booted a minute ago.
+    for due in (client.since / 2, client.since + 0.5):
+        client.received("a", payload(Stamp(due, clock=this_clock()), 16))
     assert (figures.received, figures.end_to_end.count) == (2, 1)
     assert figures.end_to_end.highest < 3_000_000
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_another_machines_time_is_no_latency(size: int) -> None:
+    """Its clock may be days ahead of this one: each message would have come at once, and all percentiles be 0."""
+    figures = Figures(subscribers=1, subscribed=1)
+    client = Client(Party(1, "meter-1", "meters", None), "a", figures)
+    client.since = time.monotonic() - 1.0
+    for due in (client.since + 86400.0, client.since + 0.5):
+        client.received("a", payload(Stamp(due, 7, 1, 1, 0, this_clock() ^ 1), size))
+    assert (figures.received, figures.end_to_end.count, figures.other_clock) == (2, 0, 2)
+    told = StringIO()
+    Console(file=told, width=200).print(summary(Plan(Kind.SUB, 1, 1.0, topic="a"), figures))
+    assert "2 of them are of a machine or a boot, whose clock is not this one's" in told.getvalue()
 
 
 @pytest.mark.parametrize(

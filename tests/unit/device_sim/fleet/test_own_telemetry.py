@@ -90,6 +90,19 @@ def test_what_is_sent_again_has_the_stamp_that_it_had() -> None:
     assert meter.sent().repeated == (1, 2)
 
 
+def test_a_reading_that_is_due_while_its_device_is_out_is_missed() -> None:
+    """It is in no latency: a broker that lets its fleet in after a minute looked as quick as one that does at once."""
+    meter = device(_Line())
+    meter.machine.happened(Event.LOST)
+    counters = meter._surroundings.counters
+    assert not meter.publish_reading(1.0)
+    assert counters.missed == 0, "it is not to be connected: it sleeps, or is revoked"
+    meter.out_since = 1.0
+    assert not meter.publish_reading(2.0)
+    assert not meter.publish_reading(3.0)
+    assert (counters.missed, counters.published, counters.held_back) == (2, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "altered", "unexpected"),
     [

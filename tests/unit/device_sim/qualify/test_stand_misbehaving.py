@@ -127,6 +127,34 @@ async def test_who_acknowledges_nothing_answers_everything_else(files: Path) -> 
         client.close()
 
 
+async def test_the_first_subscribe_is_not_answered_and_the_next_one_is(files: Path) -> None:
+    async with Stand(PAPERS, Conduct(first_suback=False), "127.0.0.1", 0) as stand:
+        client = await connected(stand, files)
+        assert isinstance(await asked(client, said()), Puback)
+        assert isinstance(await asked(client, Subscribe(1, (SubscriptionRequest("a", QoS.AT_MOST_ONCE),))), Seen)
+        client.close()
+        assert not stand.attempts[0].by_device
+        client = await connected(stand, files)
+        assert isinstance(await asked(client, Subscribe(1, (SubscriptionRequest("a", QoS.AT_MOST_ONCE),))), Suback)
+        client.close()
+
+
+async def test_a_stand_that_forgets_answers_breaks_once_and_has_no_session(files: Path) -> None:
+    kept = Connect("meter-1", clean_start=False, properties=Properties(session_expiry_interval=600))
+    async with Stand(PAPERS, Conduct(forgets=True), "127.0.0.1", 0) as stand:
+        for number in range(2):
+            client = await dialled(stand, files, V5)
+            connack = await asked(client, kept)
+            assert isinstance(connack, Connack)
+            assert (connack.reason_code, connack.session_present) == (ReasonCode.SUCCESS, False)
+            assert isinstance(await asked(client, Subscribe(1, (SubscriptionRequest("a", QoS.AT_MOST_ONCE),))), Suback)
+            if not number:
+                assert await ended(client)
+                assert not stand.attempts[0].by_device
+        assert isinstance(await asked(client, said()), Puback)
+        client.close()
+
+
 @pytest.mark.parametrize("version", [V5, V311])
 async def test_each_goodbye_is_said_in_its_turn_where_it_can_be_said(files: Path, version: ProtocolVersion) -> None:
     codes = (ReasonCode.SERVER_BUSY, ReasonCode.SERVER_SHUTTING_DOWN)

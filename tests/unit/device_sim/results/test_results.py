@@ -198,6 +198,26 @@ def test_a_comparison_says_what_is_better() -> None:
     assert again == {"soft"}
 
 
+def test_a_percentile_of_few_values_is_neither_better_nor_worse() -> None:
+    """Of 12 reconnections the 99th percentile is the slowest one."""
+    few = imagined(factor=2.0)
+    few["durations"]["admitted"]["response"]["count"] = 12
+    found = {item.shown: item.css for item in differences(imagined(), few)}
+    assert found["admitted p99 ms (of 200 and 12)"] == "soft"
+    assert found["admitted p50 ms"] == found["tcp p99 ms"] == "bad"
+    assert "admitted p99 ms (of 200 and 12)" in comparison_page(imagined(), few)
+
+
+def test_a_count_of_millions_is_written_out() -> None:
+    """As 1.23457e+06 it hid how many were missing."""
+    before, after = imagined(), imagined()
+    before["counts"] |= {"received": 1_234_567, "lost": 0}
+    after["counts"] |= {"received": 1_234_560, "lost": 1_000_007}
+    page = comparison_page(before, after)
+    assert all(figure in page for figure in ("1234567", "1234560", "+1000007"))
+    assert figure_of({"value": 1_234_567.0}) == "1234567"
+
+
 def test_what_only_one_run_has_measured_is_in_the_comparison() -> None:
     other = imagined()
     del other["durations"]["revoked_closed"]
@@ -330,6 +350,22 @@ def test_what_is_outside_its_range_is_drawn_at_the_edge() -> None:
     plot = Plot(100, 100, (0, 10), (0, 10), name="test")
     plot.line([(-5, 5), (50, 500)], "c0")
     assert 'points="52.0,48.0 90.0,22.0"' in plot.svg()
+
+
+def test_a_line_of_very_many_points_has_those_that_can_be_seen() -> None:
+    """A day has 86,400 seconds, a report a dozen such lines, twice: a phone opened none of its 36 MB."""
+    plot = Plot(100, 100, (0, 10_000), (0, 100), name="test")
+    points = [(float(second), 50.0 + second % 2) for second in range(10_000)]
+    points[3210], points[6543] = (3210.0, 99.0), (6543.0, 1.0)
+    plot.line(points, "c0")
+    plot.band([(x, y - 1) for x, y in points], points, "c0")
+    line, band = plot.svg().split('points="')[1:]
+    seen = [tuple(map(float, point.split(","))) for point in line.split('"')[0].split()]
+    assert len(seen) <= 4 * 100
+    assert len(band.split('"')[0].split()) <= 8 * 100
+    assert (min(y for _, y in seen), max(y for _, y in seen)) == (22.5, 73.5), "one second that stands out"
+    assert (seen[0][0], seen[-1][0]) == (52.0, 90.0)
+    assert seen == sorted(seen, key=lambda point: point[0])
 
 
 def test_each_reason_is_said_once_however_many_met_with_it() -> None:

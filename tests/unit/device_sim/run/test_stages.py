@@ -247,6 +247,7 @@ async def test_who_ends_the_run_during_a_pause_does_not_wait_for_its_end() -> No
         (Hold(seconds=10.0), "hold 10 s"),
         (Storm(drop=0.3), "storm 30%"),
         (Revoke(select=0.05, rate=10.0), "revoke 5%, 10/s"),
+        (Revoke(select=0.001, rate=10.0), "revoke 0.1%, 10/s"),
         (Suspend(select=0.05, rate=10.0), "suspend 5%, 10/s"),
         (Renew(select=0.1, rate=5.0), "renew 10%, 5/s"),
         (Command(select=1.0, rate=100.0), "command 100%, 100/s"),

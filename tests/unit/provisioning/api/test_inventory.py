@@ -10,23 +10,28 @@ from typing import Any, cast
 
 import pytest
 
-from provisioning.api.inventory import _certificate_item, _hexadecimal, _json, _json_text, _pages
+from provisioning.api.inventory import _hexadecimal, _items, _json, _json_text, _pages
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.moments import rfc3339
-from provisioning.store.certificates import StoredCertificate
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import Died, dying_after, make_portions_small, many_for_key, serials_of, stored
+from tests.support.ways import HOUR, claim, enrol, group
 
 COMPROMISED, SUPERSEDED = RevocationReason.KEY_COMPROMISE, RevocationReason.SUPERSEDED
 DAY = timedelta(days=1)
 
 
+async def items(fleet: Fleet) -> list[dict[str, Any]]:
+    """Return what is told of each of the device's certificates."""
+    found = await stored(fleet)
+    return await fleet.database.read(lambda connection: _items(connection, found, fleet.clock()))
+
+
 async def shown(fleet: Fleet) -> dict[str, tuple[str, str | None, str | None]]:
     """Return the state, the date and the reason of each of the device's certificates, by serial number."""
-    items = [_certificate_item(each, fleet.clock()) for each in await stored(fleet)]
-    return {each["serial"]: (each["state"], each["revoked_at"], each["reason"]) for each in items}
+    return {each["serial"]: (each["state"], each["revoked_at"], each["reason"]) for each in await items(fleet)}
 
 
 async def test_a_revocation_is_shown_since_when_it_counts(fleet: Fleet) -> None:
@@ -61,6 +66,26 @@ async def test_what_its_key_s_end_has_not_reached_is_shown_as_revoked_since_then
     assert found[every[1]][2] is None, "the reason is recorded with its portion"
 
 
+async def test_a_trial_is_told_apart_from_what_somebody_has_suspended(fleet: Fleet) -> None:
+    await group(fleet, "claim", "token")
+    shared, key = await claim(fleet), generate_key()
+
+    async def trials() -> list[tuple[str, str | None]]:
+        return [(each["state"], each["trial"]) for each in await items(fleet)]
+
+    first = await enrol(fleet, "meter-1", key=key, certificate=shared)
+    assert await trials() == [("suspended", "awaited")]
+    fleet.clock.advance(2 * HOUR)
+    assert await trials() == [("suspended", "ended")]
+    second = await enrol(fleet, "meter-1", key=key, certificate=shared)
+    third = await fleet.reenrol(second, successor_csr(second, key))
+    assert await trials() == [("suspended", "ended"), ("suspended", "activated"), ("active", None)]
+    await fleet.suspension.suspend_serial(f"{third.serial_number:x}", by="admin")
+    assert (await trials())[2] == ("suspended", None)
+    await fleet.revocation.revoke_device("meter-1", SUPERSEDED, by="admin")
+    assert (await trials())[1:] == [("revoked", None)] * 2, first
+
+
 @pytest.mark.parametrize("pages", [[], [[{"n": 1}]], [[{"n": 1}, {"n": 2}], [{"n": 3}]]])
 async def test_an_export_is_one_json_array_however_many_pages_it_has(pages: list[list[dict[str, Any]]]) -> None:
     async def found() -> AsyncIterator[str]:
@@ -71,16 +96,16 @@ async def test_an_export_is_one_json_array_however_many_pages_it_has(pages: list
     assert json.loads(text) == [item for page in pages for item in page]
 
 
-class Found(list[StoredCertificate]):
+class Found(list[dict[str, Any]]):
     """A page, to which there can be a weak reference."""
 
 
 async def test_who_takes_an_export_slowly_has_no_more_of_a_page_in_memory_than_its_text(fleet: Fleet) -> None:
     await fleet.enrol("meter-1")
-    page: Found | None = Found(await stored(fleet))
+    page: Found | None = Found(await items(fleet))
     assert page is not None
     kept, nobody = weakref.ref(page), cast("Any", None)  # There is no other page.
-    pages = _pages(nobody, (page, None), nobody, fleet.clock(), nobody, _json_text)
+    pages = _pages(nobody, (page, None), nobody, nobody, _json_text)
     page = None
     text = await anext(pages)
     assert kept() is None

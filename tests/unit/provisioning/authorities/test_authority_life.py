@@ -91,9 +91,8 @@ async def test_no_key_is_made_by_a_passphrase_that_does_not_open_the_others(flee
     ours = root.read_bytes()
     root.write_bytes(key_to_pem(of_root, b"of the vault"))
     with_it = replace(fleet_cas.life, settings=vaults)
-    for begin in (NextAuthority(with_it).begin, RootLife(with_it).begin):
-        with pytest.raises(ConfigurationError, match=r"^the key of issuing-ca: .*lost, move issuing-ca.key away$"):
-            await begin()
+    with pytest.raises(ConfigurationError, match=r"^the key of issuing-ca: .*lost, move issuing-ca.key away; if"):
+        await NextAuthority(with_it).begin()
     root.write_bytes(ours)
     assert await NextAuthority(fleet_cas.life).begin() == "issuing-2", "with the right one it goes on"
     assert fleet_cas.shown[0] == "Ceremony: a test"
@@ -171,7 +170,7 @@ async def test_a_ca_whose_certificates_may_be_renewed_after_their_end_is_not_ret
 
 
 async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies) -> None:
-    with pytest.raises(ConfigurationError, match=r"no issuing CA is announced; there are .*issuing-ca \(active\)"):
+    with pytest.raises(ConfigurationError, match=r"no issuing CA is announced, only issuing-ca \(active\)"):
         await fleet_cas.life.activate()
     await NextAuthority(fleet_cas.life).begin()
     await NextAuthority(fleet_cas.life).begin(another=True)

@@ -16,19 +16,26 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import SecretStr
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities import authority_life, own_credentials
+from provisioning.authorities.authority import root_crl_plan
 from provisioning.authorities.authority_life import AuthorityLife
 from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
 from provisioning.directory.files import read_certificate
+from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.keys import load_key
-from provisioning.store import audit, authorities
+from provisioning.pki.keys import key_identifier, key_to_pem, load_key
+from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
+from provisioning.revocation.publisher import CrlPublisher
+from provisioning.store import audit, authorities, revocations
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from tests.support.ceremonies import Ceremonies
@@ -54,6 +61,16 @@ async def test_a_key_that_waits_for_its_root_is_used(fleet_cas: Ceremonies) -> N
     assert await RootLife(fleet_cas.life).begin() == "root-2"
     (root,) = [each for each in await fleet_cas.life.every() if each.name == "root-2"]
     assert root.certificate.public_key() == key.public_key() == places.open("root-2").public_key()
+
+
+async def test_a_root_with_a_passphrase_of_its_own_is_succeeded_by_one_with_the_same(fleet_cas: Ceremonies) -> None:
+    life, secret = fleet_cas.life, b"of the vault"
+    life.files.key("root-ca").write_bytes(key_to_pem(life.places.open("root-ca"), secret))
+    vaults = life.settings.model_copy(update={"passphrase": SecretStr(secret.decode())})
+    assert await RootLife(replace(life, settings=vaults)).begin() == "root-2"
+    assert load_key(life.files.key("root-2"), secret).public_key() == next(
+        each.certificate.public_key() for each in await life.every() if each.name == "root-2"
+    )
 
 
 async def test_of_two_ceremonies_with_one_key_one_makes_the_root_and_the_other_says_so(
@@ -127,7 +144,7 @@ async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremoni
     states = await fleet_cas.states()
     assert states == {
         "issuing-2": "active", "issuing-ca": "retired", "root-2": "active", "root-ca": "retired",
-        "root-2-by-root-ca": "retired", "root-ca-by-root-2": "retired",
+        "root-2-by-root-ca": "retired", "root-ca-by-root-2": "revoked",
     }  # fmt: skip
     with pytest.raises(ConfigurationError, match="root-2 cannot be retired: issuing-2 lives under it"):
         await RootLife(fleet_cas.life).retire("root-2")
@@ -150,9 +167,71 @@ async def test_a_root_that_is_retired_leaves_the_certificates_between_the_others
     assert await RootLife(fleet_cas.life).begin(another=True) == "root-3"
     await RootLife(fleet_cas.life).retire("root-3")
     states = await fleet_cas.states()
-    retired = {"root-3", "root-3-by-root-2", "root-2-by-root-3"}
-    assert {name for name, state in states.items() if state == "retired"} == retired
+    assert {name for name, state in states.items() if state == "retired"} == {"root-3", "root-2-by-root-3"}
+    assert states["root-3-by-root-2"] == "revoked"
     assert states["root-2-by-root-ca"] == states["root-ca-by-root-2"] == "active"
+
+
+async def succeeded_root(cas: Ceremonies) -> RootLife:
+    """Return a fleet whose first root has been succeeded, and has nothing below it any more."""
+    roots = RootLife(cas.life)
+    await roots.begin()
+    await cas.successor()
+    cas.clock.advance(cas.settings.operator_life)
+    await cas.life.retire()
+    return roots
+
+
+async def test_no_root_vouches_for_one_that_is_retired(fleet_cas: Ceremonies) -> None:
+    """Whoever has its key would be believed for years: a CA of his own, and the certificate between the roots."""
+    roots, life = await succeeded_root(fleet_cas), fleet_cas.life
+    await roots.retire("root-ca")
+    known = {each.name: each.certificate for each in await life.every()}
+    cross, issuer = certificate_key(known["root-ca-by-root-2"]), key_identifier(known["root-2"].public_key())
+    assert cross[0] == issuer
+    event = await life.database.read(revocations.last)
+    assert event is not None
+    assert (event.device, event.issuer_key_id, event.serial) == (
+        "ca:root-ca-by-root-2", issuer.hex(), serial_text(cross[1])
+    )  # fmt: skip
+    assert event.reason is RevocationReason.CESSATION_OF_OPERATION
+    published = await CrlPublisher(
+        life.database, root_crl_plan(life.settings, life.places, "root-2", known["root-2"]), life.clock
+    ).publish()
+    assert x509.load_der_x509_crl(published.der).get_revoked_certificate_by_serial_number(cross[1]) is not None
+
+
+async def test_a_root_that_an_earlier_version_has_retired_is_retired_again(fleet_cas: Ceremonies) -> None:
+    roots, database = await succeeded_root(fleet_cas), fleet_cas.database
+
+    def retired_of_old(connection: Connection) -> None:
+        for name in ("root-ca", "root-2-by-root-ca", "root-ca-by-root-2"):
+            authorities.set_state(connection, name, AuthorityState.RETIRED, fleet_cas.clock())
+
+    def warned(connection: Connection) -> list[str]:
+        found = authority_findings(connection, fleet_cas.settings, fleet_cas.clock())
+        return [each.remedy for each in found if "is still believed" in each.detail]
+
+    await database.write(retired_of_old)
+    assert await database.read(warned) == ["fleet-provisioning ca root retire root-ca"]
+    before = await fleet_cas.states()
+    await roots.retire("root-ca")
+    assert await database.read(warned) == []
+    assert await fleet_cas.states() == before | {"root-ca-by-root-2": "revoked"}
+    with pytest.raises(ConfigurationError, match="there is no root 'root-ca' to retire"):
+        await roots.retire("root-ca")
+
+
+async def test_a_root_is_not_retired_without_the_key_of_who_vouches_for_it(fleet_cas: Ceremonies) -> None:
+    roots, key = await succeeded_root(fleet_cas), fleet_cas.life.files.key("root-2")
+    content = key.read_bytes()
+    key.unlink()
+    before = await fleet_cas.states()
+    with pytest.raises(ConfigurationError, match="the key of root-2 is not here: bring it here first"):
+        await roots.retire("root-ca")
+    assert await fleet_cas.states() == before
+    key.write_bytes(content)
+    await roots.retire("root-ca")
 
 
 async def test_what_no_trusted_root_has_signed_as_a_ca_s_is_not_announced(fleet_cas: Ceremonies) -> None:

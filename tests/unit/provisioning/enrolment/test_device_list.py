@@ -74,8 +74,9 @@ async def test_a_list_takes_what_is_right_and_names_what_is_wrong(fleet: Fleet) 
     assert list(errors) == [1, 2, 3, 4]
     service = DeviceListService(fleet.database, fleet.clock)
     assert [each.device.name for each in await service.page("line", limit=9, after=None)] == ["meter-1"]
-    outcome = await service.add("line", [("meter-1", "00" * 32), ("meter-2", None)], by="admin")
-    assert (outcome.new, outcome.replaced) == (1, 1)
+    for new, replaced in ((1, 1), (0, 0)):  # The same again changes nothing.
+        outcome = await service.add("line", [("meter-1", "00" * 32), ("meter-2", None)], by="admin")
+        assert (outcome.new, outcome.replaced) == (new, replaced)
     await service.remove("line", "meter-2", by="admin")
     with pytest.raises(Refused, match="DEVICE_UNKNOWN"):
         await service.remove("line", "meter-2", by="admin")

@@ -123,8 +123,8 @@ async def test_a_list_that_is_given_again_changes_nothing(fleet: Fleet, acme: Ma
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
     told = [(each.action, each.actor, each.subject, json.loads(each.details)) for each in entries[-2:]]
     facts = {
-        "about": [], "crl_number": str(1 << 159), "entries": 1, "next_update": "2027-03-02T12:00:00+00:00",
-        "released": 0, "revoked": 1, "sha256": first.stored.sha256.hex(), "this_update": "2027-03-01T12:00:00+00:00",
+        "about": [], "crl_number": str(1 << 159), "entries": 1, "next_update": "2027-03-02T12:00:00Z",
+        "released": 0, "revoked": 1, "sha256": first.stored.sha256.hex(), "this_update": "2027-03-01T12:00:00Z",
     }  # fmt: skip
     assert told == [
         (Action.MANUFACTURER_LIST_TAKEN, "admin", "acme", facts),

@@ -271,6 +271,19 @@ async def test_a_role_that_a_dismissed_admin_has_promised_is_nobody_s(fleet: Fle
     assert (last.actor, json.loads(last.details)["role"]) == ("anna", "auditor")
 
 
+async def test_who_comes_back_after_a_revocation_has_no_role_from_an_admin_who_has_left(fleet: Fleet) -> None:
+    """A thief with an admin's key gives it to one of whom nobody thinks, and who is in no list of what he has made."""
+    roles = OperatorRoleService(fleet.database, fleet.clock)
+    for name, role in {"anna": "admin", "eve": "admin", "yan": "auditor", "zoe": "auditor"}.items():
+        await enrol_operator(fleet, name, OperatorRole(role))
+    await fleet.revocation.revoke_batch(["yan", "zoe"], [], RevocationReason.UNSPECIFIED, by="anna")
+    await roles.grant("yan", OperatorRole.ADMIN, by="anna")
+    await roles.grant("zoe", OperatorRole.ADMIN, by="eve")
+    await fleet.revocation.revoke_device("eve", RevocationReason.KEY_COMPROMISE, by="anna")
+    assert await enrol_operator(fleet, "yan", None) is OperatorRole.ADMIN
+    assert await enrol_operator(fleet, "zoe", None) is OperatorRole.AUDITOR
+
+
 @pytest.mark.parametrize("end", ["void", "expired", "open"])
 async def test_a_role_ends_with_the_last_token_for_the_name_that_was_to_have_it(fleet: Fleet, end: str) -> None:
     await enrol_operator(fleet, "anna", OperatorRole.ADMIN)

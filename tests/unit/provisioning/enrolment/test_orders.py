@@ -153,7 +153,7 @@ async def test_what_becomes_of_tokens_is_in_the_audit_log_once(fleet: Fleet) -> 
     for number in (one.number, of_group.number, of_group.number, late.number):
         await service.void(number, lambda _: None, by="carl")
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
-    made = {"count": 1, "role": "device", "group": "north", "expires_at": "2027-03-01 13:00:00+00:00"}
+    made = {"count": 1, "role": "device", "group": "north", "expires_at": "2027-03-01T13:00:00Z"}
     assert [(str(each.action), each.actor, each.subject, json.loads(each.details)) for each in entries] == [
         ("tokens created", "anna", "meter-1", made | {"devices": ["meter-1"]}),
         (
@@ -167,7 +167,7 @@ async def test_what_becomes_of_tokens_is_in_the_audit_log_once(fleet: Fleet) -> 
             "tokens created",
             "bert",
             "meter-9",
-            made | {"expires_at": "2027-03-01 12:00:01+00:00", "devices": ["meter-9"]},
+            made | {"expires_at": "2027-03-01T12:00:01Z", "devices": ["meter-9"]},
         ),
         ("token voided", "carl", "meter-1", {"token": one.number, "role": "device", "group": "north"}),
         (

@@ -262,7 +262,7 @@ async def test_the_audit_log_says_before_what_is_signed_and_after_it_what_was(fl
     ):
         serial = {"serial": f"{certificate.serial_number:x}"}
         assert signing == serial | {"role": "device", "group": "north", "paid_with": "token"} | more
-        assert signed == serial | {"not_after": f"{certificate.not_valid_after_utc:%F %T}+00:00"}
+        assert signed == serial | {"not_after": f"{certificate.not_valid_after_utc:%FT%T}Z"}
 
 
 async def test_a_token_expires_on_the_second(fleet: Fleet) -> None:

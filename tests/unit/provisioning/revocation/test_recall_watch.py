@@ -95,7 +95,7 @@ async def test_it_is_told_once_and_the_device_stays(fleet: Fleet, acme: Manufact
     assert await is_good(fleet, certificate)
     facts = {
         "manufacturer": "acme", "idevid": f"{idevid.serial_number:x}", "idevid_reason": "keyCompromise",
-        "idevid_revoked_at": "2027-03-01T12:00:00+00:00", "state": "active",
+        "idevid_revoked_at": "2027-03-01T12:00:00Z", "state": "active",
     }  # fmt: skip
     assert await told(fleet, Action.IDEVID_REVOKED) == [("provisioning", "SN17", facts)]
     assert [(each.device.name, each.serial, each.found_at) for each in await known(fleet)] == [

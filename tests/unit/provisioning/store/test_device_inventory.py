@@ -15,6 +15,7 @@ from provisioning.store.devices import DeviceState
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many import fill
 from tests.support.searched import noted, rows_read, scanned
+from tests.support.ways import HOUR, claim, enrol, group
 
 LIFE = timedelta(days=30)
 
@@ -69,6 +70,23 @@ async def test_a_device_that_is_active_and_has_nothing_to_show_is_seen_and_found
         found = await fleet.database.read(lambda c: device_inventory.find(c, name, fleet.clock()))  # noqa: B023
         assert found is not None
         assert found.not_after == end.not_valid_after_utc
+
+
+async def test_a_device_on_trial_is_not_taken_for_one_that_was_suspended(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    shared = await claim(fleet, devices=9)
+    await enrol(fleet, "a-ended", certificate=shared)
+    fleet.clock.advance(2 * HOUR)
+    trials = [await enrol(fleet, name, certificate=shared) for name in ("b-on-trial", "c-activated", "d-held")]
+    held = await fleet.reenrol(trials[2], successor_csr(trials[2]))
+    await fleet.suspension.suspend_serial(f"{held.serial_number:x}", by="admin")
+    await fleet.reenrol(trials[1], successor_csr(trials[1]))
+    assert await shown(fleet) == {
+        "a-ended": Standing.EXPIRED,
+        "b-on-trial": Standing.TRIAL,
+        "c-activated": Standing.VALID,
+        "d-held": Standing.SUSPENDED,
+    }
 
 
 async def test_a_search_looks_at_so_many_devices_and_goes_on_behind_them(

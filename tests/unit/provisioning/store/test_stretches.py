@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy.engine import Connection
 
-from provisioning.api.inventory import _csv, _csv_text, _json, _json_text, _pages
+from provisioning.api.inventory import _csv, _csv_text, _items, _json, _json_text, _pages
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import approvals, devices, inventory, revocations, stretches, token_inventory
@@ -155,13 +155,17 @@ async def test_an_export_goes_on_behind_pages_that_found_nothing(fleet: Fleet) -
     page, now = certificates(fleet, CertificateSearch(state=CertificateState.REVOKED)), fleet.clock()
 
     def look(after: int | None) -> Callable[[Connection], tuple[list[Any], int | None]]:
-        return lambda connection: page(connection, 1000, after or 0)
+        def items(connection: Connection) -> tuple[list[Any], int | None]:
+            found, following = page(connection, 1000, after or 0)
+            return _items(connection, found, now), following
+
+        return items
 
     services: Any = fleet
     for written, rows in ((_json, _json_text), (_csv, _csv_text)):
         first = await fleet.database.read(look(None))
         assert first[0] == []
-        pages = _pages(services, first, look, now, lambda code: pytest.fail(code.value), rows)
+        pages = _pages(services, first, look, lambda code: pytest.fail(code.value), rows)
         text = "".join([part async for part in written(pages)])
         if written is _json:
             assert [each["device"] for each in json.loads(text)] == ["meter-17"]
