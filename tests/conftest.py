@@ -18,7 +18,7 @@ from tests.support.few_rounds import encrypt_with_few
 from tests.support.long_tests import LONGEST, dealt
 from tests.support.memory_place import memory_place
 from tests.support.one_report import OneReport
-from tests.support.postgresql import PostgresqlServer
+from tests.support.postgresql import PostgresqlServer, unused
 
 # A machine may be busy with other tests: an example takes as long as it needs. Where `CI` is set, Hypothesis would have
 # both try the same examples in each run.
@@ -26,6 +26,14 @@ settings.register_profile("fleetgate", deadline=None, derandomize=False)
 settings.register_profile("thorough", deadline=None, derandomize=False, max_examples=2_000)  # `make test-thorough`
 settings.register_profile("compiled", deadline=None, derandomize=False, max_examples=50)  # See tests.support.examples
 settings.load_profile("compiled" if is_compiled(REPOSITORY / "broker" / "mqtt" / "publish.py") else "fleetgate")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Collect the tests once for all workers."""
+    from tests.support import one_collection  # Where there are workers alone
+
+    one_collection.prepare(config, specs, {"imported": programs.shared()})
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -41,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         programs.join(*imported)
         config.pluginmanager.register(OneReport())
     encrypt_with_few()
+    _forget_loggers()
     if (memory := memory_place(runs_programs=True)) is not None:  # Before pytest makes the first directory of a test.
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
@@ -50,6 +59,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with those that take longest: each worker with its share of them."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     items[:] = dealt(items, workers, is_long=lambda item: item.path.name in LONGEST)
+
+
+@pytest.hookimpl
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Before workers are forked, found the cluster that each copies, if one of them will."""
+    if getattr(session.config, "workerinput", {}).get("is_for_all") and any(
+        "postgresql" in item.nodeid or "postgresql" in getattr(item, "fixturenames", ()) for item in session.items
+    ):
+        unused()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,11 +91,16 @@ def postgresql() -> Iterator[PostgresqlServer]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def log_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let no test have the log of another.
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Let no test have the log of another: `_forget_loggers`."""
+    structlog.reset_defaults()
 
-    A command that runs in the test's process sets it up for the process. Loggers that remember it, as the programs' do,
+
+def _forget_loggers() -> None:
+    """Have no logger remember how the log was set up when it was first used.
+
+    A command that runs in a test's process sets it up for the process. Loggers that remember it, as the programs' do,
     would show those who come later nothing of what they look for.
     """
     configure = structlog.configure
@@ -85,6 +108,4 @@ def log_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def unremembered(**settings: Any) -> None:
         configure(**settings | {"cache_logger_on_first_use": False})
 
-    monkeypatch.setattr(structlog, "configure", unremembered)
-    yield
-    structlog.reset_defaults()
+    pytest.MonkeyPatch().setattr(structlog, "configure", unremembered)

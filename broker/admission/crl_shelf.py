@@ -9,11 +9,14 @@ say) is prepared outside the event loop (`prepare`) and installed inside it (`pu
 Rules
 -----
 1. A list is replaced only by a newer one: by its number, then by thisUpdate. Replaying an old, still valid list
-   releases nobody. Of two lists of one number and second, as a CA issues that numbers none and revokes twice at once,
-   nobody can tell which is newer: who is in either of them is revoked, until the next. So it is with an older list
-   while the one in use is from the future by the clock: either the clock is behind, or the CA's was ahead when it made
-   that one, and what it has revoked since is on the other. A delta from the future releases nobody who is on a list
-   that comes after it.
+   releases nobody. Where nobody can tell which of two is newer, who is in either of them is revoked, until the next:
+   * They have one number and one second, as a CA issues that numbers none and revokes twice at once.
+   * By its number one is newer, and by minutes the other: the CA has begun to number its lists, or numbers them anew
+     because its data was restored. What it revokes by a new list counts, and an old one that is played back releases
+     nobody. Place and dates stay those of the one in use, so it is told, and that one lapses (decision 0362).
+   * The one in use is from the future by the clock: either the clock is behind, or the CA's was ahead when it made
+     that one, and what it has revoked since is on the other. A delta from the future releases nobody who is on a list
+     that comes after it.
 2. An expired list replaces only an expired one.
 3. Entries of an expired list still count as revoked. `overdue` reports that nothing newer is known, and the bundle's
    policy decides what follows.
@@ -168,6 +171,21 @@ class CrlShelf:
         since = self._index.listed(key_id, held.complete.scope)
         return replace(held, since=since, added=newly_listed(held.entries, since, pause))
 
+    def contradiction(self, issuer_key_id: bytes, listed: CertificateList, now: datetime) -> CrlRefused | None:
+        """Return what to tell of *listed* if its number and its date contradict those of the list in use (rule 1)."""
+        current = self._held.get(issuer_key_id, {}).get(listed.scope)
+        if current is None or listed.next_update < now:
+            return None
+        known = current.complete if listed.base_number is None or current.delta is None else current.delta
+        if not _contradicts(listed, known, now):
+            return None
+        made = "later" if listed.this_update > known.this_update else "earlier"
+        detail = (
+            f"number {listed.number}, though made {made} than number {known.number}, which is in use: whom it revokes "
+            "is revoked, and it releases nobody; if the CA numbers its lists anew, restart the broker"
+        )
+        return CrlRefused(CrlProblem.CRL_OLDER, detail)
+
     def put(self, held: HeldList) -> tuple[AbstractSet[int], int]:
         """Hold *held*; return the newly revoked serial numbers, and how many are no longer revoked."""
         before = self._index.listed(held.issuer_key_id, held.complete.scope)
@@ -266,8 +284,8 @@ def _replaced(
     if current is not None:
         if listed.signed == current.complete.signed:
             return None
-        if _place(listed) < _place(current.complete):
-            return _with_older(current, listed, now, pause)
+        if _contradicts(listed, current.complete, now) or _place(listed) < _place(current.complete):
+            return _with_doubtful(current, listed, now, pause)
         if listed.next_update < now <= current.fresh_until:
             raise _expired(listed)
     entries = read_entries(listed, pause)
@@ -290,14 +308,20 @@ def _with_its_delta(held: HeldList, current: HeldList, now: datetime, pause: Cal
     return replace(held, delta=delta, entries=entries)
 
 
-def _with_older(current: HeldList, older: CertificateList, now: datetime, pause: Callable[[], None]) -> HeldList | None:
-    """Return *current* with those revoked by a list that is *older* as it says; None: they are.
+def _with_doubtful(
+    current: HeldList, listed: CertificateList, now: datetime, pause: Callable[[], None]
+) -> HeldList | None:
+    """Return *current* with those revoked by *listed*, which is older in some respect; None: they are.
 
-    Raises `CrlRefused` where no clock can be to blame. Place and dates stay those of *current*, which prove more.
+    Raises `CrlRefused` where it is simply older. Place and dates stay those of *current*, which prove more.
     """
-    if current.complete.this_update <= now or older.next_update < now:
-        raise CrlRefused(CrlProblem.CRL_OLDER, f"number {older.number}; number {current.complete.number} is known")
-    return _with_more(current, read_entries(older, pause))
+    known = current.complete
+    contradicts = _contradicts(listed, known, now)
+    if contradicts and listed.next_update < now:
+        raise _expired(listed)
+    if listed.next_update < now or not (contradicts or known.this_update > now):
+        raise CrlRefused(CrlProblem.CRL_OLDER, f"number {listed.number}; number {known.number} is known")
+    return _with_more(current, read_entries(listed, pause))
 
 
 def _with_more(current: HeldList, entries: Entries) -> HeldList | None:
@@ -316,16 +340,31 @@ def _continued(
     if current is None or current.complete.number < base_number:
         raise CrlRefused(CrlProblem.CRL_NO_BASE, f"a delta for base CRL {base_number}, which the broker does not have")
     known = current.complete if current.delta is None else current.delta
-    if _place(delta) <= _place(known):
+    contradicts = _contradicts(delta, known, now)
+    if not contradicts and _place(delta) <= _place(known):
         is_older = _place(delta) < _place(known) and known.this_update <= now
         return None if is_older or delta.next_update < now else _with_more(current, read_entries(delta, pause))
     if delta.next_update < now:
         raise _expired(delta)
+    if contradicts:
+        return _with_more(current, read_entries(delta, pause))
     return replace(current, delta=delta, entries=read_entries(delta, pause, current.complete_entries))
 
 
 def _place(listed: CertificateList) -> tuple[int, datetime]:
     return listed.number, listed.this_update
+
+
+def _contradicts(listed: CertificateList, known: CertificateList, now: datetime) -> bool:
+    """Whether by its number *listed* is newer than *known* and by its date older, or the other way round.
+
+    By some minutes the clocks of one CA's machines may differ. Where *known* is from the future by the clock here a
+    higher number counts: a clock that was ahead has been set right.
+    """
+    later = listed.this_update - known.this_update
+    if listed.number < known.number:
+        return later > CLOCK_TOLERANCE
+    return listed.number > known.number and later < -CLOCK_TOLERANCE and known.this_update <= now
 
 
 def _expired(listed: CertificateList) -> CrlRefused:

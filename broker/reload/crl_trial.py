@@ -44,7 +44,7 @@ class Trial:
     used: bool
     """Whether it would be held."""
     code: str = ""
-    """If not, why: CRL_… as in the log, or CRL_KNOWN."""
+    """If not, why: CRL_… as in the log, or CRL_KNOWN; or what the log would say all the same."""
     detail: str = ""
     issuer: str = ""
     number: int | None = None
@@ -74,7 +74,7 @@ class Trial:
         if self.affected:
             text += ": " + "; ".join(f"{printable(each.client_id)} ({each.why})" for each in self.affected)
             text += "; …" if self.disconnected > len(self.affected) else ""
-        return text
+        return f"{text}; {self.code}: {self.detail}" if self.code else text
 
 
 async def try_lists(engine: Engine, content: bytes) -> list[Trial]:
@@ -100,16 +100,18 @@ async def try_lists(engine: Engine, content: bytes) -> list[Trial]:
 
 
 async def _try(engine: Engine, trust: Trust, shelf: CrlShelf, listed: CertificateList) -> Trial:
-    def prepare() -> HeldList | None:
-        return shelf.prepare(
-            listed, signer_of(listed, trust), "a dry run", datetime.now(UTC), lambda: time.sleep(PAUSE)
-        )
+    def prepare() -> tuple[HeldList | None, CrlRefused | None]:
+        issuer, now = signer_of(listed, trust), datetime.now(UTC)
+        contradiction = shelf.contradiction(issuer[0], listed, now)
+        return shelf.prepare(listed, issuer, "a dry run", now, lambda: time.sleep(PAUSE)), contradiction
 
     try:
-        held = await asyncio.to_thread(prepare)
+        held, contradiction = await asyncio.to_thread(prepare)
     except CrlRefused as error:
         return Trial(used=False, code=error.code, detail=error.detail)
     if held is None:
+        if contradiction is not None:
+            return Trial(used=False, code=contradiction.code, detail=contradiction.detail)
         return Trial(used=False, code="CRL_KNOWN", detail="this list, or a newer one, is in use")
     shelf.set_aside(held)
     before = engine.admission.status.index.listed(held.issuer_key_id, held.complete.scope)
@@ -128,6 +130,8 @@ async def _try(engine: Engine, trust: Trust, shelf: CrlShelf, listed: Certificat
         await asyncio.sleep(0)
     return Trial(
         used=True,
+        code="" if contradiction is None else contradiction.code,
+        detail="" if contradiction is None else contradiction.detail,
         issuer=held.issuer,
         number=held.number,
         base_number=held.complete.number if held.delta is not None else None,

@@ -8,7 +8,8 @@ Rules
 2. A file is compared by its time, size and inode, so replacing it by a rename is noticed, and a half-written one is
    read again when it is complete. One that could not be read is read as soon as it can be, changed or not.
 3. Files are read in threads: a directory may be on a disk that sleeps, or answers no more. What the settings name is
-   looked at independently: no file or directory waits for another one (decision 0357).
+   looked at independently: no file or directory waits for another one (decision 0357), and each has a thread of its
+   own. Else a few that hang would occupy those in which lists of all sources are read (decision 0362).
 4. Whoever asks for a look waits for it, and may give up: it goes on. Else what takes longer to read than anybody waits
    would never be read, nor what comes behind it.
 """
@@ -23,6 +24,7 @@ import stat
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from broker.sources.crl_intake import CrlIntake, Window, is_open
 from broker.timing.beat import next_beat
 from provisioning.pki.crl import CrlProblem
 from provisioning.program.given_file import LIST_BYTES, contents_of, rest_of, too_large
+from provisioning.program.own_thread import in_own_thread
 from provisioning.program.shielded import shielded
 
 _LIST = re.compile(r"[^.].*\.(?:crl|pem|der|r\d+)", re.IGNORECASE)
@@ -37,6 +40,7 @@ _LIST = re.compile(r"[^.].*\.(?:crl|pem|der|r\d+)", re.IGNORECASE)
 _Mark = tuple[int, int, int]
 _UNREAD: _Mark = (0, 0, 0)
 _NO_FILE = "it is no file"
+_THREAD = "crl file"
 
 
 @dataclass(slots=True)
@@ -77,6 +81,11 @@ class CrlFiles:
         for path in [each for each in self._marks if not {each, each.parent} & {*self._paths}]:
             self._unreadable(path, "the settings do not name it any more")
             del self._marks[path]
+
+    @property
+    def being_read(self) -> list[Path]:
+        """Those of `paths` that are looked at, or read, at the moment."""
+        return [path for path in self._paths if path in self._looks and self._looks[path].lock.locked()]
 
     @property
     def undecided(self) -> bool:
@@ -132,7 +141,10 @@ class CrlFiles:
     async def _look_at(self, named: Path, looks: _Looks) -> None:
         async with looks.lock:
             looks.next = None
-            marks, gone = await asyncio.to_thread(_survey, named)
+            try:
+                marks, gone = await in_own_thread(partial(_survey, named), _THREAD)
+            except OSError as error:  # The system gives no thread.
+                marks, gone = {}, {named: error.strerror or str(error)}
             for path, reason in gone.items():
                 self._unreadable(path, reason)
             for path in self._vanished(named, {*marks, *gone}):
@@ -146,7 +158,7 @@ class CrlFiles:
     async def _read(self, path: Path, mark: _Mark) -> None:
         try:
             reading = contents_of if path in self._paths else _contents_of_file
-            content = await asyncio.to_thread(reading, path, LIST_BYTES)
+            content = await in_own_thread(partial(reading, path, LIST_BYTES), _THREAD)
         except OSError as error:  # Lack of permission or descriptors: it may be readable next time, unchanged.
             self._unreadable(path, error.strerror or str(error))
             return

@@ -187,13 +187,14 @@ class CrlIntake:
         lists, source = self._engine.admission.status.lists, text.source
         listed = await asyncio.to_thread(parse, der)
 
-        def prepare() -> HeldList | None:
+        def prepare() -> tuple[HeldList | None, CrlRefused | None]:
             issuer = signer_of(listed, trust)
             ends, now = trust.key_ends(issuer[0]), datetime.now(UTC)
-            return lists.prepare(listed, issuer, source, now, lambda: time.sleep(PAUSE), ends)
+            contradiction = lists.contradiction(issuer[0], listed, now)
+            return lists.prepare(listed, issuer, source, now, lambda: time.sleep(PAUSE), ends), contradiction
 
         try:
-            held = await asyncio.to_thread(prepare)
+            held, contradiction = await asyncio.to_thread(prepare)
         except CrlRefused as error:
             if error.code in _BY_THE_CLOCK:
                 begin = max(listed.this_update, _EARLIEST) - CLOCK_TOLERANCE
@@ -201,15 +202,15 @@ class CrlIntake:
             raise
         if len(taken.delta_urls) < _MOST_DELTAS:
             taken.delta_urls = tuple(dict.fromkeys(taken.delta_urls + listed.delta_urls))[:_MOST_DELTAS]
-        if held is None:
-            known = min(listed.next_update, taken.fresh_until or listed.next_update)
-            taken.fresh_until = known
-            return
-        taken.fresh_until = min(held.fresh_until, taken.fresh_until or held.fresh_until)
-        added, released = lists.put(held)
-        self.bases += listed.base_number is None
-        self._engine.metrics.revocations += len(added)
-        await shielded(self._put_into_effect(held, text, added, released))
+        fresh_until = listed.next_update if held is None else held.fresh_until
+        taken.fresh_until = min(fresh_until, taken.fresh_until or fresh_until)
+        if held is not None:
+            added, released = lists.put(held)
+            self.bases += listed.base_number is None
+            self._engine.metrics.revocations += len(added)
+            await shielded(self._put_into_effect(held, text, added, released))
+        if contradiction is not None:  # It is used as far as it revokes.
+            raise contradiction
 
     async def _put_into_effect(self, held: HeldList, text: _Text, added: AbstractSet[int], released: int) -> None:
         """End the sessions of those whom *held*, which is in use now, has *added*; report it."""

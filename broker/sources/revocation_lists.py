@@ -15,6 +15,7 @@ from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
+from provisioning.pki.crl import CrlProblem
 from provisioning.program.starting import importing
 
 _PATIENCE: Final = 10.0
@@ -37,7 +38,7 @@ class RevocationLists:
         self._ocsp = OcspClient(status, engine.metrics, engine.history.told, self._news.set, refresh, clock)
         self._asker = StatusAsker(engine.admission, self.files, self.urls, self._ocsp, clock)
         self.current = asyncio.Event()
-        """Set once every source has been tried."""
+        """Set once every source has been tried, or has had its time; what takes longer goes on."""
         self._set_asker(config)
 
     def use(self, config: BrokerConfig) -> None:
@@ -62,13 +63,19 @@ class RevocationLists:
     async def run(self) -> None:
         """Follow the sources until cancelled."""
         try:
-            await asyncio.gather(self.files.look(), self.urls.fetch_due())
+            await asyncio.gather(self._first_look(), self.urls.fetch_due())
             self.current.set()
             asks = self._asker.ask_again(self._engine)
             await asyncio.gather(self.files.run(), self.urls.run(), asks, self._enforce())
         finally:
             await self._asker.close()
             await self.files.close()
+
+    async def _first_look(self) -> None:
+        """Read the files, and say which ones take longer than anybody waits: nothing else waits for those."""
+        if not await self.look():
+            for path in self.files.being_read:
+                self.intake.complain(CrlProblem.CRL_UNREADABLE, f"not read within {_PATIENCE:g} s", str(path))
 
     async def _enforce(self) -> None:
         """Close the sessions of clients that a responder has just reported as revoked."""

@@ -24,7 +24,7 @@ Limit = Annotated[int, typer.Option("-L", "--limit", min=0, help="Messages in al
 @bench.command()
 @with_options(Given, behind=True)
 def conn(given: Given) -> None:
-    """Connect, and stay connected.
+    """Connect, and stay connected: until Ctrl-C, or for so many seconds (--duration).
 
     \b
     Example:

@@ -47,13 +47,13 @@ class Given:
         Path | None, typer.Option("--fleet", help="A fleet's directory: a key for each client.", show_default=False)
     ] = None
     service: Annotated[bool, typer.Option("--service", help="With --fleet: as instances of its service.")] = False
-    ca: Annotated[Path | None, typer.Option("--cacertfile", help="Trust anchors (one pair).", show_default=False)] = (
-        None
-    )
-    cert: Annotated[Path | None, typer.Option("--certfile", help="Certificate of all clients.", show_default=False)] = (
-        None
-    )
-    key: Annotated[Path | None, typer.Option("--keyfile", help="Its private key.", show_default=False)] = None
+    ca: Annotated[
+        Path | None, typer.Option("--cacertfile", "--cafile", help="Trust anchors (one pair).", show_default=False)
+    ] = None
+    cert: Annotated[
+        Path | None, typer.Option("--certfile", "--cert", help="Certificate of all clients.", show_default=False)
+    ] = None
+    key: Annotated[Path | None, typer.Option("--keyfile", "--key", help="Its private key.", show_default=False)] = None
     server_name: Annotated[
         str | None, typer.Option("--server-name", help="The name in the broker's certificate.", show_default=False)
     ] = None

@@ -158,6 +158,9 @@ _EVENTS: Final = {
 
 def document_of(framework: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
     """Return the document of *framework*, which has the routes of *routers*."""
+    described = APIRouter(responses=framework.router.responses)
+    for router in routers:
+        described.include_router(router)
     document = get_openapi(
         title="Fleetgate provisioning",
         version=framework.version,
@@ -166,7 +169,7 @@ def document_of(framework: FastAPI, routers: Sequence[APIRouter]) -> dict[str, A
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         servers=[{"url": "/", "description": "The service that sends this document."}],
         tags=[{"name": name, "description": words} for name, words in TAGS.items()],
-        routes=framework.routes,
+        routes=described.routes,
     )
     document["security"] = [{_SCHEME: []}]
     parts = document["components"]

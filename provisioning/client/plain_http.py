@@ -2,7 +2,8 @@
 
 Anyone on the path can answer. So nothing is decompressed, which could turn a few kilobytes into gigabytes before their
 size can be checked, no head is longer than `provisioning.client.bounded_head` allows, and no body than the caller
-allows. No cookie is kept: one server's would be sent to the next. The caller bounds the time.
+allows. No cookie is kept: one server's would be sent to the next. The caller bounds the time, and how many requests are
+under way: a bound here would be one for all on whose behalf he asks, of whom each may have servers that hang.
 
 The client, and httpx with it, is loaded with the first request: most brokers never make one.
 """
@@ -74,7 +75,8 @@ class PlainHttp:
             from provisioning.client.bounded_head import BoundedTransport, bounded_client
         # A default context would load the system's trust anchors, in forty milliseconds, and never use them.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._client = bounded_client(BoundedTransport(nobody, elsewhere=self._elsewhere), self._timeout)
+        transport = BoundedTransport(nobody, connections=None, elsewhere=self._elsewhere)
+        self._client = bounded_client(transport, self._timeout)
         return self._client
 
     async def close(self) -> None:

@@ -185,7 +185,7 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     from provisioning.program.logs import configure_logging
     from provisioning.store import authorities, schema
     from provisioning.store.database import Database
-    from provisioning.store.usable import unlocked, usable
+    from provisioning.store.usable import reported, usable
 
     configure_logging(least="error")  # Not to stdout, which is for the result; errors are reported.
     files = AuthorityFiles(settings.directory)
@@ -202,7 +202,7 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
                 await _upgrade(settings, database, held)
             if not await database.read(authorities.every):  # Else nothing is written for a command that looks.
                 await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
-        with unlocked(database):
+        with reported(database):
             return await work(database)
     finally:
         await database.close()

@@ -22,7 +22,8 @@ def say_who_is_here(tokens: Sequence[IssuedToken]) -> None:
     revoked = [each.device for each in tokens if each.device is not None and each.device_state == "revoked"]
     here = [each.device for each in tokens if each.device is not None and each.device_state not in {None, "revoked"}]
     if revoked:
-        say(f"fleet-provisioning: {_who(revoked)} revoked: with its token each is admitted again; token void --device")
+        undo = f"if not meant: token void --device {revoked[0] if len(revoked) == 1 else 'NAME'}"
+        say(f"fleet-provisioning: {_who(revoked)} revoked: with its token each is admitted again; {undo}")
     if here and len(tokens) > 1:  # Who names a single one knows what for.
         say(f"fleet-provisioning: {_who(here)} enrolled already: with its token each may have another key")
 

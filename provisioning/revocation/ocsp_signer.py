@@ -11,6 +11,9 @@ Rules
 2. It is renewed at half of its life; a failed renewal is logged and retried, and the old signer is used meanwhile.
    One that expires with its CA is the last: another would expire no later, and be due ever sooner.
 3. An expired signer signs nothing: `current` raises, and the client is told to try later.
+4. One whose certificate an operator has revoked, or put on hold, by its serial number is replaced within
+   `_LONGEST_WAIT_SECONDS`, and what it has signed is forgotten: brokers do not believe it any more, and nobody else can
+   know. Not one that is revoked with its CA: so would be the next.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from provisioning.ca.issuer import IssuanceRefused, Issuer, OcspSignerRequest
 from provisioning.ca.ocsp import Failure, OcspRefused, OcspSigner
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key, spki_fingerprint
+from provisioning.pki.revocation import certificate_key
 from provisioning.pki.serial_number import serial_text
 from provisioning.store import audit, certificates, device_keys, devices, serials
 from provisioning.store.audit import Action
@@ -53,8 +57,13 @@ class RenewedOcspSigner:
         owner: str,
         life: timedelta,
         clock: Callable[[], datetime],
+        replaced: Callable[[], None] = lambda: None,
     ) -> None:
-        """*owner* is the device under which the store files the certificates: the service itself."""
+        """*owner* is the device under which the store files the certificates: the service itself.
+
+        *replaced* is called when there is another because the one before was revoked.
+        """
+        self._replaced = replaced
         self.issuer: Final = issuer
         self._database = database
         self._serial_numbers = serial_numbers
@@ -108,13 +117,29 @@ class RenewedOcspSigner:
         while True:
             wait = self._seconds_to_renewal()
             await asyncio.sleep(min(wait, _LONGEST_WAIT_SECONDS))
-            if self._seconds_to_renewal() > 0:
+            is_due = self._seconds_to_renewal() <= 0
+            if not is_due and not await self._is_ended():
                 continue
             try:
                 await self.renew()
             except (Refused, IssuanceRefused) as refusal:  # A CA that has expired certifies no signer.
                 log.error("OCSP signer not renewed", code="OCSP_SIGNER_FAILED", detail=str(refusal))
                 await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            if not is_due:
+                self._replaced()
+
+    async def _is_ended(self) -> bool:
+        """Whether the signer's certificate was revoked or suspended, but for the end of its CA, which may go on."""
+        signer = self._signer
+        if signer is None or self._clock() >= self.issuer.certificate.not_valid_after_utc:
+            return False
+        key = certificate_key(signer.certificate)
+        try:
+            stored = await self._database.look(lambda connection: certificates.find(connection, *key))
+        except Refused:  # The store cannot be used now: it is asked again soon.
+            return False
+        return stored is not None and stored.revocation is not None and stored.issuer_ended_at is None
 
     def _seconds_to_renewal(self) -> float:
         now, last = self._clock(), self.issuer.certificate.not_valid_after_utc

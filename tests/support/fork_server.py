@@ -207,7 +207,7 @@ def _become(ordered: _Order, streams: list[int]) -> NoReturn:
         code = ended.code
     if code is not None and not (isinstance(code, int) and abs(code) <= _LARGEST_INT):
         raise SystemExit(code)  # Let the interpreter print it, or convert such a number.
-    _end(code or 0)
+    end(code or 0)
 
 
 def show(words: list[str]) -> None:
@@ -219,7 +219,7 @@ def show(words: list[str]) -> None:
     ctypes.memmove(begin, line.ljust(end - begin, b"\0"), end - begin)
 
 
-def _end(code: int) -> NoReturn:
+def end(code: int) -> NoReturn:
     """End as the interpreter does, up to the point where it tears down every imported module.
 
     For that, a forked process would have to copy nearly all of its memory: three quarters of a short command's cost.

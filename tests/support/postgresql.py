@@ -59,7 +59,7 @@ class PostgresqlServer:
     ) -> None:
         """*standby_of*: follow that server, which runs; *copy_of*: be a copy of it, by itself, as it is now.
 
-        Others are copies of a cluster that nobody has used, the *first* of this process.
+        Others are copies of a cluster that nobody has used, the *first* (`unused`).
         """
         self._original = standby_of or copy_of
         self._is_first = is_first
@@ -93,7 +93,7 @@ class PostgresqlServer:
             if self._is_first:
                 self._found()
             else:
-                subprocess.run(["cp", "--archive", _unused(), self._data], check=True)
+                subprocess.run(["cp", "--archive", unused(), self._data], check=True)
                 self.start()
         except BaseException:
             self.__exit__()
@@ -262,11 +262,14 @@ class PostgresqlServer:
 
 
 @functools.cache
-def _unused() -> Path:
-    """Return the data of a cluster with the template alone: founding one costs six times as much as copying it."""
-    server = PostgresqlServer(is_first=True)
+def unused() -> Path:
+    """Return the data of a cluster with the template alone: founding one costs six times as much as copying it.
+
+    It is removed at the end of the process that has founded it; those that are forked from it only copy it.
+    """
+    server, founder = PostgresqlServer(is_first=True), os.getpid()
     server.__enter__()
-    atexit.register(server.__exit__)
+    atexit.register(lambda: server.__exit__() if os.getpid() == founder else None)
     return server._data
 
 

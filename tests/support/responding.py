@@ -43,6 +43,7 @@ class Responding:
             owner="provisioning",
             life=7 * DAY,
             clock=fleet.clock,
+            replaced=lambda: responder.forget_all(),  # noqa: PLW0108 - it is made below.
         )
         await signer.renew()
         responder = OcspResponder(fleet.database, [signer], fleet.clock, DAY / 2)

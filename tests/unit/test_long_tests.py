@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from xdist.scheduler import WorkStealingScheduling  # type: ignore[import-untyped]
+from xdist.scheduler import WorkStealingScheduling
 
 from tests.support.compiled_again import TESTS
 from tests.support.long_tests import LONGEST, dealt

@@ -174,7 +174,7 @@ def test_lists_and_what_they_revoke_are_entries(tmp_path: Path, pki: Pki, log: P
         listed.publish(b"no list")
         many = dict.fromkeys(range(1, 1001)) | {meter.certificate.serial_number: None}
         listed.publish(crl(pki.issuing, many, number=7))
-        listed.publish(crl(pki.issuing, [other], number=3))
+        listed.publish(crl(pki.issuing, [other], number=3, age=timedelta(minutes=2)))
         wait_until(lambda: len(of(log, "CRL problem")) == 2, "all of it is written")
         assert verify(listed.process, log)[0] == 0
     used = [(each["crl_number"], each["revoked"], each["sessions_closed"]) for each in of(log, "CRL in use")]

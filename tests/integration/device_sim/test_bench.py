@@ -181,7 +181,7 @@ async def test_messages_that_the_broker_rejects_fail_a_benchmark(
     ("arguments", "words"),
     [
         (("conn",), "name a credential"),
-        (("conn", "--cacertfile", "x", "--certfile", "y"), "go together"),
+        (("conn", "--cafile", "x", "--cert", "y"), "go together"),
         (("pub", "-t", "%z", "--cacertfile", "x"), "%z is not known"),
         (("pub", "--cacertfile", "x"), "--topic"),
         (("conn", "--path", "/mqtt", "--cacertfile", "x"), "add --websocket, or leave it out"),

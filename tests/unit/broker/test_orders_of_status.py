@@ -22,6 +22,7 @@ from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.revocation import revocation_rounds
 from broker.settings.trust_settings import REQUIRE
+from broker.sources import crl_files
 from broker.sources.asker import StatusAsker
 from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_intake import CrlIntake
@@ -51,6 +52,7 @@ def _in_small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return outcome
 
     monkeypatch.setattr(asyncio, "to_thread", in_a_thread)
+    monkeypatch.setattr(crl_files, "in_own_thread", lambda call, _name: in_a_thread(call))
     monkeypatch.setattr(revocation_rounds, "_SECONDS_A_TURN", -1.0)
     with capture_logs():  # A line takes longer than a step.
         yield

@@ -47,6 +47,10 @@ class Shelf:
             self.put(der)
         return caught.value.code
 
+    def contradiction(self, der: bytes) -> str:
+        found = self.shelf.contradiction(KEY, parse(der), self.now)
+        return "" if found is None else str(found)
+
     def overdue(self, *names: str, later: timedelta = timedelta(0), is_authority: bool = False) -> float | None:
         return self.shelf.overdue(KEY, self.now + later, is_authority=is_authority, names=frozenset(names))
 
@@ -131,6 +135,38 @@ def test_an_old_list_that_is_played_back_releases_nobody(shelf: Shelf) -> None:
     assert shelf.revoked == {1}
 
 
+@pytest.mark.parametrize("number", [500, None], ids=["numbered anew", "not numbered before"])
+def test_where_number_and_date_contradict_each_other_both_lists_revoke(shelf: Shelf, number: int | None) -> None:
+    """What a CA revoked after its data was restored did not count, and an older list played back released it again."""
+    old = crl(CA, {1: None, 2: None}, number=number, now=shelf.now, age=HOUR / 2)
+    new = crl(CA, {2: None, 3: None}, number=3, now=shelf.now)
+    other = Shelf()
+    for each, first, second, added in ((shelf, old, new, {3}), (other, new, old, {1})):
+        each.put(first)
+        assert ("CRL_OLDER" in each.contradiction(second), each.put(second)) == (True, (added, 0))
+        assert each.revoked == {1, 2, 3}
+        assert (each.put(second), "CRL_OLDER" in each.contradiction(second)) == (None, True), "it is known, and told"
+    assert "made later" in shelf.contradiction(new)
+    assert "made earlier" in other.contradiction(old)
+    assert [each.fresh_until for each in shelf.shelf.held] == [parse(old).next_update], "what is in use lapses"
+    ended = crl(CA, {4: None}, number=number, now=shelf.now, **EXPIRED)
+    assert (other.refused(ended), other.contradiction(ended)) == (CrlProblem.CRL_EXPIRED, "")
+    for later, age, revoked in ((4, 0, 3), (5, 4, 2)):  # The clocks of a CA's machines differ a little.
+        newest = crl(CA, {revoked: None}, number=later, age=age * MINUTE, now=shelf.now)
+        assert (other.contradiction(newest), other.put(newest) is None) == ("", False)
+        assert other.revoked == {revoked}
+
+
+def test_a_delta_whose_number_and_date_contradict_each_other_revokes_and_releases_nobody(shelf: Shelf) -> None:
+    shelf.put(crl(CA, {1: None}, number=500, now=shelf.now, age=HOUR / 2))
+    for delta, added in (({1: REMOVE, 2: None}, {2}), ({3: None}, {3})):
+        new = crl(CA, delta, number=4, base=3, now=shelf.now)
+        assert ("CRL_OLDER" in shelf.contradiction(new), shelf.put(new)) == (True, (added, 0))
+        shelf.put(crl(CA, {}, number=501, base=500, now=shelf.now, age=MINUTE * 20))
+    assert shelf.revoked == {1, 2, 3}
+    assert shelf.put(crl(CA, {4: None}, number=4, base=3, now=shelf.now, age=MINUTE * 25)) is None, "simply older"
+
+
 @pytest.mark.parametrize("number", [1, None], ids=["numbered", "not numbered"])
 def test_a_list_from_a_clock_that_was_ahead_keeps_nobody_in(shelf: Shelf, number: int | None) -> None:
     """What its CA, which numbers its lists by the clock or not at all, revoked since was refused for as long."""
@@ -174,8 +210,9 @@ def test_a_delta_from_a_clock_that_was_ahead_keeps_nobody_in(shelf: Shelf) -> No
     assert shelf.put(crl(CA, {5: None}, number=8, base=7, now=shelf.now, **EXPIRED)) is None
     assert shelf.put(crl(CA, {1: None}, number=9, now=shelf.now)) == ({1}, 0), "it was revoked again"
     assert shelf.revoked == {1, 2, 3, 4}
+    older = crl(CA, {5: None}, number=8, base=7, now=shelf.now, life=30 * HOUR)
     shelf.now += timedelta(days=1, minutes=1)
-    assert shelf.put(crl(CA, {5: None}, number=8, base=7, now=shelf.now)) is None, "an older one that is played back"
+    assert shelf.put(older) is None, "an older one that is played back"
     shelf.put(crl(CA, {1: None, 6: None}, number=10, now=shelf.now))
     assert shelf.revoked == {4, 6}
 

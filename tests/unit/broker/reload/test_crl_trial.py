@@ -103,10 +103,15 @@ async def test_whoever_is_revoked_already_is_not_counted_again_and_is_released_w
     (trial,) = await listed.tried(crl(PKI.issuing, [first, third], number=3))
     assert effect(trial) == (2, 1, 1, 3, 1)
     assert [each.client_id for each in trial.affected] == ["third"]
-    for der, code in ((known, "CRL_KNOWN"), (crl(PKI.issuing, number=1), "CRL_OLDER")):
+    for der, code in ((known, "CRL_KNOWN"), (crl(PKI.issuing, number=1, age=timedelta(minutes=19)), "CRL_OLDER")):
         (trial,) = await listed.tried(der)
         assert (trial.used, trial.code) == (False, code)
         assert str(trial).startswith(f"would not be used: {code}: ")
+    for number, used in ((0, True), (1, False)):
+        later = crl(PKI.issuing, [third] if used else [], number=number, age=-timedelta(seconds=270))
+        (trial,) = await listed.tried(later)
+        assert (trial.used, trial.code) == (used, "CRL_OLDER"), "its number contradicts its date"
+        assert "made later than number 2" in str(trial)
 
 
 async def test_a_delta_is_told_with_its_base_in_the_order_in_which_they_were_given(listed: Listed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.role import Role
 from tests.support.crl import crl
+from tests.support.listed import replace_file
 from tests.support.pki import Pki, pem_of, shared_device, shared_pki
 from tests.support.responder import Responder, delegate
 from tests.support.web import WebServer
@@ -57,11 +59,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.sources.crl_transfer.FIRST_SECONDS", 600.0)
 
 
-async def test_a_responder_that_hangs_keeps_nobody_of_another_bundle_waiting(web: WebServer, hanging: str) -> None:
+async def test_responders_that_hang_keep_nobody_of_another_bundle_waiting(web: WebServer, hanging: str) -> None:
+    """Those of many bundles took all connections that there were, one after the other."""
     held = shared_device("meter-1")
     web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [held])
     (ours,) = TrustBundle("ours", [PKI.issuing.certificate]).anchors
-    (theirs,) = TrustBundle("plant", [Pki().issuing.certificate]).anchors
+    plant = Pki().issuing.certificate
+    theirs = [issuer for number in range(7) for issuer in TrustBundle(f"plant-{number}", [plant]).anchors]
     client = OcspClient(
         RevocationStatus(RevocationIndex(), Freshness(300.0)),
         Metrics(),
@@ -70,7 +74,11 @@ async def test_a_responder_that_hangs_keeps_nobody_of_another_bundle_waiting(web
         900.0,
         lambda: 0.0,
     )
-    waiting = [asyncio.create_task(client.ask_at([f"{hanging}/{number}"], number, theirs)) for number in range(MANY)]
+    waiting = [
+        asyncio.create_task(client.ask_at([f"{hanging}/{number}"], number, issuer))
+        for issuer in theirs
+        for number in range(17)
+    ]
     await asyncio.sleep(0)
     async with asyncio.timeout(60):
         answer = await client.ask_at([f"{web.url}/ocsp"], held.certificate.serial_number, ours)
@@ -150,6 +158,35 @@ async def test_who_is_connected_is_asked_about_again_though_another_bundles_resp
         now += 1000
     assert not lists._asker._rounds["plant"].done()
     await lists._asker.close()
+
+
+async def test_a_file_that_hangs_at_the_start_keeps_no_other_list_from_being_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients were let in after ten seconds, and nothing was ever read again: whom our list revoked stayed."""
+    monkeypatch.setattr("broker.sources.revocation_lists._PATIENCE", 0.05)
+    broker, held, own = MemoryBroker(), shared_device("meter-1"), PKI.broker().write(tmp_path)
+    hanging, ours = tmp_path / "partner.crl", tmp_path / "ours.crl"
+    os.mkfifo(hanging)
+    ours.write_bytes(crl(PKI.issuing))
+    anchors = PKI.write_anchors(tmp_path)
+    config = BrokerConfig(
+        cafile=anchors, certfile=own.certificate, keyfile=own.key, crlfile=(hanging, ours), crl_check_seconds=0.01
+    )
+    broker.engine.admission.believe(load_trust(config))
+    lists = RevocationLists(broker.engine, config, asyncio.get_running_loop().time)
+    following = asyncio.create_task(lists.run())
+    try:
+        async with asyncio.timeout(60):
+            await lists.current.wait()
+            replace_file(ours, crl(PKI.issuing, [held], number=2))
+            while broker.engine.admission.status.index.find(held.revocation.key) is None:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
+        assert broker.metrics.revocation_alarms == {"CRL_UNREADABLE": 1}, "it is told"
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        os.close(os.open(hanging, os.O_RDWR))  # Its thread ends.
 
 
 async def test_who_was_suspended_is_asked_about_again_though_the_bundle_is_called_otherwise_now(

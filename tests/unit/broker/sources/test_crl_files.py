@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -69,7 +71,8 @@ async def test_a_look_that_is_given_up_goes_on_to_its_end(tmp_path: Path) -> Non
 
 
 async def test_nothing_that_the_settings_name_waits_for_what_cannot_be_read(tmp_path: Path) -> None:
-    """On a disk that answers no more, say, a partner's."""
+    """On a disk that answers no more, say, a partner's; nor do lists from URLs, read in the threads of all."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     pipe, directory = tmp_path / "pipe", tmp_path / "ours"
     os.mkfifo(pipe)
     directory.mkdir()
@@ -90,6 +93,8 @@ async def test_nothing_that_the_settings_name_waits_for_what_cannot_be_read(tmp_
         assert intake.taken == [b"x", b"xx"]
         assert said == [(str(directory / "a.crl"), "cannot be read: it is no file")], "once"
         assert not any(look.done() for look in looks)
+        async with asyncio.timeout(60):
+            await asyncio.to_thread(lambda: None)
     finally:
         while not all(look.done() for look in looks):
             with contextlib.suppress(OSError):  # Nobody reads it at the moment.
@@ -139,6 +144,28 @@ async def test_a_file_that_could_not_be_read_is_read_when_it_can_be(tmp_path: Pa
         await files.look()
     assert intake.taken == [b"list"]
     assert said == [(CrlProblem.CRL_UNREADABLE, str(path))], "once"
+
+
+async def test_where_the_system_gives_no_thread_a_list_is_unreadable_and_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ca.crl"
+    path.write_bytes(b"list")
+    said: list[str] = []
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.complain = lambda _code, detail, source: said.append(f"{source} {detail}")  # type: ignore[method-assign]
+    files = CrlFiles(cast("CrlIntake", intake), [path], 60.0)
+
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as at_its_limit:
+        at_its_limit.setattr(threading.Thread, "start", none_left)
+        for _ in range(2):
+            await files.look()
+    await files.look()
+    assert (said, intake.taken) == ([f"{path} cannot be read: can't start new thread"], [b"list"]), "once"
 
 
 async def test_those_who_ask_meanwhile_share_the_next_look(tmp_path: Path) -> None:

@@ -203,6 +203,18 @@ async def test_a_list_that_is_too_early_or_too_late_says_when_it_could_be_used()
     assert (receiving.problems[-1], taken.untimely) == ("CRL_OLDER", ()), "no clock makes it newer"
 
 
+async def test_a_list_whose_number_contradicts_its_date_revokes_and_is_told_as_one_to_look_at() -> None:
+    """Of a CA whose data was restored nothing counted that it revoked, until it had got to its old number again."""
+    receiving, meter = Receiving(PKI.issuing), shared_device("meter-1")
+    await receiving.take(crl(PKI.issuing, number=500, age=HOUR / 2), "file")
+    client, again = receiving.broker.device("meter-1"), crl(PKI.issuing, [meter], number=3)
+    for _ in range(2):
+        await receiving.take(again, "file")
+        assert (receiving.is_revoked(meter), client.closed) == (True, True)
+    assert receiving.problems == ["CRL_OLDER"] * 2
+    assert str(receiving.audit.entries[-1]["detail"]).endswith("restart the broker")
+
+
 async def test_what_is_no_list_is_said_and_nothing_comes_of_it() -> None:
     receiving = Receiving(PKI.issuing)
     for content in (b"", b"<html>", b"\x30\x03abc"):

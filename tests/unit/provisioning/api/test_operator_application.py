@@ -71,7 +71,7 @@ async def test_who_uses_a_method_that_a_path_does_not_take_is_told_all_that_it_t
     for method in ("POST", "GET"):  # Each of a router of its own, as the operators' API has them.
         router = APIRouter(prefix="/v1")
         router.add_api_route("/things", nothing, methods=[method])
-        framework.include_router(router)
+        framework.routes.extend(router.routes)
     framework.add_api_route("/v1/things/{name}", nothing, methods=["DELETE"])
     app = new_application(Settings(), metrics, port="https", behind=framework)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://localhost") as client:

@@ -23,6 +23,7 @@ from provisioning.pki.identity import identity_of
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.program.moments import rfc3339
 from provisioning.store import audit, audit_findings, claims, devices
 from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey
@@ -321,7 +322,7 @@ async def test_a_claim_is_ended_once_and_by_its_name(fleet: Fleet) -> None:
     assert json.loads(made[0].details) == {
         "group": "line",
         "maximum_devices": 2,
-        "expires_at": str(first.expires_at),
+        "expires_at": rfc3339(first.expires_at),
         "fingerprint_sha256": hashlib.sha256(first.der).hexdigest(),
     }
 

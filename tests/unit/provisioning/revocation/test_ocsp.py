@@ -22,7 +22,9 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
 from provisioning.revocation import ocsp_signer as signer_module
 from provisioning.revocation.feed_event import FeedEvent
+from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.ocsp import OcspResponder
+from provisioning.revocation.of_authority import revoke_authority
 from provisioning.store import audit, certificates, tables
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
@@ -208,7 +210,11 @@ async def test_a_ca_that_has_ended_certifies_no_signer_and_ends_nothing_else(
         await real()
         made.set()
 
+    async def good() -> bool:  # Else a round would take the store's time.
+        return False
+
     monkeypatch.setattr(signer, "renew", counted)
+    monkeypatch.setattr(signer, "_is_ended", good)
 
     async def rounds() -> None:
         for _ in range(20):
@@ -390,6 +396,30 @@ async def test_the_signer_is_renewed_at_half_of_its_life_and_a_failure_is_repeat
     certificate = signer.current(fleet.clock()).certificate
     assert certificate.not_valid_after_utc == fleet.clock() + 7 * DAY
     assert certificate.public_key() != first.certificate.public_key()
+
+
+async def test_a_signer_that_is_revoked_is_replaced_and_what_it_has_signed_is_not_told_any_more(
+    responding: Responding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has its key signs that anything is good, and only brokers know that it is revoked."""
+    monkeypatch.setattr(signer_module, "_LONGEST_WAIT_SECONDS", 0.001)
+    fleet, signer, certificate = responding.fleet, responding.signer, await responding.fleet.enrol()
+    first = signer.current(fleet.clock())
+    assert (await responding.ask(certificate)).certificates == [first.certificate]
+    serial = f"{first.certificate.serial_number:x}"
+    running = asyncio.create_task(signer.run())
+    await responding.revocation.revoke_serial(serial, RevocationReason.KEY_COMPROMISE, by="admin")
+    while signer.current(fleet.clock()) is first:  # noqa: ASYNC110 - it has no event to wait for
+        await asyncio.sleep(0.001)
+    running.cancel()
+    second = signer.current(fleet.clock())
+    assert second.certificate.public_key() != first.certificate.public_key()
+    assert (await responding.ask(certificate)).certificates == [second.certificate]
+    by, now = "admin", fleet.clock()
+    grounds = Grounds(RevocationReason.CA_COMPROMISE)
+    await fleet.database.write(lambda each: revoke_authority(each, "issuing-ca", grounds, by=by, now=now))
+    await responding.revocation.portions.finish_left()
+    assert not await signer._is_ended(), "another would be revoked with the CA, too"
 
 
 async def test_a_signer_s_key_is_the_service_s_and_no_device_s(

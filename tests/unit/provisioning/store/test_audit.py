@@ -23,6 +23,7 @@ from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import ConfigurationError, Pending, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.program.moments import rfc3339
 from provisioning.store import audit, audit_findings, devices, inventory, schema
 from provisioning.store.approvals import ApprovalState
 from provisioning.store.audit import Action, AuditFilter
@@ -360,10 +361,10 @@ async def test_whatever_decides_who_gets_in_is_in_the_log_once_with_who_decided_
     line = {"group": "line"}
     assert facts["claim created"] == line | {
         "maximum_devices": 5,
-        "expires_at": str(claim.expires_at),
+        "expires_at": rfc3339(claim.expires_at),
         "fingerprint_sha256": hashlib.sha256(claim.der).hexdigest(),
     }
-    ends = str(token.expires_at)
+    ends = rfc3339(token.expires_at)
     assert facts["tokens created"] == line | {"count": 1, "role": "device", "expires_at": ends, "devices": ["meter-5"]}
     assert facts["token voided"] == line | {"token": token.number, "role": "device"}
     asked = {"request": newest.id, "key_sha256": newest.request.spki_sha256.hex(), "evidence": "nothing"}
