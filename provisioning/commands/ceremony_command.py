@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from provisioning.commands.service_command import Directory, Json, fail, print_document, say, warn_of_open
+from provisioning.commands.service_command import Directory, fail, say, warn_of_open
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import interruption
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.json_output import Json, print_document
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from provisioning.authorities.authority_life import AuthorityLife
     from provisioning.config import Settings
     from provisioning.store.database import Database
@@ -90,8 +93,8 @@ class Ceremony:
                 raise ConfigurationError(f"{error}; the changes shown above are in effect all the same") from error
             facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
 
-            def vouch(connection: object) -> None:
-                audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)  # type: ignore[arg-type]
+            def vouch(connection: Connection) -> None:
+                audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)
 
             await database.write(vouch)
             if self.as_json:

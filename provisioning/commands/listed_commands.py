@@ -19,20 +19,13 @@ from provisioning.commands.in_steps import Telling
 from provisioning.commands.known_names import group_names
 from provisioning.commands.named_lines import before_the_loop
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import (
-    Connection,
-    Json,
-    connected,
-    counted,
-    print_document,
-    print_json,
-    progress,
-    say,
-)
+from provisioning.commands.service_command import Connection, connected, print_json, progress, say
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
 from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:

@@ -9,19 +9,12 @@ import typer
 
 from provisioning.commands.departed import EndListed, claims_going_on, say_what_ended, say_what_is_unlisted
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import (
-    Connection,
-    Json,
-    connected,
-    counted,
-    print_answer,
-    print_facts,
-    print_json,
-    say,
-)
+from provisioning.commands.service_command import Connection, connected, print_answer, print_facts, print_json, say
 from provisioning.operator_role import OperatorRole
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
 from provisioning.program.given_moment import Since
+from provisioning.program.json_output import Json
 from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_table
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from provisioning.commands.service_command import counted, say
+from provisioning.commands.service_command import say
+from provisioning.program.counted import counted
 
 if TYPE_CHECKING:
     from provisioning.client.operator_answers import IssuedToken

@@ -66,7 +66,7 @@ def without_log(path: Path, place: Path) -> int:
 def alone(path: Path, table: str) -> int:
     """Return how many rows are in the file."""
     with contextlib.closing(sqlite3.connect(path)) as database:
-        return int(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own names
+        return int(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 def checkpoint_by_another(path: Path) -> None:
@@ -439,7 +439,7 @@ def test_a_damaged_database_is_refused_before_anything_is_served(tmp_path: Path,
     store = SqliteStore(path)
     store._apply(filled())
     store._database.executescript(
-        f"PRAGMA writable_schema=ON; UPDATE sqlite_schema SET {damage} WHERE name = 'retained'"  # noqa: S608 - our own
+        f"PRAGMA writable_schema=ON; UPDATE sqlite_schema SET {damage} WHERE name = 'retained'"
     )
     store.close()
     with pytest.raises(StoreError, match=r"it is damaged|malformed") as refused:

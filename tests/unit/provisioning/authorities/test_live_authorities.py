@@ -65,7 +65,7 @@ async def listed_by_next_service(fleet_cas: Ceremonies, number: int) -> set[int]
     running = asyncio.create_task(live.run())
     try:
         async with asyncio.timeout(60):
-            while (crl := live.publishers[ROOT].current) is None or crl.number <= number:  # noqa: ASYNC110 - it has no event
+            while (crl := live.publishers[ROOT].current) is None or crl.number <= number:
                 await asyncio.sleep(0.01)
     finally:
         running.cancel()
@@ -274,7 +274,7 @@ async def test_what_another_process_revokes_while_a_list_is_first_made_is_in_the
     running = asyncio.create_task(live.run())
     try:
         async with asyncio.timeout(60):
-            while not revoked <= listed(live.publishers["issuing-ca"]):  # noqa: ASYNC110 - it has no event
+            while not revoked <= listed(live.publishers["issuing-ca"]):
                 await asyncio.sleep(0.01)
     finally:
         running.cancel()
