@@ -11,9 +11,10 @@ from typing import Annotated, Final
 
 import typer
 
-from broker.commands.admin_command import Json, print_json, remote_options
+from broker.commands.admin_command import remote_options
 from provisioning.program.build import build_identity, read_ahead
 from provisioning.program.command_group import command_group
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.starting import importing
 from provisioning.program.version import product_version, version_and_build
 
@@ -164,7 +165,7 @@ def version(as_json: Json = False) -> None:
 
     if as_json:
         said = {"name": "fleet-broker", "version": product_version(), "build": build_identity()}
-        print_json(said | {"compiled": is_compiled()})
+        print_document(said | {"compiled": is_compiled()})
         return
     typer.echo(f"fleet-broker {version_and_build()} ({'compiled' if is_compiled() else 'plain Python'})")
 

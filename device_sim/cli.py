@@ -12,7 +12,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -24,6 +23,7 @@ from device_sim.late_imports import late_imports
 from provisioning.program import command_line, interruption
 from provisioning.program.build import build_identity
 from provisioning.program.command_group import command_group
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.version import product_version, version_and_build
 from provisioning.program.version_option import version_option
 
@@ -33,11 +33,11 @@ def about(*, version: Annotated[bool, version_option("fleet-sim")] = False) -> N
     del version  # Handled already, if it was given.
 
 
-def show_version(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def show_version(as_json: Json = False) -> None:
     """Print version and build."""
     if as_json:
         said = {"name": "fleet-sim", "version": product_version(), "build": build_identity()}
-        sys.stdout.write(json.dumps(said, indent=2) + "\n")
+        print_document(said)
         return
     typer.echo(f"fleet-sim {version_and_build()}")
 

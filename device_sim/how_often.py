@@ -1,8 +1,12 @@
-"""How often something happened, in words."""
+"""How often each of several things happened, in words."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 
-def times(count: int) -> str:
-    """Return "1 time", "2 times"."""
-    return f"{count} time" + ("" if count == 1 else "s")
+from provisioning.program.counted import counted
+
+
+def each_time(happened: Iterable[tuple[str, int]]) -> str:
+    """Return "2 times refused, 1 time late" for what *happened*, and how often."""
+    return ", ".join(f"{counted(count, 'time')} {what}" for what, count in happened)

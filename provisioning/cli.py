@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 
 from provisioning.commands.ceremony_command import PassphraseFile, PinFile, now
-from provisioning.commands.service_command import Json, fail, print_document, say, warn_of_doubts, warn_of_open
+from provisioning.commands.service_command import fail, say, warn_of_doubts, warn_of_open
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import command_line, interruption
 from provisioning.program.build import build_identity, read_ahead
 from provisioning.program.command_group import command_group
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import shown_minute
 from provisioning.program.starting import importing
 from provisioning.program.version import product_version, version_and_build

@@ -54,5 +54,5 @@ def quickly_made(cls: ClassT) -> ClassT:
     text = f"def __init__(self, {', '.join(parameters)}):\n    " + "\n    ".join(lines or ["pass"])
     exec(text, scope)  # noqa: S102 - Made of the names of a class's own fields, as the dataclass's own is.
     quick: Callable[..., None] = scope["__init__"]
-    cls.__init__ = functools.wraps(cls.__init__)(quick)  # type: ignore[misc]
+    cls.__init__ = functools.wraps(cls.__init__)(quick)  # type: ignore[misc] # As `dataclass` sets it.
     return cls

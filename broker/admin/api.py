@@ -39,7 +39,7 @@ import structlog
 from broker.admin.crls import crl_document, trial_facts
 from broker.admin.explain import InvalidCertificateFile, checked, near_names, read_certificates, why
 from broker.admin.health import store_state
-from broker.admin.http_server import Request, Response, problem
+from broker.admin.http_messages import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.parameters import (
     MOST_REASON,

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from time import monotonic
 
-from broker.admin.http_server import Request, Response, problem
+from broker.admin.http_messages import Request, Response, problem
 from broker.admin.newcomers import newcomers_facts
 from broker.credentials.own_certificate import OF_NO_USE, OwnCertificate
 from broker.engine.engine import Engine

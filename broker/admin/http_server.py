@@ -33,19 +33,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-import httptools
 import structlog
 
+from broker.admin.http_messages import Handler, Request, Response, problem
+from broker.admin.incoming import MAX_BODY, READ, Incoming, read, request_of
 from broker.admission.refusal import RefusalCode
 from broker.settings.origins import MOST_SHOWN, NO_PAGES
 from provisioning.pki.panic import NoPanic
@@ -54,11 +51,7 @@ from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
 
-MAX_BODY = 64 * 1024
-"""The limit for a request whose path has no other."""
 _MOST_LARGE_BODIES = 2
-_MAX_HEAD = 16 * 1024
-_MAX_PARAMETERS = 32
 _MAX_CONNECTIONS = 32
 _REQUEST_SECONDS = 15.0
 """For a whole request to arrive, and for the next one to begin."""
@@ -66,128 +59,14 @@ _CLOSE_SECONDS = 10.0
 _HEAR_OUT_SECONDS = 1.0
 _WRITE_SECONDS = 30.0
 """For the client to take what was written to it."""
-_READ = 16 * 1024
-_SEVERAL = "several"
-"""No origin, where more than one is given: no page is from there."""
-_VERSIONS = frozenset({"1.0", "1.1"})
 _NAMED: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """Since Python 3.13 an event loop removes a Unix socket's name. It looks that up as the socket says it; a long one has
 a descriptor's number (`broker.admin.unix_socket`), which is closed, or by now another's, perhaps that of no folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One complete request. *caller* is who sent it, for the log."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    body: bytes
-    caller: str
-    accept: str = ""
-    """The Accept header."""
-    host: str = ""
-    """The Host header."""
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An answer; *body* as bytes, or as pieces created on the way."""
-
-    status: int = HTTPStatus.OK
-    body: bytes | AsyncIterator[bytes] = b""
-    content_type: str = "application/json"
-
-    @classmethod
-    def json(cls, document: Any, status: int = HTTPStatus.OK) -> Response:
-        """Return *document* as JSON."""
-        return cls(status, json.dumps(document).encode() + b"\n")
-
-
-def problem(status: int, code: str, detail: str) -> Response:
-    """Return a problem document (RFC 9457) with a stable *code*."""
-    document = {"title": HTTPStatus(status).phrase, "status": int(status), "code": code, "detail": detail}
-    return Response(status, json.dumps(document).encode() + b"\n", "application/problem+json")
-
-
-Handler = Callable[[Request], Awaitable[Response]]
 Identify = Callable[[asyncio.StreamWriter], str | Response]
-Settle = Callable[[asyncio.StreamWriter], Awaitable[None]]
 """Returns who has connected, or the answer to all of its requests."""
-
-
-@dataclass(slots=True)
-class _Incoming:
-    """What `httptools` reports about one request; what comes behind it, in the same piece of data, is not looked at."""
-
-    method: str = ""
-    """Known when it is complete; so is `version`."""
-    version: str = ""
-    target: bytes = b""
-    accept: str = ""
-    host: str = ""
-    hosts: int = 0
-    origin: str | None = None
-    headed: bool = False
-    """Whether its head is complete: a field behind the body (RFC 9110 §6.5) says nothing of who asks."""
-    body: bytearray = field(default_factory=bytearray)
-    complete: bool = False
-    too_large: bool = False
-    is_large: bool = False
-    """Whether its body is larger than most are."""
-    no_room: bool = False
-    """Whether it would be, and there is no room for it now."""
-    enlarge: Callable[[], bool] = lambda: True
-    pipelined: bool = False
-    bound: Callable[[str], int] = lambda _path: MAX_BODY
-    most: int = MAX_BODY
-    parser: httptools.HttpRequestParser | None = None
-    """What it says of method, version and `keep` is about the latest request, and forgotten when everything is read."""
-    keep: bool = False
-    """Whether another request may follow."""
-
-    def on_url(self, url: bytes) -> None:
-        if not self.pipelined:
-            self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.pipelined or self.headed:
-            return
-        match name.lower():
-            case b"accept":
-                self.accept = value.decode("latin-1")
-            case b"host":
-                self.host = value.decode("latin-1")
-                self.hosts += 1
-            case b"origin":
-                self.origin = value.decode("latin-1") if self.origin is None else _SEVERAL
-
-    def on_message_begin(self) -> None:
-        self.pipelined = self.complete
-
-    def on_headers_complete(self) -> None:
-        if not self.pipelined:
-            self.headed = True
-            self.most = self.bound(self.target.partition(b"?")[0].decode("latin-1"))
-
-    def on_body(self, data: bytes) -> None:
-        if self.pipelined:
-            return
-        size = len(self.body) + len(data)
-        if size > MAX_BODY and size <= self.most and not self.is_large and not self.no_room:
-            self.is_large = self.enlarge()
-            self.no_room = not self.is_large
-        if size > self.most:
-            self.too_large = True
-        elif not self.no_room:
-            self.body += data
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-        if self.parser is not None:
-            self.method, self.version = self.parser.get_method().decode(), self.parser.get_http_version()
-            self.keep = self.parser.should_keep_alive()
-        self.parser = None  # Otherwise there would be a reference cycle.
+Settle = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class HttpServer:
@@ -218,7 +97,7 @@ class HttpServer:
         of_unix = listening.family == socket.AF_UNIX
         start = asyncio.start_unix_server if of_unix else asyncio.start_server
         named = _NAMED if of_unix else {}
-        server = await start(self.connected, sock=listening, limit=_READ, backlog=_MAX_CONNECTIONS, **named)
+        server = await start(self.connected, sock=listening, limit=READ, backlog=_MAX_CONNECTIONS, **named)
         self._servers.append(server)
 
     async def close(self) -> None:
@@ -278,7 +157,7 @@ class HttpServer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
     ) -> bool:
         """Answer one request on the connection of *task*; return whether another may follow."""
-        incoming = _Incoming(bound=lambda path: self._bound(path, writer))
+        incoming = Incoming(bound=lambda path: self._bound(path, writer))
         incoming.enlarge = self._enlarge
         try:
             return await self._serve_one(incoming, reader, writer, task)
@@ -299,7 +178,7 @@ class HttpServer:
 
     async def _serve_one(
         self,
-        incoming: _Incoming,
+        incoming: Incoming,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         task: asyncio.Task[None],
@@ -316,7 +195,7 @@ class HttpServer:
             if incoming.pipelined or not incoming.complete:
                 await self._hear_out(reader, writer, task)
             return False
-        request = _request(incoming, "GET" if bodyless else incoming.method, caller)
+        request = request_of(incoming, "GET" if bodyless else incoming.method, caller)
         response = request if isinstance(request, Response) else await self._handled(request)
         chunks = incoming.version == "1.1"
         keep = incoming.keep and not incoming.pipelined and (chunks or isinstance(response.body, bytes))
@@ -326,15 +205,13 @@ class HttpServer:
         return keep
 
     async def _received(
-        self, incoming: _Incoming, reader: asyncio.StreamReader, task: asyncio.Task[None]
+        self, incoming: Incoming, reader: asyncio.StreamReader, task: asyncio.Task[None]
     ) -> Response | None:
         """Read *incoming*; return the answer to an invalid or slow request. If none has begun, it is not complete."""
-        parser = httptools.HttpRequestParser(incoming)
-        incoming.parser = parser
         self._waiting[task] = None
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
-                refusal = await _read(reader, incoming, parser)
+                refusal = await read(reader, incoming)
         except TimeoutError:
             if not incoming.target:
                 return None
@@ -342,7 +219,7 @@ class HttpServer:
         self._waiting.pop(task, None)
         return refusal
 
-    def _identified(self, incoming: _Incoming, writer: asyncio.StreamWriter) -> str | Response:
+    def _identified(self, incoming: Incoming, writer: asyncio.StreamWriter) -> str | Response:
         """Return who has sent *incoming*, or the answer to anybody who may not ask."""
         caller = self._identify(writer)
         if isinstance(caller, Response) or incoming.origin is None:
@@ -414,7 +291,7 @@ class HttpServer:
             writer.write_eof()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_HEAR_OUT_SECONDS):
-                while await reader.read(_READ):  # At most its buffer without a turn of the loop.
+                while await reader.read(READ):  # At most its buffer without a turn of the loop.
                     pass
 
     async def _drain(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
@@ -423,57 +300,3 @@ class HttpServer:
             await writer.drain()
         self._waiting.pop(task, None)
         await asyncio.sleep(0)  # Devices first: `drain` returns at once while the buffer has room.
-
-
-async def _read(
-    reader: asyncio.StreamReader, incoming: _Incoming, parser: httptools.HttpRequestParser
-) -> Response | None:
-    """Read until *incoming* is complete, or the end; return the answer to an invalid request."""
-    size = 0
-    while not incoming.complete:
-        data = await reader.read(_READ)
-        if not data:
-            break
-        size += len(data)
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            if incoming.method not in {"GET", "HEAD"}:
-                return problem(400, "INVALID_REQUEST", "no other protocol is spoken here: leave out Upgrade")
-            incoming.pipelined = True
-        except httptools.HttpParserError as error:
-            if (refusal := _no_http(incoming, error)) is not None:
-                return refusal
-        if incoming.no_room:
-            return problem(503, "BUSY", "too many large requests at once; try again")
-        if incoming.too_large or size > incoming.most + _MAX_HEAD:
-            return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes, the most that is read here")
-    return None
-
-
-def _no_http(incoming: _Incoming, error: Exception) -> Response | None:
-    """Return the answer to what is no HTTP; None: it is behind the request, and came with it by chance."""
-    if incoming.complete:
-        incoming.pipelined = True
-        return None
-    return problem(400, "INVALID_REQUEST", f"not an HTTP/1.1 request: {error}")
-
-
-def _request(incoming: _Incoming, method: str, caller: str) -> Request | Response:
-    """Return the request, or the answer to one of another HTTP, with an invalid target, or several hosts or none."""
-    if incoming.version not in _VERSIONS:  # The parser knows more, down to one without a version.
-        return problem(400, "INVALID_REQUEST", "not an HTTP/1.1 request: not this version of HTTP")
-    if incoming.hosts > 1 or (incoming.version == "1.1" and not incoming.hosts):  # RFC 9112 §3.2
-        return problem(400, "INVALID_REQUEST", "a request has one Host header")
-    try:
-        target = urlsplit(incoming.target.decode())
-        path = unquote(target.path, errors="strict")
-        pairs = parse_qsl(target.query, keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
-    except ValueError:
-        what = f"the request's target is not a path with at most {_MAX_PARAMETERS} query parameters in UTF-8"
-        return problem(400, "INVALID_REQUEST", what)
-    query = dict(pairs)
-    if len(query) < len(pairs):
-        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        return problem(400, "INVALID_REQUEST", f"{name}: given twice")
-    return Request(method, path, query, bytes(incoming.body), caller, incoming.accept, incoming.host)

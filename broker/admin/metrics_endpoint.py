@@ -11,7 +11,8 @@ import socket
 from typing import Final
 
 from broker.admin.health import Health
-from broker.admin.http_server import HttpServer, Request, Response, problem
+from broker.admin.http_messages import Request, Response, problem
+from broker.admin.http_server import HttpServer
 from broker.credentials.own_certificate import OwnCertificate
 from broker.door.listening import ListenError
 from broker.engine.engine import Engine

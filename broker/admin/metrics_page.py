@@ -34,7 +34,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from broker.admin.health import HEALTH, READY
-from broker.admin.http_server import Request, Response, problem
+from broker.admin.http_messages import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.survey import Survey, Surveyor, bounded
 from broker.build import is_compiled

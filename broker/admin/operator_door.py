@@ -41,7 +41,8 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from broker.admin.http_server import HttpServer, Response, problem
+from broker.admin.http_messages import Response, problem
+from broker.admin.http_server import HttpServer
 from broker.admin.metrics_endpoint import listen, shown_address
 from broker.admission.guard import WindowCount
 from broker.admission.inquiry import Inquiry

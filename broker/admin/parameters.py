@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from broker.admin.http_server import Request
+from broker.admin.http_messages import Request
 from broker.reload.parts import Candidate, ProposedAnchors
 from broker.reload.report import Part
 from provisioning.program.printable import is_text

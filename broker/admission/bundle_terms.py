@@ -25,6 +25,7 @@ from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.settings.trust_settings import TrustSettings
+from provisioning.pki.extension import extension
 from provisioning.pki.identity import Identity, identity_of
 from provisioning.pki.role import Role
 
@@ -186,10 +187,7 @@ DEFAULT_TERMS: Final = BundleTerms()
 
 
 def _purposes_of(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]:
-    try:
-        return frozenset(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except x509.ExtensionNotFound:
-        return frozenset()
+    return frozenset(extension(certificate, x509.ExtendedKeyUsage) or ())
 
 
 def _weakness(certificate: x509.Certificate) -> str | None:

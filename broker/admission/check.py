@@ -36,6 +36,7 @@ from broker.admission.walked_path import Step, extension_of, walk
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import certificate_key
+from provisioning.program.counted import counted
 from provisioning.program.moments import shown_time
 
 _ABOUT_REVOCATION = frozenset(
@@ -160,7 +161,7 @@ def _validity(certificate: x509.Certificate, now: datetime) -> Step:
     if begins > now:
         detail = f"valid from {shown_time(begins)}; the clock says {shown_time(now)}"
         return Step("validity", False, detail, RefusalCode.NOT_YET_VALID)
-    return Step("validity", True, f"until {shown_time(ends)}, {_days((ends - now).days)}")
+    return Step("validity", True, f"until {shown_time(ends)}, {counted((ends - now).days, 'day')}")
 
 
 def _proven_validity(by_clock: Step, outcome: Peer | Refused) -> Step:
@@ -282,7 +283,3 @@ def _freshness(admission: Admission, now: float, outcome: Peer | Refused) -> Ste
         no_feed = "there is no feed; CRLs and OCSP are checked as each bundle says"
         return Step("freshness", None, no_feed if others else "there is no source of revocations")
     return Step("freshness", True, f"revocation data is {age:.0f} s old")
-
-
-def _days(number: int) -> str:
-    return "1 day" if number == 1 else f"{number} days"

@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from broker.settings.trust_settings import IdentitySource
+from provisioning.pki.extension import extension
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.role import Role
@@ -71,31 +74,10 @@ class IdentityPipeline:
         return Identity(self._trust_domain, known, captured["name"] or "", captured.get("group") or source.group)
 
 
-def _alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return None
-
-
-def _uris(certificate: x509.Certificate) -> list[str]:
-    names = _alternative_names(certificate)
-    return names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
-
-
-def _dns_names(certificate: x509.Certificate) -> list[str]:
-    names = _alternative_names(certificate)
-    return names.get_values_for_type(x509.DNSName) if names is not None else []
-
-
-def _emails(certificate: x509.Certificate) -> list[str]:
-    names = _alternative_names(certificate)
-    return names.get_values_for_type(x509.RFC822Name) if names is not None else []
-
-
-def _addresses(certificate: x509.Certificate) -> list[str]:
-    names = _alternative_names(certificate)
-    return [str(each) for each in names.get_values_for_type(x509.IPAddress)] if names is not None else []
+def _alternative_names(kind: Any, certificate: x509.Certificate) -> list[str]:
+    """Return the Subject Alternative Names of that *kind*."""
+    names = extension(certificate, x509.SubjectAlternativeName)
+    return [] if names is None else [str(each) for each in names.get_values_for_type(kind)]
 
 
 def _common_names(certificate: x509.Certificate) -> list[str]:
@@ -114,10 +96,10 @@ def _attribute(attribute: x509.NameAttribute[str | bytes]) -> str:
 
 
 _VALUES: Mapping[str, Callable[[x509.Certificate], list[str]]] = {
-    "san-uri": _uris,
-    "san-dns": _dns_names,
-    "san-email": _emails,
-    "san-ip": _addresses,
+    "san-uri": partial(_alternative_names, x509.UniformResourceIdentifier),
+    "san-dns": partial(_alternative_names, x509.DNSName),
+    "san-email": partial(_alternative_names, x509.RFC822Name),
+    "san-ip": partial(_alternative_names, x509.IPAddress),
     "common-name": _common_names,
     "subject": lambda certificate: [_subject(certificate)],
     "fingerprint": lambda certificate: [certificate.fingerprint(hashes.SHA256()).hex()],

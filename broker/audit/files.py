@@ -34,63 +34,26 @@ import contextlib
 import fcntl
 import glob
 import hmac
-import json
 import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from broker.audit.head import AuditError, head_of, read_head
+from broker.audit.lines import FIRST, MAC, OLDEST, TAIL, decoded, encoded, lacking, missing_before
 from provisioning.directory.audit_chain import BEGINNING, AuditHead, link, make_key, read_key, seal
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import opened_anew
 from provisioning.program.durable_names import make_folder, sync_content, sync_names
 
-_MAC: Final = b',"mac":"'
-_TAIL: Final = 128 * 1024
-"""More than two lines: a field has at most 2,000 characters."""
-_FIRST: Final = b'{"number":'
-"""How every entry begins."""
 _UNKNOWN: Final = 1 << 62
 """More bytes than any file has."""
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
-LACK: Final = "lack"
-"""The field of an entry according to which others were missing when the broker opened the file, or began it."""
-OLDEST: Final = "oldest"
-"""The field of a `file` entry that says which entry is the first of the log, whose file the broker has kept."""
-
-
-class AuditError(Exception):
-    """The audit log is unusable; the text names the file and the remedy."""
 
 
 def rotated(path: Path) -> list[Path]:
     """Return the full files of the log at *path*, the oldest first."""
     return sorted(path.parent.glob(f"{glob.escape(path.stem)}-{'[0-9]' * 12}{glob.escape(path.suffix)}"))
-
-
-def head_of(path: Path) -> Path:
-    """Return the path of the head of the log at *path*."""
-    return path.with_name(f"{path.name}.head")
-
-
-def read_head(path: Path, key: bytes) -> AuditHead | None:
-    """Return the head of the log at *path*, None if there is none. Raises `AuditError` if it is not authentic."""
-    try:
-        text = head_of(path).read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise AuditError(f"{head_of(path)} cannot be read: {error}") from error
-    shown, _, sealed = text.rpartition(":")
-    try:
-        head = AuditHead.parse(shown)
-        genuine = hmac.compare_digest(bytes.fromhex(sealed), seal(key, head))
-    except ValueError:
-        genuine = False
-    if not genuine:
-        raise AuditError(f"{head_of(path)} was changed, or was written with another key")
-    return head
 
 
 def oldest_of(path: Path) -> Path:
@@ -101,44 +64,8 @@ def oldest_of(path: Path) -> Path:
 def first_number(path: Path) -> int:
     """Return the number of the first entry in *path*; 0 if there is none."""
     with path.open("rb") as file, contextlib.suppress(ValueError):
-        return int(decoded(file.readline(_TAIL))[2]["number"])
+        return int(decoded(file.readline(TAIL))[2]["number"])
     return 0
-
-
-def missing_before(first: int, oldest: int) -> str:
-    """Return the words for a log that begins with entry *first*, and is to begin with *oldest*."""
-    return f"entries {oldest} to {first - 1} are missing at the beginning"
-
-
-def encoded(key: bytes, previous: bytes, number: int, at: float, facts: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """Return a line, and its code."""
-    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
-    own = {"number": number, "at": moment}
-    said = {name: value for name, value in facts.items() if value not in ("", None) and name not in own}
-    content = _ENCODER.encode(own | said).encode()
-    mac = link(key, previous, content)
-    return content[:-1] + _MAC + mac.hex().encode() + b'"}\n', mac
-
-
-def decoded(line: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
-    """Return the part of *line* that its code authenticates, the code, and the facts. Raises ValueError."""
-    content, mark, rest = line.rstrip(b"\n").rpartition(_MAC)
-    try:
-        facts = json.loads(line)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not mark or not isinstance(facts, dict) or not isinstance(facts.get("number"), int):
-        raise ValueError("not a line of an audit log")
-    return content + b"}", bytes.fromhex(rest[:-2].decode()), facts
-
-
-def check_key(path: Path, keyfile: Path) -> None:
-    """Raise `AuditError` if *keyfile* holds no key, or not that of the log at *path*, as far as its head tells."""
-    try:
-        key = read_key(keyfile)
-    except ConfigurationError as error:
-        raise AuditError(f"audit_keyfile: {error}") from error
-    read_head(path, key)
 
 
 def opened_files(path: Path, keyfile: Path, most_bytes: int, most_files: int) -> AuditFiles:
@@ -312,11 +239,11 @@ class AuditFiles:
             found.append({"detail": f"{torn} bytes of an unfinished entry were cut off"})
         if head is not None and (last is None or last.number < head.number):
             first = 1 if last is None else last.number + 1
-            found.append(_lack(f"entries {first} to {head.number} are missing at the end"))
+            found.append(lacking(f"entries {first} to {head.number} are missing at the end"))
             self._begin_file(head)
         else:
             if head is None and last is not None:  # Dying in between leaves only the very first line without one.
-                found.append(_lack(f"the head is missing, and maybe entries that followed entry {last.number}"))
+                found.append(lacking(f"the head is missing, and maybe entries that followed entry {last.number}"))
             self.head = last or self.head
             if self._size == 0:
                 self._begin_file(self.head)
@@ -341,7 +268,7 @@ class AuditFiles:
         """Return with which entry the log begins, according to its last `file` entry; 0 if that says nothing."""
         for each in [self._path, *reversed(rotated(self._path))]:
             with each.open("rb") as file:
-                line = file.readline(_TAIL)
+                line = file.readline(TAIL)
             if line:
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     content, mac, facts = decoded(line)
@@ -353,11 +280,11 @@ class AuditFiles:
     def _missing_at_the_beginning(self) -> dict[str, Any] | None:
         """Return what is to be recorded of entries whose files somebody else has removed."""
         first = first_number(oldest_of(self._path))
-        return _lack(missing_before(first, self._oldest)) if self._oldest and first > self._oldest else None
+        return lacking(missing_before(first, self._oldest)) if self._oldest and first > self._oldest else None
 
     def _unfinished_bytes(self) -> int:
         """Return how long the unfinished line at the end is."""
-        tail = os.pread(self._descriptor, _TAIL, max(0, self._size - _TAIL))
+        tail = os.pread(self._descriptor, TAIL, max(0, self._size - TAIL))
         return len(tail) - (tail.rfind(b"\n") + 1)
 
     def _cut_off_unfinished(self) -> int:
@@ -370,8 +297,8 @@ class AuditFiles:
 
     def _check_begun(self) -> None:
         """Raise `AuditError` if the file, in which no line is whole, cannot be what is left of a first entry."""
-        begun = os.pread(self._descriptor, len(_FIRST), 0)
-        if self._size > _TAIL or any(there not in {0, own} for there, own in zip(begun, _FIRST, strict=False)):
+        begun = os.pread(self._descriptor, len(FIRST), 0)
+        if self._size > TAIL or any(there not in {0, own} for there, own in zip(begun, FIRST, strict=False)):
             raise AuditError(f"audit_log: {self._path} is no audit log: name another file, or move the file away")
 
     def _truncate(self, size: int) -> None:
@@ -386,7 +313,7 @@ class AuditFiles:
         """
         with self._path.open("rb") as file:
             content = file.read()
-        begin = content.rfind(_MAC + head.mac.hex().encode())
+        begin = content.rfind(MAC + head.mac.hex().encode())
         place = content.find(b"\n", begin) + 1 if begin >= 0 else 0
         if not place and (begin >= 0 or head != full):
             return 0
@@ -412,8 +339,8 @@ class AuditFiles:
         """
         with path.open("rb") as file:
             whole = path.stat().st_size - torn
-            file.seek(max(0, whole - _TAIL))
-            lines = file.read(min(whole, _TAIL)).splitlines()[-2:]
+            file.seek(max(0, whole - TAIL))
+            lines = file.read(min(whole, TAIL)).splitlines()[-2:]
         if not lines:
             return None
         try:
@@ -447,7 +374,3 @@ class AuditFiles:
         self._begin_file(self.head, oldest, missing and {"code": "AUDIT_DAMAGED", **missing})
         for each in full_ones[:-most]:
             each.unlink()
-
-
-def _lack(detail: str) -> dict[str, Any]:
-    return {"detail": detail, LACK: True}

@@ -28,7 +28,8 @@ from typing import Any
 import structlog
 
 from broker.admission.refusal import RefusalCode, Refused, unavailable
-from broker.audit.files import AuditError, AuditFiles
+from broker.audit.files import AuditFiles
+from broker.audit.head import AuditError
 from broker.engine.history import Event, Happened
 from provisioning.program.host_and_port import without_port
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broker.audit.files import LACK, OLDEST, AuditError, decoded, missing_before, read_head, rotated
+from broker.audit.files import rotated
+from broker.audit.head import AuditError, read_head
+from broker.audit.lines import LACK, OLDEST, decoded, missing_before
 from provisioning.directory.audit_chain import BEGINNING, AuditHead, link
 from provisioning.program.given_file import lines_of
 

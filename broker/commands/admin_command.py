@@ -11,9 +11,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,8 @@ import typer
 from broker.admin.unix_socket import OFF, socket_path
 from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program import printed_table
+from provisioning.program.gathered_options import with_options
+from provisioning.program.json_output import Json
 from provisioning.program.starting import importing
 from provisioning.program.version_option import version_option
 
@@ -32,26 +32,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 200
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-
-Socket = Annotated[
-    Path | None,
-    typer.Option(
-        "--admin-socket",
-        envvar="FLEET_BROKER_ADMIN_SOCKET",
-        help="The broker's admin socket (default: STATE_DIR/admin.sock).",
-        show_default=False,
-    ),
-]
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="FLEET_BROKER_STATE_DIR",
-        help="The broker's state directory (default: broker-state).",
-        show_default=False,
-    ),
-]
-Config = Annotated[Path | None, typer.Option(help="The broker's TOML file, to find its socket.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(slots=True)
@@ -86,65 +66,88 @@ def remote_options(
     _remote.url, _remote.cafile, _remote.cert, _remote.key = url, cafile, cert, key
 
 
-def connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
-    """Return a client of the selected broker. Raises `ConfigError`, and `BrokerUnreachable`."""
-    with importing():  # Late, like the next ones: rule 3.
-        from broker.admin.client import AdminClient
-        from broker.settings.config_file import ConfigError
+@dataclass(frozen=True, slots=True)
+class RunningBroker:
+    """The broker that a command asks, unless it is a remote one, and how its answer is printed."""
 
-    if _remote.url is None:
-        return AdminClient.at_socket(_socket(socket, state_dir, config))
-    if _remote.cafile is None or _remote.cert is None or _remote.key is None:
-        raise ConfigError("--url needs --cafile, --cert and --key")
-    if not _remote.url.startswith("https://"):  # Over plain HTTP anybody could answer, and read the requests.
-        raise ConfigError(
-            f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
-        )
-    with importing():
-        from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            "--admin-socket",
+            envvar="FLEET_BROKER_ADMIN_SOCKET",
+            help="The broker's admin socket (default: STATE_DIR/admin.sock).",
+            show_default=False,
+        ),
+    ] = None
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="FLEET_BROKER_STATE_DIR",
+            help="The broker's state directory (default: broker-state).",
+            show_default=False,
+        ),
+    ] = None
+    config: Annotated[
+        Path | None, typer.Option(help="The broker's TOML file, to find its socket.", show_default=False)
+    ] = None
+    as_json: Json = False
 
-    try:
-        return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
-    except TlsConfigurationError as error:
-        raise ConfigError(str(error)) from error
+    def connect(self) -> AdminClient:
+        """Return a client of the selected broker. Raises `ConfigError`, and `BrokerUnreachable`."""
+        with importing():  # Late, like the next ones: rule 3.
+            from broker.admin.client import AdminClient
+            from broker.settings.config_file import ConfigError
 
-
-@contextlib.contextmanager
-def admin_client(socket: Path | None, state_dir: Path | None, config: Path | None) -> Iterator[AdminClient]:
-    """Yield a client of the selected broker; an error is one line and the end of the command."""
-    with importing():
-        from broker.admin.client import BrokerUnreachable, RequestRefused
-        from broker.settings.config_file import ConfigError
-
-    if _remote.key is not None:
+        if _remote.url is None:
+            return AdminClient.at_socket(self._path())
+        if _remote.cafile is None or _remote.cert is None or _remote.key is None:
+            raise ConfigError("--url needs --cafile, --cert and --key")
+        if not _remote.url.startswith("https://"):  # Over plain HTTP anybody could answer, and read the requests.
+            raise ConfigError(
+                f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
+            )
         with importing():
-            from provisioning.pki import open_to_all
+            from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
-        if (warning := open_to_all.told_of(_remote.key)) is not None:
-            say_wrong(f"warning: {warning}")
-    try:
-        with connect(socket, state_dir, config) as client:
-            yield client
-    except ConfigError as error:
-        raise failed(str(error), USAGE) from None
-    except (BrokerUnreachable, RequestRefused) as error:
-        raise failed(str(error)) from None
+        try:
+            return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
+        except TlsConfigurationError as error:
+            raise ConfigError(str(error)) from error
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[AdminClient]:
+        """Yield a client of the selected broker; an error is one line and the end of the command."""
+        with importing():
+            from broker.admin.client import BrokerUnreachable, RequestRefused
+            from broker.settings.config_file import ConfigError
+
+        if _remote.key is not None:
+            with importing():
+                from provisioning.pki import open_to_all
+
+            if (warning := open_to_all.told_of(_remote.key)) is not None:
+                say_wrong(f"warning: {warning}")
+        try:
+            with self.connect() as client:
+                yield client
+        except ConfigError as error:
+            raise failed(str(error), USAGE) from None
+        except (BrokerUnreachable, RequestRefused) as error:
+            raise failed(str(error)) from None
+
+    def _path(self) -> Path:
+        from broker.settings.config_file import ConfigError, read_texts
+
+        values = read_texts(self.config, "admin_socket", "state_dir")
+        setting = str(self.socket) if self.socket is not None else values.get("admin_socket")
+        path = socket_path(setting, self.state_dir or Path(values.get("state_dir", "broker-state")))
+        if path is None:
+            raise ConfigError(f"admin_socket is {OFF}: this broker has no admin socket")
+        return path
 
 
-def _socket(socket: Path | None, state_dir: Path | None, config: Path | None) -> Path:
-    from broker.settings.config_file import ConfigError, read_texts
-
-    values = read_texts(config, "admin_socket", "state_dir")
-    setting = str(socket) if socket is not None else values.get("admin_socket")
-    path = socket_path(setting, state_dir or Path(values.get("state_dir", "broker-state")))
-    if path is None:
-        raise ConfigError(f"admin_socket is {OFF}: this broker has no admin socket")
-    return path
-
-
-def print_json(document: Any) -> None:
-    """Print *document* for programs."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+asking = with_options(RunningBroker, behind=True)
+"""Gives a command the options of all commands that ask a running broker; it takes a `RunningBroker`."""
 
 
 def clock(text: str) -> str:

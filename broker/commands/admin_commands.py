@@ -14,18 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from broker.commands.admin_command import (
-    Config,
-    Json,
-    Socket,
-    StateDir,
-    admin_client,
-    print_facts,
-    print_json,
-    print_table,
-)
+from broker.commands.admin_command import RunningBroker, asking, print_facts, print_table
 from broker.commands.known_clients import client_ids
 from provisioning.program.command_group import command_group
+from provisioning.program.json_output import print_document
 from provisioning.program.printable import printable
 
 if TYPE_CHECKING:
@@ -36,29 +28,33 @@ _ROLES = ("device", "service", "operator")
 
 trust_app = command_group(help="Show the trust anchors.")
 
+Who = Annotated[
+    str | None,
+    typer.Argument(
+        help="Client identifier, device, serial number or address.", autocompletion=client_ids, show_default=False
+    ),
+]
 Group = Annotated[str | None, typer.Option(help="Only of this group.", show_default=False)]
 Limit = Annotated[
     int | None, typer.Option(min=1, help=f"How many to show (default: {_SHOWN}, with --json all).", show_default=False)
 ]
 
 
-def status(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
+@asking
+def status(running: RunningBroker) -> None:
     """Show the broker's status: listeners, connected clients, refusals, age of the revocation data."""
-    with admin_client(socket, state_dir, config) as client:
+    with running.client() as client:
         facts = client.get("/v1/status")
-    if as_json:
-        print_json(facts)
+    if running.as_json:
+        print_document(facts)
     else:
         print_facts(facts)
 
 
+@asking
 def sessions(
-    who: Annotated[
-        str | None,
-        typer.Argument(
-            help="Client identifier, device, serial number or address.", autocompletion=client_ids, show_default=False
-        ),
-    ] = None,
+    running: RunningBroker,
+    who: Who = None,
     group: Group = None,
     device: Annotated[str | None, typer.Option(help="Only of this name.", show_default=False)] = None,
     role: Annotated[
@@ -70,10 +66,6 @@ def sessions(
         bool | None, typer.Option("--connected/--away", help="Only connected ones, or only kept ones.")
     ] = None,
     limit: Limit = None,
-    socket: Socket = None,
-    state_dir: StateDir = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """List sessions: identity, certificate, address, start, queued messages.
 
@@ -94,26 +86,19 @@ def sessions(
         *("client id", "identity", "serial", "address", "version", "connected since", "keep alive"),
         *("subscriptions", "queued", "certificate ends in", "session ends in"),
     )
-    with admin_client(socket, state_dir, config) as client:
-        _list(client, "session", query, limit, None if as_json else (columns, _session_row))
+    with running.client() as client:
+        _list(client, "session", query, limit, None if running.as_json else (columns, _session_row))
 
 
+@asking
 def subscriptions(
-    who: Annotated[
-        str | None,
-        typer.Argument(
-            help="Client identifier, device, serial number or address.", autocompletion=client_ids, show_default=False
-        ),
-    ] = None,
+    running: RunningBroker,
+    who: Who = None,
     topic: Annotated[
         str | None, typer.Option(help="Only those that match this topic: who would get a message.", show_default=False)
     ] = None,
     group: Group = None,
     limit: Limit = None,
-    socket: Socket = None,
-    state_dir: StateDir = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """List the subscriptions of a client, or the clients that get what is published to a topic.
 
@@ -124,11 +109,13 @@ def subscriptions(
     """
     query = {"anything": who, "topic": topic, "group": group}
     columns = ("client id", "identity", "is", "topic filter", "qos", "options")
-    with admin_client(socket, state_dir, config) as client:
-        _list(client, "subscription", query, limit, None if as_json else (columns, _subscription_row))
+    with running.client() as client:
+        _list(client, "subscription", query, limit, None if running.as_json else (columns, _subscription_row))
 
 
+@asking
 def kick(
+    running: RunningBroker,
     who: Annotated[
         str,
         typer.Argument(
@@ -141,10 +128,6 @@ def kick(
     forget: Annotated[
         bool, typer.Option("--forget", help="Also end kept sessions, with subscriptions and queued messages.")
     ] = False,
-    socket: Socket = None,
-    state_dir: StateDir = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Close the connections of a client, device, certificate or address. It may reconnect: to keep it out, revoke.
 
@@ -156,10 +139,10 @@ def kick(
       fleet-broker kick plant-7.example/meter-17
     """
     asked: dict[str, Any] = {"anything": who, "forget": forget} | ({"reason": reason} if reason is not None else {})
-    with admin_client(socket, state_dir, config) as client:
+    with running.client() as client:
         answer = client.post("/v1/sessions/kick", asked)
-    if as_json:
-        print_json(answer)
+    if running.as_json:
+        print_document(answer)
         return
     for each in answer["kicked"]:
         what = "disconnected" if each["was_connected"] else "forgotten"
@@ -172,12 +155,13 @@ def kick(
 
 
 @trust_app.command("show")
-def trust_show(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
+@asking
+def trust_show(running: RunningBroker) -> None:
     """Show the trust anchors that the running broker uses, and what it knows of revocations."""
-    with admin_client(socket, state_dir, config) as client:
+    with running.client() as client:
         answer = client.get("/v1/trust")
-    if as_json:
-        print_json(answer)
+    if running.as_json:
+        print_document(answer)
         return
     columns = ("bundle", "subject", "kind", "key", "ends", "days left", "sha256")
     rows = [

@@ -15,11 +15,12 @@ from typing import Annotated, Final
 
 import typer
 
-from broker.commands.admin_command import Json, print_json
 from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
 from provisioning.program.given_moment import Since, Until
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.printable import printable
 
 audit_app = command_group(help="Verify and read the audit log.")
@@ -58,7 +59,7 @@ def verify(
       fleet-broker audit verify --config broker.toml
       fleet-broker audit verify --log /var/log/fleet/audit.jsonl --key /etc/fleet/audit.key
     """
-    from broker.audit.files import AuditError  # Late, like all imports here: `broker.commands.admin_command`, rule 3.
+    from broker.audit.head import AuditError  # Late, like all imports here: `broker.commands.admin_command`, rule 3.
     from broker.audit.verification import verify as verify_log
     from provisioning.directory.audit_chain import AuditHead, read_key
 
@@ -78,18 +79,16 @@ def verify(
     entries = verdict.head.number - verdict.first + 1 if verdict.first else 0
     if as_json:
         facts = {"entries": entries, "first": verdict.first, "head": str(verdict.head), "findings": verdict.findings}
-        print_json(facts)
+        print_document(facts)
     else:
         for finding in verdict.findings:
             sys.stdout.write(f"{printable(finding)}\n")
     if verdict.findings:
-        number = len(verdict.findings)
-        raise failed(f"the audit log has {number} finding{'s' if number > 1 else ''}")
+        raise failed(f"the audit log has {counted(len(verdict.findings), 'finding')}")
     if not as_json:
         earlier = f" (from {verdict.first} on; older files are gone)" if verdict.first > 1 else ""
         sys.stdout.write(
-            f"{entries} {'entry' if entries == 1 else 'entries'}{earlier}, all as they were written\n"
-            f"head {verdict.head}\n"
+            f"{counted(entries, 'entry', 'entries')}{earlier}, all as they were written\nhead {verdict.head}\n"
         )
 
 
@@ -154,7 +153,7 @@ def _text(bound: datetime) -> str:
 
 
 def _shown(line: bytes) -> str:
-    from broker.audit.files import decoded
+    from broker.audit.lines import decoded
 
     try:
         facts = decoded(line)[2]

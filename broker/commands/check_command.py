@@ -20,10 +20,11 @@ from typing import Annotated, Any
 
 import typer
 
-from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
+from broker.commands.admin_command import RunningBroker, asking
 from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.program.hung_line import print_hung
+from provisioning.program.json_output import print_document
 from provisioning.program.printable import printable
 
 _SET_IN = 4
@@ -32,7 +33,9 @@ _Answer = dict[str, Any]
 _Judge = Callable[[bytes], _Answer]
 
 
+@asking
 def check(
+    running: RunningBroker,
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -43,10 +46,6 @@ def check(
         bool, typer.Option("--offline", help="Do not ask the broker: decide by --config, or by --cafile alone.")
     ] = False,
     cafile: Annotated[Path | None, typer.Option(help="Trust anchors, with --offline.", show_default=False)] = None,
-    socket: Socket = None,
-    state_dir: StateDir = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Show whether a certificate would be admitted now, step by step; of several, a line each. Nothing is connected.
 
@@ -66,15 +65,15 @@ def check(
     several = len(files) > 1
     try:
         if read:
-            with _judge(socket, state_dir, config, cafile, offline=offline) as judged:
+            with _judge(running, cafile, offline=offline) as judged:
                 for file, pem in read:
                     answers.append({"file": str(file)} | judged(pem))
-                    if several and not as_json:
+                    if several and not running.as_json:
                         _print_line(answers[-1])
     except (ConfigError, PolicyError, TlsConfigurationError) as error:
         raise failed(str(error), USAGE) from None
-    if as_json and answers:
-        print_json(answers if several else answers[0])
+    if running.as_json and answers:
+        print_document(answers if several else answers[0])
     elif several and answers:
         _print_end(answers, len(files))
     elif answers:
@@ -85,12 +84,11 @@ def check(
 
 def _certificates_of(file: Path) -> bytes | None:
     """Return the certificates in *file* as PEM, or None and say why not. A key in the same file must not be sent."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     from broker.admin.explain import InvalidCertificateFile, read_certificates
+    from provisioning.pki.pem import pem_of
 
     try:
-        return b"".join(each.public_bytes(Encoding.PEM) for each in read_certificates(contents_of(file, PEM_BYTES)))
+        return pem_of(*read_certificates(contents_of(file, PEM_BYTES)))
     except FileNotFoundError:
         say_wrong(f"{file} cannot be read: No such file or directory; what happened to a client: fleet-broker why NAME")
     except OSError as error:
@@ -101,14 +99,12 @@ def _certificates_of(file: Path) -> bytes | None:
 
 
 @contextmanager
-def _judge(
-    socket: Path | None, state_dir: Path | None, config: Path | None, cafile: Path | None, *, offline: bool
-) -> Iterator[_Judge]:
+def _judge(running: RunningBroker, cafile: Path | None, *, offline: bool) -> Iterator[_Judge]:
     """Yield who judges certificates in PEM: the files alone, or a running broker."""
     if offline:
-        yield _of_files(cafile, config)
+        yield _of_files(cafile, running.config)
         return
-    with admin_client(socket, state_dir, config) as client:
+    with running.client() as client:
         yield partial(client.post_pem, "/v1/check")
 
 

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
+from broker.commands.admin_command import RunningBroker, asking
 from broker.commands.known_clients import client_ids
+from provisioning.program.counted import counted
 from provisioning.program.hung_line import print_hung
+from provisioning.program.json_output import print_document
 from provisioning.program.near_names import did_you_mean
 from provisioning.program.printable import printable
 
@@ -23,14 +25,12 @@ _ABOUT_TLS = (
 )
 
 
+@asking
 def why(
+    running: RunningBroker,
     about: Annotated[
         str, typer.Argument(help="Client identifier, device, serial number or address.", autocompletion=client_ids)
     ],
-    socket: Socket = None,
-    state_dir: StateDir = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Show what recently happened to a client, why, and what to do about it.
 
@@ -39,10 +39,10 @@ def why(
       fleet-broker why meter-17
       fleet-broker why 192.0.2.7
     """
-    with admin_client(socket, state_dir, config) as client:
+    with running.client() as client:
         answer = client.get("/v1/why", about=about)
-    if as_json:
-        print_json(answer)
+    if running.as_json:
+        print_document(answer)
     else:
         _print_answer(answer)
     if not answer["events"] and not answer["sessions"] and not answer.get("claimed"):
@@ -62,10 +62,8 @@ def _print_answer(answer: dict[str, Any]) -> None:
     if not answer["sessions"]:
         sys.stdout.write(f"{printable(about)} is not connected\n")
     if not answer["events"] and not answer.get("claimed"):
-        remembered = answer["remembered"]
-        sys.stdout.write(
-            f"nothing else is known of it; the broker remembers {remembered} event{'' if remembered == 1 else 's'}\n"
-        )
+        remembered = counted(answer["remembered"], "event")
+        sys.stdout.write(f"nothing else is known of it; the broker remembers {remembered}\n")
         if near := answer.get("near"):
             sys.stdout.write(f"{did_you_mean(near)}\n")
         if not answer["sessions"]:

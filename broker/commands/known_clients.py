@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import typer
 
-from broker.commands.admin_command import connect, remote_options
+from broker.commands.admin_command import RunningBroker, remote_options
 
 _SECONDS: Final = 2.0
 _MOST: Final = 500
@@ -36,7 +36,8 @@ def client_ids(ctx: typer.Context, incomplete: str) -> list[str]:
         try:
             cafile, cert, key = (_path(remote, name) for name in ("cafile", "cert", "key"))
             remote_options(remote.get("url"), cafile, cert, key)
-            with connect(*(_path(ctx.params, name) for name in ("socket", "state_dir", "config"))) as client:
+            socket, state_dir, config = (_path(ctx.params, name) for name in ("socket", "state_dir", "config"))
+            with RunningBroker(socket, state_dir, config).connect() as client:
                 query = {"beginning": incomplete} if incomplete else {}
                 answer = client.get("/v1/sessions", limit=str(_MOST), **query)
             if answer["matched"] == answer["shown"]:

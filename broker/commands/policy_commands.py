@@ -14,6 +14,7 @@ import typer
 
 from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program.command_group import command_group
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.text_width import padded, width_of
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def show(
     ] = None,
     trust_domain: _OwnDomain = None,
     config: _Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check and print a policy (without --policy the default one), or what one identity may do.
 
@@ -124,7 +125,10 @@ def show(
             parse_policy(text, str(file or "default policy"))
         except PolicyError as error:
             raise failed(str(error), USAGE) from None
-        typer.echo(json.dumps(toml_of(text), indent=2) + "\n" if as_json else text, nl=False)
+        if as_json:
+            print_document(toml_of(text))
+        else:
+            typer.echo(text, nl=False)
         return
     rules, who = _policy(file), _identity(identity)
     ours = trust_domain in {None, who.trust_domain}
@@ -141,7 +145,7 @@ def show(
     if as_json:
         sections = [str(section) for section in rules.sections_about(who)]
         by_name = {title.replace(".", "_"): list(each) for title, each in filters.items()}
-        typer.echo(json.dumps({"identity": who.uri, "sections": sections, **by_name}, indent=2))
+        print_document({"identity": who.uri, "sections": sections, **by_name})
         return
     typer.echo(f"{who.uri}: {', '.join(f'[{section}]' for section in rules.sections_about(who))}")
     for title, of_one in filters.items():

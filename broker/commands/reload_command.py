@@ -8,14 +8,17 @@ from typing import Annotated
 
 import typer
 
-from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
+from broker.commands.admin_command import RunningBroker, asking
 from broker.commands.error_line import USAGE, failed
 from broker.reload.report import Part
 from provisioning.program.given_file import PEM_BYTES, text_of
+from provisioning.program.json_output import print_document
 from provisioning.program.printable import printable
 
 
+@asking
 def reload(
+    running: RunningBroker,
     parts: Annotated[
         list[Part] | None, typer.Argument(help="certificate, trust, policy, limits (default: all).", show_default=False)
     ] = None,
@@ -34,10 +37,6 @@ def reload(
         str | None,
         typer.Option(help="With --anchors: the trust bundle whose anchors they would be.", show_default=False),
     ] = None,
-    socket: Socket = None,
-    state_dir: StateDir = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Reload certificate, trust anchors, policy and limits, as SIGHUP does.
 
@@ -55,10 +54,10 @@ def reload(
         asked["parts"] = parts
     elif tried := [part for part, name in ((Part.POLICY, "policy"), (Part.TRUST, "anchors")) if name in asked]:
         asked["parts"] = tried
-    with admin_client(socket, state_dir, config) as client:
+    with running.client() as client:
         answer = client.post("/v1/reload", asked)
-    if as_json:
-        print_json(answer)
+    if running.as_json:
+        print_document(answer)
     else:
         for each in answer["parts"]:
             sys.stdout.write(f"{printable(each['text'])}\n")

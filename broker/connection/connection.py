@@ -198,7 +198,7 @@ class ClientConnection(ClientLife):
                                 journal.open.answers.append((self, PUBACK_HEAD + packet_id, otherwise))
                                 stores += 1
                             else:
-                                session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
+                                session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr] # whoever publishes has one
                             acknowledged += 1
                             position = end
                             continue

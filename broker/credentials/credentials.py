@@ -30,7 +30,6 @@ from pathlib import Path
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.credentials.own_certificate import CredentialError, read_certificate, token_options
 from broker.timing.growing_pause import GrowingPause
@@ -41,6 +40,7 @@ from provisioning.errors import Code
 from provisioning.pki.identity import InvalidIdentity, identity_of
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key, key_to_pem, write_draft
+from provisioning.pki.pem import pem_of
 from provisioning.pki.role import Role
 from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
@@ -269,7 +269,7 @@ class BrokerCredential:
 
     def _store(self, key_pem: bytes, certificate: x509.Certificate, chain: list[x509.Certificate]) -> None:
         path = [certificate, *_path_below_anchor(certificate, chain)]
-        content = key_pem + b"".join(each.public_bytes(Encoding.PEM) for each in path)
+        content = key_pem + pem_of(*path)
         try:
             write_draft(self._draft, content)
             replace_by(self._draft, self._path)
@@ -313,8 +313,7 @@ def _path_below_anchor(end_entity: x509.Certificate, candidates: list[x509.Certi
 
 
 async def _sleep_until(when: datetime) -> None:
-    # The wall clock may be set while we sleep, perhaps beyond the certificate's end: check it now and then.
-    while (left := when - datetime.now(UTC)) > timedelta(0):  # noqa: ASYNC110
+    while (left := when - datetime.now(UTC)) > timedelta(0):  # noqa: ASYNC110 - the clock may be set while we sleep
         await asyncio.sleep(min(left.total_seconds(), _LOOK_SECONDS))
 
 

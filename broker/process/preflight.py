@@ -21,7 +21,7 @@ from broker.admission.foreign_groups import unnamed_groups
 from broker.admission.foreign_roles import shared_rules
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.admission.response_information import ResponseInformation
-from broker.audit.files import AuditError, check_key
+from broker.audit.head import AuditError, check_key
 from broker.credentials.clients_context import refuse_no_authority
 from broker.credentials.own_certificate import (
     NAMELESS,
@@ -284,7 +284,7 @@ def _files_made(config: BrokerConfig) -> Iterator[str]:
     socket = socket_path(config.admin_socket, config.state_dir)
     if socket is not None and config.admin_socket is not None:
         yield from _place("admin_socket", socket)
-    if socket is not None and _is_there(socket) and not os.path.isdir(socket) and not socket.is_socket():  # noqa: PTH112
+    if socket is not None and _is_there(socket) and not os.path.isdir(socket) and not socket.is_socket():  # noqa: PTH112 - the same
         yield f"admin_socket: {socket} is not a socket; move it away, or name another"
 
 

@@ -21,7 +21,7 @@ import typer
 
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError
-from broker.audit.files import AuditError
+from broker.audit.head import AuditError
 from broker.credentials.own_certificate import CredentialError
 from broker.door.listening import ListenError
 from broker.plugins.errors import PluginError

@@ -36,6 +36,7 @@ from broker.sources.staple import Staple
 from broker.sources.trust_files import anchor_files
 from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialPem, TlsConfigurationError
+from provisioning.program.counted import counted
 from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.program.moments import shown_time
 
@@ -294,8 +295,7 @@ def describe_certificate(credential: CredentialPem, file: Path) -> str:
 
 def describe_anchors(context: ssl.SSLContext) -> str:
     """Return how many trust anchors *context* has."""
-    anchors = len(context.get_ca_certs())
-    return f"{anchors} trust anchor{'' if anchors == 1 else 's'}"
+    return counted(len(context.get_ca_certs()), "trust anchor")
 
 
 def digest(files: Sequence[Path]) -> bytes:

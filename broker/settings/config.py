@@ -32,7 +32,7 @@ from broker.settings.setting_types import (
     TrustDomain,
     Whole,
 )
-from broker.settings.trust_settings import REQUIRE, HttpUrl, Paths, Policy, StatusPolicy, TrustSettings, Urls
+from broker.settings.trust_settings import HttpUrl, Policy, StatusPolicy, StatusSources, TrustSettings
 from provisioning.client.address import misnamed
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 from provisioning.program.loopback import is_loopback
@@ -48,7 +48,7 @@ FILE_VALUES: Final[ContextVar[Mapping[str, Any]]] = ContextVar("FILE_VALUES", de
 """What the TOML file says, for the construction that follows; each thread that reads settings has its own."""
 
 
-class BrokerConfig(BaseSettings):
+class BrokerConfig(StatusSources, BaseSettings):
     """All settings of one broker process."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
@@ -94,20 +94,6 @@ class BrokerConfig(BaseSettings):
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
     feed_policy: Annotated[Policy | None, NoDecode] = None
     """The same as for CRLs and OCSP: require, grace <time>, advisory; None: grace, with revocation_grace."""
-    crlfile: Paths = ()
-    """CRLs of the CAs in cafile and below them: files or directories, PEM or DER, read again when they change."""
-    crl_urls: Urls = ()
-    """The same at http URLs, fetched again before they end."""
-    crl_from_certificates: bool = False
-    """Fetch also the CRLs that clients' certificates name as distribution points."""
-    crl_policy: Policy = REQUIRE
-    """What happens to newcomers for whom no list is valid any more: require, grace <time>, advisory."""
-    ocsp_responder: HttpUrl | None = None
-    """OCSP responder that is asked about every client, when it connects and then from time to time."""
-    ocsp_from_certificates: bool = False
-    """Ask the responder that the client's certificate names."""
-    ocsp_policy: Policy = REQUIRE
-    """What happens to newcomers without an answer: require, grace <time>, advisory."""
     ocsp_refresh_seconds: Interval = 900.0
     """How long an answer is used, and how often the responder is asked again about connected clients."""
     ocsp_stapling: bool = True
@@ -122,8 +108,6 @@ class BrokerConfig(BaseSettings):
     """How often files are checked."""
     crl_refresh_seconds: Interval = 900.0
     """How often URLs are fetched, at least; sooner where nextUpdate is near."""
-    unsafe_no_revocation: bool = False
-    """Admit without any source of revocations; needed when there is neither a provisioning service nor a CRL."""
     unsafe_public_listener: bool = False
     """Allow an address that is not loopback."""
     allow_tls12: bool = False
@@ -201,16 +185,6 @@ class BrokerConfig(BaseSettings):
     def origins(self) -> Origins:
         """Whose web pages may connect to a listener without a setting of its own."""
         return Origins(frozenset(self.websocket_origins), self.unsafe_any_websocket_origin)
-
-    @property
-    def has_crls(self) -> bool:
-        """Whether CRLs are a source of revocations."""
-        return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
-
-    @property
-    def has_ocsp(self) -> bool:
-        """Whether OCSP is a source of revocations."""
-        return bool(self.ocsp_responder or self.ocsp_from_certificates)
 
     @property
     def feed_terms(self) -> StatusPolicy:

@@ -127,7 +127,38 @@ class IdentitySource(BaseModel):
         return self
 
 
-class TrustSettings(BaseModel):
+class StatusSources(BaseModel):
+    """Where the status of clients' certificates comes from, besides provisioning's feed, and on which terms."""
+
+    crlfile: Paths = ()
+    """CRLs of the trust anchors and CAs below them: files or directories, PEM or DER, read again when they change."""
+    crl_urls: Urls = ()
+    """The same at http URLs, fetched again before they end."""
+    crl_from_certificates: bool = False
+    """Fetch also the CRLs that clients' certificates name as distribution points."""
+    crl_policy: Policy = REQUIRE
+    """What happens to newcomers for whom no list is valid any more: require, grace <time>, advisory."""
+    ocsp_responder: HttpUrl | None = None
+    """OCSP responder that is asked about every client, when it connects and then from time to time."""
+    ocsp_from_certificates: bool = False
+    """Ask the responder that the client's certificate names."""
+    ocsp_policy: Policy = REQUIRE
+    """What happens to newcomers without an answer: require, grace <time>, advisory."""
+    unsafe_no_revocation: bool = False
+    """Admit without any source of revocations; needed where there is none."""
+
+    @property
+    def has_crls(self) -> bool:
+        """Whether CRLs are a source of revocations."""
+        return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
+
+    @property
+    def has_ocsp(self) -> bool:
+        """Whether OCSP is a source of revocations."""
+        return bool(self.ocsp_responder or self.ocsp_from_certificates)
+
+
+class TrustSettings(StatusSources):
     """One ``[[trust]]`` table: the anchors for one kind of clients, and the terms on which they are trusted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -170,18 +201,6 @@ class TrustSettings(BaseModel):
     """Whether provisioning's feed covers their revocations."""
     feed_policy: Policy | None = None
     """What happens to them while the feed is unavailable; None: as in the broker's feed_policy."""
-    crlfile: Paths = ()
-    crl_urls: Urls = ()
-    crl_from_certificates: bool = False
-    crl_policy: Policy = REQUIRE
-    ocsp_responder: HttpUrl | None = None
-    """OCSP responder that is asked about every client, when it connects and then from time to time."""
-    ocsp_from_certificates: bool = False
-    """Ask the responder that the client's certificate names."""
-    ocsp_policy: Policy = REQUIRE
-    """What happens to newcomers without an answer: require, grace <time>, advisory."""
-    unsafe_no_revocation: bool = False
-    """Admit without any source of revocations."""
 
     @property
     def named_groups(self) -> frozenset[str]:
@@ -201,16 +220,6 @@ class TrustSettings(BaseModel):
         return not self.identity or any(
             each.source == "spiffe" or "(?P<group>" in each.pattern for each in self.identity
         )
-
-    @property
-    def has_crls(self) -> bool:
-        """Whether CRLs are a source of revocations."""
-        return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
-
-    @property
-    def has_ocsp(self) -> bool:
-        """Whether OCSP is a source of revocations."""
-        return bool(self.ocsp_responder or self.ocsp_from_certificates)
 
     @model_validator(mode="after")
     def _anchored(self) -> Self:

@@ -29,13 +29,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.certificate_message import certificates_in_message
-from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable
+from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable, extension
 from provisioning.pki.keys import replace_private
 from provisioning.pki.panic import without_panic
+from provisioning.pki.pem import pem_of
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program.durable_names import make_folder
@@ -80,12 +80,7 @@ def read_copy(settings: TrustSettings, path: Path) -> list[x509.Certificate]:
 def keep(path: Path, anchors: Sequence[x509.Certificate]) -> None:
     """Replace the copy at *path*. Raises `OSError` or `provisioning.pki.keys.KeyFileError`."""
     make_folder(path.parent)
-    replace_private(path, pem_of(anchors))
-
-
-def pem_of(anchors: Sequence[x509.Certificate]) -> bytes:
-    """Return *anchors* in the form in which they are stored."""
-    return b"".join(each.public_bytes(Encoding.PEM) for each in anchors)
+    replace_private(path, pem_of(*anchors))
 
 
 def anchors_in(settings: TrustSettings, content: bytes, now: datetime | None) -> list[x509.Certificate]:
@@ -120,10 +115,10 @@ def unreadable(certificate: x509.Certificate) -> str:
 
 def is_authority(certificate: x509.Certificate) -> bool:
     """Whether *certificate* is a CA's."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
+    constraints = extension(certificate, x509.BasicConstraints)
+    if constraints is None:
         return certificate.issuer == certificate.subject  # An old root without that extension.
+    return constraints.ca
 
 
 def _pinned(settings: TrustSettings, found: Sequence[x509.Certificate]) -> list[x509.Certificate]:

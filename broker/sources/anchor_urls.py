@@ -31,7 +31,7 @@ import structlog
 
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
-from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
+from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep
 from broker.timing.beat import next_beat
 from broker.timing.growing_pause import GrowingPause
 from provisioning.client.address import NoAddress, check_address
@@ -40,6 +40,7 @@ from provisioning.client.plain_http import AnswerRefused, body_of
 from provisioning.client.validators import conditions, validator_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.named_curves import refuse_own_curves
+from provisioning.pki.pem import pem_of
 from provisioning.pki.tls import TlsConfigurationError, client_context
 from provisioning.program.event_loop import new_event_loop
 from provisioning.program.spread import spread
@@ -223,7 +224,7 @@ async def _get(followed: Followed) -> bytes | None:
 def _take(followed: Followed, content: bytes) -> bool:
     """Store the anchors of *content* if they differ from before. Raises `AnchorsRefused`, or what `keep` does."""
     anchors = anchors_in(followed.settings, content, datetime.now(UTC))
-    pem = pem_of(anchors)
+    pem = pem_of(*anchors)
     try:
         if followed.copy.read_bytes() == pem:
             return False

@@ -6,7 +6,7 @@ import structlog
 
 from broker.admission.freshness import FeedTerms, Freshness
 from broker.settings.config import BrokerConfig
-from broker.settings.trust_settings import StatusPolicy, TrustSettings
+from broker.settings.trust_settings import StatusPolicy, StatusSources, TrustSettings
 
 log = structlog.get_logger("broker")
 
@@ -37,7 +37,7 @@ def feed_terms(policy: StatusPolicy) -> FeedTerms:
 def advisory_sources(config: BrokerConfig) -> list[str]:
     """Return the sources without which newcomers are still admitted, as the settings call them."""
     found = ["feed"] if config.provisioning is not None and _is_advisory(config.feed_terms) else []
-    bundles: list[tuple[str, BrokerConfig | TrustSettings]] = [("", config)]
+    bundles: list[tuple[str, StatusSources]] = [("", config)]
     bundles += [(f"trust bundle {each.name}: ", each) for each in config.trust]
     for where, settings in bundles:
         if isinstance(settings, TrustSettings) and settings.feed_policy is not None:

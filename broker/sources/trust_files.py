@@ -12,7 +12,7 @@ from broker.admission.bundle_terms import BundleTerms
 from broker.admission.peer import DEFAULT_BUNDLE
 from broker.admission.trust import Trust
 from broker.settings.config import BrokerConfig
-from broker.settings.trust_settings import TrustSettings
+from broker.settings.trust_settings import StatusSources, TrustSettings
 from broker.sources.anchor_copy import copy_of, is_authority, read_copy, unreadable
 from broker.sources.leniency import feed_terms
 from provisioning.pki.extension import UNUSABLE
@@ -42,11 +42,11 @@ def trust_of_cafile(config: BrokerConfig, generation: int = 1) -> Trust:
     return Trust([TrustBundle(DEFAULT_BUNDLE, anchors, lists=_lists(config), ocsp=_ocsp(config))], generation)
 
 
-def _lists(settings: BrokerConfig | TrustSettings) -> ListTerms | None:
+def _lists(settings: StatusSources) -> ListTerms | None:
     return ListTerms(settings.crl_policy, settings.crl_from_certificates) if settings.has_crls else None
 
 
-def _ocsp(settings: BrokerConfig | TrustSettings) -> OcspTerms | None:
+def _ocsp(settings: StatusSources) -> OcspTerms | None:
     if not settings.has_ocsp:
         return None
     return OcspTerms(settings.ocsp_policy, settings.ocsp_responder, settings.ocsp_from_certificates)

@@ -26,13 +26,16 @@ Does not handle: a log that is gone with the lock file.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from provisioning.program.durable_names import sync_names
 from provisioning.program.file_identity import MISSING, identity, inode, inode_and_size, size
+from provisioning.program.log_end import cut
 from provisioning.program.log_length import LogLength
 
 
@@ -44,6 +47,11 @@ def log_of(path: Path) -> Path:
     """Return where SQLite keeps the write-ahead log of the database *path*: beside the file that a link leads to."""
     real = Path(os.path.realpath(path))
     return real.with_name(f"{real.name}-wal")
+
+
+def index_of(path: Path) -> Path:
+    """Return where SQLite keeps the index of that log."""
+    return log_of(path).with_name(f"{log_of(path).name.removesuffix('-wal')}-shm")
 
 
 def lock_file_of(path: Path) -> Path:
@@ -58,13 +66,20 @@ def examine(path: Path, lock: int | None) -> str | None:
     Called before it is opened. *lock* is its lock file, open; None: there is none.
     """
     log = log_of(path)
-    both = f"{log.name} and {log.name.removesuffix('-wal')}-shm"
+    both = f"{log.name} and {index_of(path).name}"
     if not size(path) and size(log):
         raise StoreError(
             f"{path} is missing, or empty, but not {log.name} beside it: put the file back that it belongs to; or "
             f"remove {both} to begin with an empty database: sessions and messages are lost then"
         )
-    last = [] if lock is None else os.pread(lock, 200, 0).decode("ascii", "replace").split()
+    if lock is not None and (doubt := _not_together(path, lock, both)) is not None:
+        return doubt
+    return _cut_since(path, log)
+
+
+def _not_together(path: Path, lock: int, both: str) -> str | None:
+    log = log_of(path)
+    last = os.pread(lock, 200, 0).decode("ascii", "replace").split()
     if len(last) not in {2, 3} or last[2:] not in ([], [identity(lock_file_of(path))]):
         return None  # The last process ended in order, or was of an older version; or the files are not where it was.
     (last_file, last_log), file, its_log = last[:2], identity(path), identity(log)
@@ -82,13 +97,31 @@ def examine(path: Path, lock: int | None) -> str | None:
     return None
 
 
+def _cut_since(path: Path, log: Path) -> str | None:
+    index = index_of(path)
+    if (found := cut(log, index)) is None:
+        return None
+    was = f"{log} was cut, or damaged: of {found.committed} pages that were committed {found.there} are left"
+    if found.is_torn:
+        raise StoreError(
+            f"{was}, and {path.name} may have parts of what is missing: put the log back, or a backup "
+            f"(docs/backup.md); or, to use what there is all the same, remove {index.name}"
+        )
+    if found.is_older:
+        raise StoreError(
+            f"{was}, which are older than {path.name}, and would undo or damage it: nothing is lost if {log.name}, "
+            f"{index.name} and {lock_file_of(path).name} are removed before it is opened"
+        )
+    return f"{was}: what was acknowledged last is lost"
+
+
 class DatabaseFiles:
     """The files of one database, whose lock file is open as *lock*, and locked."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self._path = path
         self._log = log_of(path)
-        self._index = self._log.with_name(f"{self._log.name.removesuffix('-wal')}-shm")
+        self._index = index_of(path)
         self._lock_file = lock_file_of(path)
         self._lock = lock
         self._length = LogLength(self._log)
@@ -98,17 +131,26 @@ class DatabaseFiles:
     def opened(self) -> None:
         """Take note of the files, which are open now. Raises OSError."""
         self._opened = inode(self._path), inode(self._log), inode(self._index)
+        self._length.watch(self._index)
         self.note_log()
         sync_names(self._path.parent)  # The log is new, perhaps: after a power failure it must not be missing.
         self._note()
 
-    def closing(self) -> None:
-        """Take note that SQLite is about to close the database, and to remove its log. Raises OSError.
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Have SQLite close the database meanwhile, and remove its log: the names of both are forgotten before.
 
-        It does not remove it if another file is in the place of the one that was opened.
+        It does not remove it if another file is in the place of the one that was opened; nor if it was cut: that is
+        left to the next start.
         """
-        if self._opened == (0, 0, 0) or not self._file_is_gone():
-            self._write_lock("")
+        is_short = False
+        with contextlib.suppress(OSError):  # The worst is a warning at the next start.
+            is_short = self.log_is_short
+        with self._length.left(self._path, is_short=is_short):
+            with contextlib.suppress(OSError):
+                if not self._length.known_cut and (self._opened == (0, 0, 0) or not self._file_is_gone()):
+                    self._write_lock("")
+            yield
 
     def lost(self, database: sqlite3.Connection) -> str | None:
         """Return what has become of the files that *database* has open; None: they are there.
@@ -130,8 +172,9 @@ class DatabaseFiles:
 
     @property
     def log_is_short(self) -> bool:
-        """Whether the log is shorter than it was: then ask `cut`. Raises OSError."""
-        return self._length.is_short(size(self._log))
+        """Whether the log is there, and shorter than it was: then ask `cut`. Raises OSError."""
+        log, length = inode_and_size(self._log)
+        return log == self._opened[1] and self._length.is_short(length)
 
     def cut(self, database: sqlite3.Connection) -> str | None:
         """Return what is to be said if somebody has cut the log. Raises sqlite3's errors. Not within a transaction."""

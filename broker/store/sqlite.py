@@ -266,9 +266,8 @@ class SqliteStore:
                         self._commit(batch)
             except (sqlite3.Error, StoreError, OSError) as error:
                 log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self.path))
-        with contextlib.suppress(OSError):  # The worst is a warning at the next start.
-            self._files.closing()
-        self._database.close()
+        with self._files.closing():
+            self._database.close()
         self._held.close()
 
     def _apply_timed(self, batch: Batch) -> _Written:

@@ -53,7 +53,7 @@ async def _live(parties: Parties) -> None:
     granted = await device.subscribe(topic, parties.best_qos)
     for qos in (each for each in QoS if each <= granted):
         await sender.publish(topic, f"at {qos.value}".encode(), qos, properties=told)
-        await device.until(lambda qos=qos: len(device.came) > qos.value, "its command never came")  # type: ignore[misc]
+        await device.until_came(qos.value + 1, "its command never came")
         as_told(device.came[-1], Publish(topic, f"at {qos.value}".encode(), qos, properties=told))
 
 

@@ -72,7 +72,7 @@ async def _queued(parties: Parties) -> None:
     sender = await parties.connected(sender.paper)
     await sender.publish(topic, b"afterwards", retain=True)
     parties.retained(sender, topic)
-    await again.until(lambda: b"afterwards" in again.payloads, "its subscription was lost when the broker was killed")
+    await again.until_payloads([b"afterwards"], "its subscription was lost when the broker was killed")
     _has_identifier(again.came[-1])
     if not again.came[-1].retain:
         raise BrokenPromise("Retain As Published was forgotten when the broker was killed")
@@ -186,5 +186,5 @@ async def _will(parties: Parties) -> None:
     await device.publish(parties.topic(device, "telemetry"), b"here")
     await _kill(parties)
     again = await parties.returned(listener)
-    await again.until(lambda: bool(again.came), "its will was never sent")
+    await again.until_came(1, "its will was never sent")
     await exactly(again, [b"gone"], "its will")

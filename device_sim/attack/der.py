@@ -10,14 +10,13 @@ that.
 
 from __future__ import annotations
 
-import base64
-
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.pem import armoured
 
 _SEQUENCE = 0x30
 _INTEGER = 0x02
@@ -128,7 +127,7 @@ def key_pretending_to_be(certificate: x509.Certificate) -> bytes:
     thief = generate_key()
     der = thief.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     forged = der.replace(_point(thief.public_key()), _point(certificate.public_key()))
-    return b"-----BEGIN EC PRIVATE KEY-----\n" + base64.encodebytes(forged) + b"-----END EC PRIVATE KEY-----\n"
+    return armoured("EC PRIVATE KEY", forged)
 
 
 def _point(key: object) -> bytes:
@@ -139,7 +138,7 @@ def _point(key: object) -> bytes:
 
 def pem(der: bytes) -> bytes:
     """Return the certificate *der* as PEM."""
-    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    return armoured("CERTIFICATE", der)
 
 
 def _signed(tbs: bytes, algorithm: bytes, key: PrivateKey, hash_algorithm: hashes.HashAlgorithm) -> bytes:

@@ -13,7 +13,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -30,6 +29,7 @@ import typer
 from device_sim.descriptors import SPARE
 from device_sim.hanging import hanging
 from device_sim.report import ExitCode
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import shown_time
 
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -198,7 +198,7 @@ def _programs(machine: Machine) -> list[Finding]:
 def doctor(
     devices: Annotated[int, typer.Option("--devices", min=1, help="Number of devices to connect.")] = 10_000,
     sources: Annotated[int, typer.Option("--sources", min=1, help="Number of source addresses.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check whether this machine can run a fleet, and show remedies. Exit code 1: it cannot.
 
@@ -208,7 +208,7 @@ def doctor(
     """
     findings = examine(look(), devices, sources)
     if as_json:
-        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+        print_document([asdict(finding) for finding in findings])
     else:
         _show(findings)
     problems = any(finding.state is State.PROBLEM for finding in findings)

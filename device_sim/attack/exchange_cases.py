@@ -131,7 +131,7 @@ async def _commanded(parties: Parties, qos: QoS, answers: frozenset[type]) -> tu
     await device.subscribe(parties.topic(device, "cmd/#"), qos)
     sender = await parties.service("sender")
     await sender.publish(parties.topic(device, "cmd/open"), b"open", qos)
-    await device.until(lambda: bool(device.came), "its command never came")
+    await device.until_came(1, "its command never came")
     return device, device.came[0]
 
 
@@ -239,7 +239,7 @@ async def _in_order(parties: Parties) -> None:
     payloads = [b"1", b"2", b"3"]
     for payload in payloads:
         await sender.publish(parties.topic(device, "cmd/step"), payload)
-    await device.until(lambda: len(device.came) == len(payloads), "three messages did not come at once")
+    await device.until_came(len(payloads), "three messages did not come at once")
     await device.answer(Puback(device.came[1].packet_id or 0))
     await device.settled()
     device.cut()

@@ -116,7 +116,7 @@ async def _retained_counts_down(parties: Parties) -> None:
     await asyncio.sleep(_WAIT)
     listener = await parties.service()
     await listener.subscribe(topic)
-    await listener.until(lambda: bool(listener.came), "what was retained never came")
+    await listener.until_came(1, "what was retained never came")
     _counted_down(listener.came[0])
 
 

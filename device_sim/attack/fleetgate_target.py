@@ -92,7 +92,11 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
         desk = EnrolmentDesk(url, anchors, operator, http_url)
         config = _BROKER_TOML.format(grace=_GRACE, tls12=str(tls12).lower())
         way_there = f"https://{with_port(way.listens_at, way.port)}"
-        broker = _Broker(directory, _BROKER, config, directory / "anchors.pem", way_there, operator, websocket)
+
+        def another(name: str, config: str, service_url: str) -> _Broker:
+            return _Broker(directory, name, config, directory / "anchors.pem", service_url, operator, websocket)
+
+        broker = another(_BROKER, config, way_there)
         stack.push_async_callback(broker.stop)
 
         async def start() -> None:
@@ -111,15 +115,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
         @asynccontextmanager
         async def crls(first: Crls) -> AsyncIterator[tuple[Endpoint, Publish]]:
             file = directory / "crls.pem"
-            reading = _Broker(
-                directory,
-                _READING_BROKER,
-                _READING_TOML.format(file),
-                directory / "anchors.pem",
-                url,
-                operator,
-                websocket,
-            )
+            reading = another(_READING_BROKER, _READING_TOML.format(file), url)
 
             async def publish(lists: Crls) -> None:
                 (new := file.with_suffix(".new")).write_bytes(b"".join(ca.crl(serials) for ca, serials in lists))

@@ -6,7 +6,7 @@ A broker's obligations are in the details that a client library hides: which fla
 identifier it came again, how many were in flight at once. So a party is a `RawClient` that records each PUBLISH
 unchanged, and whose acknowledgements a case can hold back.
 
-Absence of (further) messages is checked as in `device_sim.attack.scene.Scene.retains`: behind a PINGRESP, and a moment
+Absence of (further) messages is checked as in `device_sim.attack.scene.Scene.retained`: behind a PINGRESP, and a moment
 later.
 
 Rules
@@ -26,7 +26,7 @@ Handles: MQTT 5 and 3.1.1, all QoS, topic aliases. Does not handle: keep alive (
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -154,6 +154,15 @@ class GoodClient:
         while not condition():
             if await self.take(max(0.0, until - time.monotonic())) is None:
                 raise BrokenPromise(what, never=True)
+
+    async def until_came(self, count: int, what: str, within: float | None = None) -> None:
+        """Take packets until *count* messages have come in all; raise `BrokenPromise` *what* if they do not in time."""
+        await self.until(lambda: len(self.came) >= count, what, within)
+
+    async def until_payloads(self, due: Iterable[bytes], what: str, within: float | None = None) -> None:
+        """Take packets until all payloads in *due* have come; raise `BrokenPromise` *what* if they do not in time."""
+        wanted = set(due)
+        await self.until(lambda: wanted <= set(self.payloads), what, within)
 
     async def answered(self, kind: type[_Answer], packet_id: int | None = None) -> _Answer:
         """Return the next packet of *kind*, about *packet_id* if given; raise `BrokenPromise` if none comes."""

@@ -47,7 +47,7 @@ async def _party(parties: Parties, **fields: Any) -> tuple[GoodClient, GoodClien
 
 async def _got(device: GoodClient, payload: bytes) -> list[Publish]:
     """Return all copies of *payload* that reach *device*."""
-    await device.until(lambda: payload in device.payloads, "its command never came")
+    await device.until_payloads([payload], "its command never came")
     await device.settled()
     return [each for each in device.came if each.payload == payload]
 

@@ -25,6 +25,7 @@ from device_sim.credentials.certification import common_name, key_usage, signatu
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key
+from provisioning.pki.pem import pem_of
 from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialPem
 from provisioning.program.given_file import PEM_BYTES, contents_of
@@ -55,7 +56,7 @@ class Paper:
 
     def shown_as(self, certificate_pem: bytes, key_pem: bytes | None = None) -> CredentialPem:
         """Return the credential with another certificate, or another key, in place of its own."""
-        chain = b"".join(each.public_bytes(Encoding.PEM) for each in self.chain)
+        chain = pem_of(*self.chain)
         return CredentialPem(certificate_pem + chain + (key_pem or key_to_pem(self.key)))
 
     def presented_with(self, *chain: x509.Certificate) -> Paper:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from broker.mqtt.codes import QoS
 from device_sim.attack.case import Chapter
 from device_sim.attack.good_client import Parties
-from device_sim.attack.owed import owed
+from device_sim.attack.owed import owed, said_at
 from device_sim.attack.target import BrokenPromise
 
 _COMPOSED, _DECOMPOSED = "cmd/\u00e9", "cmd/e\u0301"
@@ -26,13 +26,15 @@ def _matching(
         await device.subscribe(parties.topic(device, topic_filter), QoS.AT_LEAST_ONCE)
         for topic in (*matched, *others):
             await sender.publish(parties.topic(device, topic), topic.encode())
-        await device.until(lambda: len(device.came) >= len(matched), f"not all came that {topic_filter} matches")
+        await device.until_came(len(matched), f"not all came that {topic_filter} matches")
         await device.settled()
+        said = {topic.encode(): topic for topic in (*matched, *others)}
         for each in device.came:
-            if each.payload.decode() not in matched:
-                raise BrokenPromise(f"{topic_filter} does not match {each.payload.decode()}, which came")
-            if each.topic != parties.topic(device, each.payload.decode()):
-                raise BrokenPromise(f"published to {each.payload.decode()}, it came at {each.topic}")
+            topic = said_at(each, said)
+            if topic not in matched:
+                raise BrokenPromise(f"{topic_filter} does not match {topic}, which came")
+            if each.topic != parties.topic(device, topic):
+                raise BrokenPromise(f"published to {topic}, it came at {each.topic}")
         if len(device.came) != len(matched):
             raise BrokenPromise(f"{len(device.came)} messages came, and {topic_filter} matches {len(matched)} of them")
 

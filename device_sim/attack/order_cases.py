@@ -63,7 +63,7 @@ async def _mixed(parties: Parties) -> None:
     for start in range(0, len(sent), _AT_ONCE):
         await _publish_at_once(device, topic, sent[start : start + _AT_ONCE])
     reliable = {payload for payload, qos in sent if qos}
-    await listener.until(lambda: reliable <= set(listener.payloads), "what was published: not all came")
+    await listener.until_payloads(reliable, "what was published: not all came")
     await listener.settled()
     _in_order(listener.came, sent, granted)
 
@@ -88,7 +88,7 @@ async def _two(parties: Parties) -> None:
     finally:
         commanding.cancel()
     due = {payload for plan in plans for payload, _ in plan}
-    await device.until(lambda: due <= set(device.payloads), "its commands: not all came")
+    await device.until_payloads(due, "its commands: not all came")
     await device.settled()
     for name, plan in zip("ab", plans, strict=True):
         _in_order([each for each in device.came if each.payload.startswith(name.encode())], plan, granted)
@@ -119,7 +119,7 @@ async def _returns(parties: Parties) -> None:
     try:
         device = await parties.returned(device)
         due = {payload for payload, _ in sent}
-        await device.until(lambda: due <= set(device.payloads), "its commands: not all came")
+        await device.until_payloads(due, "its commands: not all came")
         await commanding
     finally:
         commanding.cancel()
@@ -139,6 +139,6 @@ async def _many(parties: Parties) -> None:
         await _publish_at_once(sender, topic, sent[start : start + _AT_ONCE])
     device = await parties.returned(device)
     due = {payload for payload, _ in sent}
-    await device.until(lambda: due <= set(device.payloads), f"of {_MANY} queued messages not all came")
+    await device.until_payloads(due, f"of {_MANY} queued messages not all came")
     await device.settled()
     _in_order(device.came, sent, granted)

@@ -9,7 +9,8 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Publish
@@ -24,6 +25,9 @@ _KEPT = f"mqtt {KEPT}"
 OLDER = "-311"
 """Suffix of the names of cases that use MQTT 3.1.1."""
 
+_SHOWN: Final = 40
+"""Bytes of a payload that are shown."""
+_At = TypeVar("_At")
 Owed = Callable[[Parties], Awaitable[Seen | None]]
 
 
@@ -93,7 +97,7 @@ async def exactly(listener: GoodClient, payloads: list[bytes], what: str) -> Non
 
     Raises `BrokenPromise`.
     """
-    await listener.until(lambda: set(payloads) <= set(listener.payloads), f"{what}: not all came")
+    await listener.until_payloads(payloads, f"{what}: not all came")
     await listener.settled()
     once_each(listener.payloads, payloads, what)
     if listener.payloads != payloads:
@@ -107,6 +111,14 @@ def once_each(came: list[bytes], payloads: list[bytes], what: str) -> None:
         if more is None:
             raise BrokenPromise(f"{what}: not all came", never=True)
         raise BrokenPromise(f"{what}: {'came more than once' if more in payloads else f'{more[:40]!r} came too'}")
+
+
+def said_at(came: Publish, said: Mapping[bytes, _At]) -> _At:
+    """Return at what, according to *said*, the payload of *came* was said; raise `BrokenPromise` if nobody has."""
+    at = said.get(came.payload)
+    if at is None:
+        raise BrokenPromise(f"{came.payload[:_SHOWN]!r} came, which nobody has said")
+    return at
 
 
 def as_told(came: Publish, told: Publish) -> None:

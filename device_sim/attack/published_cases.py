@@ -28,6 +28,7 @@ from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.client.network_words import network_words
 from provisioning.pki.crl import CrlRefused, distribution_points, parse, verify
+from provisioning.pki.extension import extension
 from provisioning.pki.ocsp import OcspRefused, ask, read_answer, responders
 from provisioning.pki.serial_number import serial_text
 
@@ -147,10 +148,10 @@ def _follows(crl: x509.CertificateRevocationList, known: x509.CertificateRevocat
 
 
 def _number(crl: x509.CertificateRevocationList) -> int:
-    try:
-        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except x509.ExtensionNotFound:
-        raise BrokenPromise("the CRL has no number (RFC 5280 §5.2.3)") from None
+    number = extension(crl, x509.CRLNumber)
+    if number is None:
+        raise BrokenPromise("the CRL has no number (RFC 5280 §5.2.3)")
+    return number.crl_number
 
 
 @chapter.case("45-at-ocsp", "is revoked, and looked up at the OCSP responder", _PUBLISHED, needs=_NEEDS)

@@ -8,7 +8,7 @@ import ssl
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from xml.etree import ElementTree as ET
 
 from rich.console import Console
@@ -44,10 +44,9 @@ _CONSPICUOUS = (Verdict.FAIL, Verdict.WARN, Verdict.INVALID)
 """Verdicts that are explained, and named once more at the end."""
 
 
-def console(file: object) -> Console:
+def console(file: IO[str]) -> Console:
     """Return a console on *file*, wide if that is not a terminal."""
-    terminal = getattr(file, "isatty", lambda: False)()
-    return WordsOnly(file=file, width=None if terminal else _WIDTH)  # type: ignore[arg-type]
+    return WordsOnly(file=file, width=None if file.isatty() else _WIDTH)
 
 
 def environment() -> dict[str, str]:

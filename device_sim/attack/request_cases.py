@@ -21,6 +21,7 @@ from device_sim.attack.target import BrokenPromise
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from device_sim.credentials.certification import common_name
 from provisioning.client.est import EstClient, WrongCertificate
+from provisioning.pki.extension import extension
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 
@@ -85,9 +86,8 @@ _USAGES = (
 
 
 def _has_usages(_scene: Scene, certificate: x509.Certificate) -> str:
-    try:
-        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
+    usages = extension(certificate, x509.ExtendedKeyUsage)
+    if usages is None:
         return "for any use: it has no Extended Key Usage"
     return "of a server, or of an OCSP responder" if any(each in usages for each in _USAGES) else ""
 
@@ -98,10 +98,7 @@ def _other_names(scene: Scene) -> list[x509.GeneralName]:
 
 
 def _has_names(scene: Scene, certificate: x509.Certificate) -> str:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ""
+    names = extension(certificate, x509.SubjectAlternativeName) or ()
     wrong = [str(each.value) for each in _other_names(scene) if each in names]
     return f"for {' and '.join(wrong)}" if wrong else ""
 

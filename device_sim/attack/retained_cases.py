@@ -5,8 +5,6 @@ MQTT 5 §3.3.1.3, §3.8.3.1; 3.1.1 §3.3.1.3. In 3.1.1 a live message never has 
 
 from __future__ import annotations
 
-from functools import partial
-
 from broker.mqtt.codes import QoS, RetainHandling
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
@@ -94,7 +92,7 @@ async def _cleared(parties: Parties) -> None:
     await device.publish(topic, b"stored", retain=True)
     parties.retained(device, topic)
     await listener.subscribe(topic, _ONCE)
-    await listener.until(lambda: bool(listener.came), "what was retained never came")
+    await listener.until_came(1, "what was retained never came")
     await device.publish(topic, b"", retain=True)
     # A current subscriber receives it like any message.
     await exactly(listener, [b"stored", b""], "what was retained, and its end")
@@ -105,10 +103,6 @@ async def _cleared(parties: Parties) -> None:
         raise BrokenPromise("what was cleared is retained still")
 
 
-def _at_least(listener: GoodClient, count: int) -> bool:
-    return len(listener.came) >= count
-
-
 async def _handled(parties: Parties, handling: RetainHandling, *counts: int) -> None:
     """Subscribe twice with *handling*; these *counts* of retained messages must arrive each time."""
     device, listener = await parties.device(), await parties.service()
@@ -117,7 +111,7 @@ async def _handled(parties: Parties, handling: RetainHandling, *counts: int) -> 
     parties.retained(device, topic)
     for count in counts:
         await listener.subscribe(topic, _ONCE, handling=handling)
-        await listener.until(partial(_at_least, listener, count), "what was retained never came")
+        await listener.until_came(count, "what was retained never came")
         await listener.settled()
         if len(listener.came) != count:
             raise BrokenPromise(
@@ -168,7 +162,7 @@ async def _many(parties: Parties) -> None:
         await device.publish(topic, suffix.encode(), retain=True)
         parties.retained(device, topic)
     await listener.subscribe(parties.topic(device, "+"), _ONCE)
-    await listener.until(lambda: _at_least(listener, 2), "what was retained at two topics: not all came")
+    await listener.until_came(2, "what was retained at two topics: not all came")
     await listener.settled()
     once_each(listener.payloads, [b"state", b"telemetry"], "what was retained at two topics")
     _flagged(listener, True, True)

@@ -15,7 +15,7 @@ from broker.mqtt.packets import Puback, Pubrec
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
 from device_sim.attack.good_client import EVERYTHING, NOTHING, GoodClient, Parties
-from device_sim.attack.owed import once_each, owed
+from device_sim.attack.owed import once_each, owed, said_at
 from device_sim.attack.target import BrokenPromise, Impossible
 
 _V5 = (Feature.MQTT5,)
@@ -184,14 +184,12 @@ async def _mixed(parties: Parties) -> None:
     share = await _Share.of_a_device(parties)
     members = [await share.member(parties.best_qos) for _ in range(2)]
     levels = [qos for qos in QoS if qos <= parties.best_qos]
-    due: list[bytes] = []
-    for number in range(6):
-        for qos in levels:
-            due.append(f"{number} at {qos.value}".encode())
-            await share.device.publish(share.topic, due[-1], qos)
-    await _between(members, due, "what was shared")
+    due = {f"{number} at {qos.value}".encode(): qos for number in range(6) for qos in levels}
+    for payload, qos in due.items():
+        await share.device.publish(share.topic, payload, qos)
+    await _between(members, list(due), "what was shared")
     for each in (*members[0].came, *members[1].came):
-        if not each.payload.endswith(str(each.qos.value).encode()):
+        if each.qos is not said_at(each, due):
             raise BrokenPromise(f"a message came at QoS {each.qos.value} that was said {each.payload[2:].decode()}")
 
 
@@ -204,7 +202,7 @@ async def _retained(parties: Parties) -> None:
     parties.retained(share.device, state)
     alone = await parties.service()
     await alone.subscribe(state, _ONCE)
-    await alone.until(lambda: bool(alone.came), "what was retained never came")
+    await alone.until_came(1, "what was retained never came")
     for _ in range(2):  # The first creates the shared subscription, the second joins it.
         member = await parties.service()
         await member.subscribe(f"$share/ours/{state}", _ONCE)
@@ -277,7 +275,7 @@ async def _ends_qos1(parties: Parties) -> None:
     _, holder, other, payloads = await _holding(parties, _ONCE, keeps=False)
     holder.cut()
     try:
-        await other.until(lambda: set(payloads) <= set(other.payloads), "", min(_PASSES_ON_WITHIN, other.patience))
+        await other.until_payloads(payloads, "", min(_PASSES_ON_WITHIN, other.patience))
     except BrokenPromise as error:
         if not error.never:
             raise

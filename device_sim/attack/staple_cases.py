@@ -65,8 +65,7 @@ async def _shown(scene: Scene, paper: Paper) -> _Shown:
         raise Impossible("this Python cannot ask for a staple")
     client = await scene.dial(context)
     try:
-        # `ssl` hands out no staples, and chains only from 3.13 on.
-        inner: Any = client.socket._sslobj  # type: ignore[attr-defined]  # noqa: SLF001
+        inner: Any = getattr(client.socket, "_sslobj")  # noqa: B009 - `ssl` has no staples, and chains from 3.13 on only
         own, *above = [
             x509.load_pem_x509_certificate(each.public_bytes().encode()) for each in inner.get_unverified_chain()
         ]

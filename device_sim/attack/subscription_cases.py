@@ -13,7 +13,7 @@ from broker.mqtt.packets import Suback, Subscribe, SubscriptionRequest
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
 from device_sim.attack.good_client import EVERYTHING, NOTHING, GoodClient, Parties
-from device_sim.attack.owed import exactly, owed
+from device_sim.attack.owed import exactly, owed, said_at
 from device_sim.attack.target import BrokenPromise
 
 _V5 = (Feature.MQTT5,)
@@ -30,10 +30,10 @@ async def _overlapping(parties: Parties, wide: QoS, exact: QoS) -> None:
     await device.subscribe(parties.topic(device, "cmd/#"), wide)
     await device.subscribe(topic, exact)
     await sender.publish(topic, b"step", parties.best_qos)
-    await device.until(lambda: bool(device.came), "its command never came")
+    await device.until_came(1, "its command never came")
     await device.settled()
     came = sorted(each.qos for each in device.came)
-    if len(came) > 2 or came[-1] is not max(wide, exact) or not set(came) <= {wide, exact}:  # noqa: PLR2004
+    if len(came) > 2 or came[-1] is not max(wide, exact) or not set(came) <= {wide, exact}:  # noqa: PLR2004 - one for each
         told = " and ".join(str(each.value) for each in came)
         raise BrokenPromise(f"it came at QoS {told}, to who had subscribed at {wide.value} and {exact.value}")
 
@@ -79,14 +79,13 @@ async def _granted(parties: Parties) -> None:
         if granted > qos:
             raise BrokenPromise(f"QoS {granted.value} was granted to who had asked for {qos.value}")
         listeners.append((listener, granted))
-    levels = [qos for qos in QoS if qos <= parties.best_qos]
-    for qos in levels:
-        await device.publish(topic, f"at {qos.value}".encode(), qos)
+    said = {f"at {qos.value}".encode(): qos for qos in QoS if qos <= parties.best_qos}
+    for payload, qos in said.items():
+        await device.publish(topic, payload, qos)
     for listener, granted in listeners:
-        await listener.until(lambda listener=listener: len(listener.came) >= len(levels), "what was said: not all came")  # type: ignore[misc]
+        await listener.until_came(len(said), "what was said: not all came")
         for each in listener.came:
-            right = min(granted, QoS(int(each.payload[-1:])))
-            if each.qos is not right:
+            if each.qos is not min(granted, said_at(each, said)):
                 raise BrokenPromise(
                     f"QoS {each.qos.value} came to who was granted {granted.value}, said {each.payload.decode()}"
                 )
@@ -112,14 +111,14 @@ async def _many(parties: Parties) -> None:
         raise BrokenPromise(
             f"SUBACK {codes} was the answer to who had asked for {' '.join(str(q.value) for q in asked)}"
         )
-    for topic in topics:
-        await sender.publish(topic, topic[-1:].encode(), parties.best_qos)
-    await device.until(lambda: len(device.came) >= len(topics), "its commands: not all came")
+    granted = {str(number).encode(): qos for number, qos in enumerate(asked)}
+    for topic, payload in zip(topics, granted, strict=True):
+        await sender.publish(topic, payload, parties.best_qos)
+    await device.until_came(len(topics), "its commands: not all came")
     for each in device.came:
-        if each.qos is not asked[int(each.payload)]:
-            raise BrokenPromise(
-                f"QoS {each.qos.value} came by the filter that was granted {asked[int(each.payload)].value}"
-            )
+        right = said_at(each, granted)
+        if each.qos is not right:
+            raise BrokenPromise(f"QoS {each.qos.value} came by the filter that was granted {right.value}")
 
 
 @owed(
@@ -136,7 +135,7 @@ async def _replaced(parties: Parties) -> None:
         await device.subscribe(topic, qos)
         payload = f"{number}".encode()
         await sender.publish(topic, payload, parties.best_qos)
-        await device.until(lambda payload=payload: payload in device.payloads, "its command never came")  # type: ignore[misc]
+        await device.until_payloads([payload], "its command never came")
         await device.settled()
         if [each.qos for each in device.came if each.payload == payload] != [qos]:
             raise BrokenPromise(f"it did not come once and at QoS {qos.value}, as had been subscribed last")
@@ -235,7 +234,7 @@ async def _under_way(parties: Parties) -> None:
     await device.subscribe(parties.topic(device, "cmd/other"), _ONCE)
     await device.subscribe(topic, parties.best_qos)
     await sender.publish(topic, b"step", parties.best_qos)
-    await device.until(lambda: bool(device.came), "its command never came")
+    await device.until_came(1, "its command never came")
     await device.unsubscribe(topic)
     device.cut()
     device = await parties.returned(device, answers=EVERYTHING)
@@ -350,5 +349,5 @@ async def _to_all(parties: Parties) -> None:
         await listener.subscribe(topic, _ONCE)
     await device.publish(topic, b"to all")
     for number, listener in enumerate(listeners, 1):
-        await listener.until(lambda each=listener: bool(each.came), _nothing(number))  # type: ignore[misc]
+        await listener.until_came(1, _nothing(number))
     await asyncio.gather(*(exactly(each, [b"to all"], "what was published") for each in listeners))

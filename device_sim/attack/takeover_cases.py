@@ -58,7 +58,7 @@ async def _holding(parties: Parties, qos: QoS, count: int = 3, **fields: Any) ->
     payloads = [f"{number}".encode() for number in range(count)]
     await _command(parties, device, payloads, qos)
     due = min(count, fields.get("receive_maximum", count))
-    await device.until(lambda: len(device.came) >= due, "its commands never came")
+    await device.until_came(due, "its commands never came")
     return device, payloads
 
 
@@ -187,7 +187,7 @@ async def _with_will(parties: Parties, delay: int | None) -> tuple[GoodClient, G
 async def _will_at_once(parties: Parties) -> None:
     listener, first, payload = await _with_will(parties, None)
     await parties.returned(first)
-    await listener.until(lambda: bool(listener.came), "its will was never sent")
+    await listener.until_came(1, "its will was never sent")
     await exactly(listener, [payload], "its will")
 
 
@@ -218,7 +218,7 @@ async def _will_clean(parties: Parties) -> None:
     listener, first, payload = await _with_will(parties, _DELAY)
     await parties.device(first.paper)
     try:
-        await listener.until(lambda: bool(listener.came), "", min(_DELAY + _PROMPTLY, listener.patience))
+        await listener.until_came(1, "", min(_DELAY + _PROMPTLY, listener.patience))
     except BrokenPromise as error:
         if not error.never:
             raise

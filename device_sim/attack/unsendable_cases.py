@@ -34,7 +34,7 @@ from device_sim.attack.tls13_client import (
     message,
 )
 from device_sim.attack.verdict import CLOSED, MALFORMED, OPEN, ClosedBy, Layer, Seen
-from device_sim.how_often import times
+from device_sim.how_often import each_time
 
 UNREADABLE = ("tls decode_error", "tls bad_certificate")
 _ANSWER = 5.0
@@ -222,7 +222,7 @@ async def _any_byte(scene: Scene) -> Seen:
         answers[seen.text] += 1
         if not any(map(seen.matches, _SPOILT)):
             return replace(seen, reason=f"byte {position}: {seen.reason}")
-    return replace(seen, reason=", ".join(f"{times(count)} {text}" for text, count in answers.most_common()))
+    return replace(seen, reason=each_time(answers.most_common()))
 
 
 # Certificates without their key

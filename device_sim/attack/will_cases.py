@@ -77,7 +77,7 @@ async def _returned_in(parties: Parties, device: GoodClient, delay: int) -> Good
 
 async def _once(listener: GoodClient, payload: bytes) -> None:
     """Return when the will *payload* has arrived, once."""
-    await listener.until(lambda: bool(listener.came), _NEVER)
+    await listener.until_came(1, _NEVER)
     await exactly(listener, [payload], "its will")
 
 
@@ -224,7 +224,7 @@ async def _delay_passes(parties: Parties) -> None:
     listener, device, payload = await _left(parties, keeps=True, delay=_DELAY)
     cut = time.monotonic()
     device.cut()
-    await listener.until(lambda: bool(listener.came), _NEVER)
+    await listener.until_came(1, _NEVER)
     waited = listener.last_came - cut
     if waited < _DELAY - _EARLY:
         raise BrokenPromise(f"its will was sent after {waited:.2f} s, with a will delay of {_DELAY} s")
@@ -275,7 +275,7 @@ async def _as_left(parties: Parties) -> None:
     granted = await listener.subscribe(topic, qos)
     device = await parties.device(paper, will=Will(topic, b"as it was", qos, properties=told))
     device.cut()
-    await listener.until(lambda: bool(listener.came), _NEVER)
+    await listener.until_came(1, _NEVER)
     as_told(listener.came[0], Publish(topic, b"as it was", min(qos, granted), properties=told))
 
 
@@ -293,11 +293,11 @@ async def _retained(parties: Parties) -> None:
     await listener.subscribe(topic, QoS.AT_LEAST_ONCE)
     device = await parties.device(paper, will=Will(topic, b"gone", QoS.AT_LEAST_ONCE, retain=True))
     device.cut()
-    await listener.until(lambda: bool(listener.came), _NEVER)
+    await listener.until_came(1, _NEVER)
     parties.retained(await parties.device(paper), topic)
     later = await parties.service()
     await later.subscribe(topic, QoS.AT_LEAST_ONCE)
-    await later.until(lambda: bool(later.came), "its will was not retained")
+    await later.until_came(1, "its will was not retained")
     if later.came[0].payload != b"gone" or not later.came[0].retain:
         raise BrokenPromise("what was retained came without RETAIN, or is not its will")
 

@@ -13,9 +13,10 @@ from rich.text import Text
 from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.own_content import UNCHECKED
 from device_sim.bench.plan import Plan
-from device_sim.how_often import times
+from device_sim.how_often import each_time
 from device_sim.link.endpoint import transport_of
 from device_sim.report import ExitCode
+from provisioning.program.counted import counted
 from provisioning.program.version import version_and_build
 
 _PERCENTS = (50.0, 95.0, 99.0)
@@ -41,7 +42,7 @@ class Meter:
         text += f"  published {figures.published} ({published:.0f}/s)  received {figures.received} ({received:.0f}/s)"
         for name, counter in (("refused", figures.refused), ("lost", figures.lost)):
             if counter:
-                text += f"  {name} " + ", ".join(f"{times(count)} {reason}" for reason, count in counter.most_common(3))
+                text += f"  {name} " + each_time(counter.most_common(3))
         if figures.health:
             text += f"  lag {figures.health[-1].lag_p99_ms:.0f} ms cpu {figures.health[-1].processor:.0%}"
         return text
@@ -84,8 +85,8 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
         parts.append(Text(f"  {figures.unacknowledged} messages not acknowledged in time", "yellow"))
     if figures.rejected or figures.held_back:
         parts.append(Text(f"  {figures.rejected} rejected by the broker, {figures.held_back} held back", "yellow"))
-    parts += [Text(f"  refused {times(count)}: {reason}", "red") for reason, count in figures.refused.items()]
-    parts += [Text(f"  lost {times(count)}: {reason}", "red") for reason, count in figures.lost.items()]
+    parts += [Text(f"  refused {counted(count, 'time')}: {reason}", "red") for reason, count in figures.refused.items()]
+    parts += [Text(f"  lost {counted(count, 'time')}: {reason}", "red") for reason, count in figures.lost.items()]
     parts += [Text(f"  INVALID: {why}", "yellow") for why in figures.invalid]
     return Group(*parts)
 

@@ -26,6 +26,7 @@ from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
 from provisioning.pki.identity import check_name
 from provisioning.pki.tls import CredentialFiles
+from provisioning.program.counted import counted
 
 _GROUP, _TRUST_DOMAIN = "meters", "fleet.internal"
 _ANCHORS = "name the file of the trust anchors, ca-bundle.crt of the service"
@@ -157,7 +158,7 @@ def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
     total = sum(not entry.revoked for entry in fleet.entries.values())
     if not yes:  # Not inside the story: while its loop runs, an interrupt does not reach a prompt.
         url, devices = fleet.origin.provisioning_url, len(fleet.devices)
-        whom = f"{devices} device{'' if devices == 1 else 's'} of {directory}"
+        whom = f"{counted(devices, 'device')} of {directory}"
         question = f"Revoke {whom} and its service at {url}, for ever, and remove their keys?"
         if fleet.origin.imported:
             question = f"Remove the copied keys of {whom}? Nothing is revoked, and what was copied stays where it is"

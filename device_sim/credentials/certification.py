@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from device_sim.credentials.credential import HeldCredential
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialPem
@@ -111,11 +111,8 @@ class CertificateAuthority:
         private = load_key(key)
         if loaded.public_key() != private.public_key():
             raise UnusableAuthority(f"{key} is not the key of {certificate}: name the pair that belongs together")
-        try:
-            may_sign = loaded.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        except x509.ExtensionNotFound:
-            may_sign = False
-        if not may_sign:
+        constraints = extension(loaded, x509.BasicConstraints)
+        if constraints is None or not constraints.ca:
             raise UnusableAuthority(f"{certificate} is not a CA certificate (basicConstraints CA): name one that is")
         return cls(loaded, private)
 

@@ -17,13 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.backoff import Backoff
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, write_private
+from provisioning.pki.pem import pem_of
 from provisioning.pki.tls import CredentialPem, client_context
 
 _ATTEMPTS = 5
@@ -57,7 +57,7 @@ class HeldCredential:
             identity,
             certificate.serial_number,
             certificate.not_valid_after_utc,
-            b"".join(part.public_bytes(Encoding.PEM) for part in (certificate, *chain)),
+            pem_of(certificate, *chain),
             key_to_pem(key),
             datetime.now(UTC),
         )

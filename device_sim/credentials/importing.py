@@ -36,6 +36,7 @@ from device_sim.credentials.foreign_pair import ForeignPair, Issuers, Search, fi
 from provisioning.pki.extension import extension
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name, identity_of
 from provisioning.pki.keys import key_to_pem
+from provisioning.pki.pem import pem_of
 from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialPem, TlsConfigurationError, client_context
 from provisioning.program.moments import shown_minute
@@ -105,7 +106,7 @@ class Examination:
         """Let the backend's chain be of *issuers*, unless its own file, or the trust anchors, have one."""
         backend, certificate = self.parties[0], self._of_backend
         if certificate is not None and backend.held.certificate_pem == certificate.public_bytes(Encoding.PEM):
-            held = replace(backend.held, certificate_pem=_with_chain(certificate, issuers.chain_of(certificate)))
+            held = replace(backend.held, certificate_pem=pem_of(certificate, *issuers.chain_of(certificate)))
             self.parties[0] = replace(backend, held=held)
 
     async def search(self, directory: Path, fleet: Path, skip: Sequence[str] = ()) -> None:
@@ -220,7 +221,7 @@ class Examination:
                 f"{pair.where}: {client_id[:80]!r} cannot be a client identifier: use 1 to 65,535 bytes, and no "
                 "control characters"
             )
-        content = _with_chain(certificate, pair.chain)
+        content = pem_of(certificate, *pair.chain)
         key = key_to_pem(pair.key)
         unfit = f"{pair.where} cannot be presented in TLS with its key: give the device another"
         try:
@@ -267,10 +268,6 @@ async def take(fleet: FleetDirectory, parties: Sequence[Import], anchors: str, k
                 fleet.keep(party.held, party.client_id)
             kept(not as_before)
             await asyncio.sleep(0)  # Let Ctrl-C through.
-
-
-def _with_chain(certificate: x509.Certificate, chain: Sequence[x509.Certificate]) -> bytes:
-    return b"".join(part.public_bytes(Encoding.PEM) for part in (certificate, *chain))
 
 
 def _identity_in(certificate: x509.Certificate) -> Identity | None:

@@ -27,6 +27,7 @@ from device_sim.qualify.attempt import Attempt, pauses
 from device_sim.qualify.client_hello import name_of
 from device_sim.qualify.enrolment_stand import Arrival
 from device_sim.qualify.kept_session import lasts
+from provisioning.program.counted import counted
 
 SENDS_NOTHING = "sends-nothing"
 LEAVES = "it leaves a broker that serves it well, too"
@@ -77,7 +78,7 @@ def line_of(
 
 
 def _connections(attempts: Sequence[Attempt]) -> str:
-    return f"{len(attempts)} connection{'s' * (len(attempts) != 1)}"
+    return counted(len(attempts), "connection")
 
 
 def skipped(name: str, right: str, why: str, *, by_time: float | None = None) -> Line:
@@ -429,7 +430,7 @@ def _version(version: ProtocolVersion) -> str:
 
 def _seconds(waits: Sequence[float]) -> str:
     shown = ", ".join(f"{wait:.2f}" for wait in waits[:5])
-    return f"{shown}{', …' if len(waits) > 5 else ''} s"  # noqa: PLR2004
+    return f"{shown}{', …' if waits[5:] else ''} s"
 
 
 def _how(status: int) -> str:

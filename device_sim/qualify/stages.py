@@ -231,7 +231,7 @@ def _puts_off(name: str, description: str, status: HTTPStatus) -> Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("good", "all is well", _good, Conduct(ponders=True)),
+    Stage("good", "broker and service are correct", _good, Conduct(ponders=True)),
     _bad_server("server-expired", "the server's certificate has expired", ServerPaper.EXPIRED),
     _bad_server("server-wrong-name", "the server's certificate is for another name", ServerPaper.WRONG_NAME),
     _bad_server("server-other-ca", "the server's certificate is of an untrusted CA", ServerPaper.OTHER_CA),

@@ -225,5 +225,5 @@ def _decades(values: list[float]) -> tuple[float, float]:
 
 def _tail(histogram: dict[str, Any], tail: float) -> list[Point]:
     most = min(tail, max(histogram["count"], 1))
-    points = [(1.0 / (1.0 - percent / 100) if percent < 100 else most, value) for percent, value in histogram["curve"]]  # noqa: PLR2004
+    points = [(1.0 / (1.0 - percent / 100) if percent < 100 else most, value) for percent, value in histogram["curve"]]  # noqa: PLR2004 - per cent
     return [(at, value) for at, value in points if at <= most]

@@ -19,13 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from device_sim.how_often import times
 from device_sim.latency import Latency
 from device_sim.link.endpoint import transport_of
 from device_sim.run.health import waiting_of
 from device_sim.run.recorder import EXPLAINING, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
+from provisioning.program.counted import counted
 from provisioning.program.given_file import LIST_BYTES, contents_of
 from provisioning.program.version import version_and_build
 
@@ -197,7 +197,7 @@ def _amiss(markers: Sequence[dict[str, Any]]) -> list[str]:
         if len(names) == 1:
             told.append(f"{kind}: {some}: {why}" if some else f"{kind}: {why}")
         else:
-            told.append(f"{kind}, {times(len(names))}: {why}" + (f" ({some})" if some else ""))
+            told.append(f"{kind}, {counted(len(names), 'time')}: {why}" + (f" ({some})" if some else ""))
     return told
 
 

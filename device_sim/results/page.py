@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
-from device_sim.how_often import times
 from device_sim.results import charts
 from device_sim.results.document import Document, figure_of, remarks, voids
 from device_sim.results.plot import colour
+from provisioning.program.counted import counted
 
 _KEPT_OUT = ("thresholds", "name", "summary", "fingerprint")
 _CURVES = ("admitted", "puback", "end_to_end", "probe_end_to_end", "command", "renewal")
@@ -170,7 +170,7 @@ def _refusals(document: Document) -> str:
     if not drawn:
         return ""
     keys = [
-        (colour(number), f"{times(document['refusals'].get(reason, 0))} {reason}")
+        (colour(number), f"{counted(document['refusals'].get(reason, 0), 'time')} {reason}")
         for number, reason in enumerate(reasons)
     ]
     return "<h2>Refusals by reason</h2>" + _figure(drawn, keys)

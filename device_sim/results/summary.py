@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.fitting import Fitting
-from device_sim.how_often import times
+from device_sim.how_often import each_time
 from device_sim.link.distance import Distance
 from device_sim.link.endpoint import transport_of
 from device_sim.results.document import Document, figure_of, remarks, voids
@@ -30,9 +30,7 @@ def summary_of(document: Document) -> RenderableType:
     counts = ", ".join(f"{name} {value}" for name, value in document["counts"].items() if value)
     parts.append(Text(f"  {counts}"))
     if document["refusals"]:
-        parts.append(
-            Text("  refused: " + ", ".join(f"{times(n)} {reason}" for reason, n in document["refusals"].items()))
-        )
+        parts.append(Text("  refused: " + each_time(document["refusals"].items())))
     parts += _generator(document)
     parts += [Text(f"  false refusal of {name}: {why}", "red") for name, why in document["false_refusals"].items()]
     parts += [Text(f"  {why}", "yellow") for why in voids(document)]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.fitting import Fitting, row
-from device_sim.how_often import times
+from device_sim.how_often import each_time
 from device_sim.run.recorder import Sample, StageSpan
 from device_sim.run.runner import Run
 from device_sim.run.stages import label_of
@@ -70,7 +70,7 @@ class RunState:
         if end_to_end is not None:  # Where nothing arrives, no latency is 0 ms.
             text += f"latency ms p50 {end_to_end.p50:.1f} p99 {end_to_end.p99:.1f}  "
         if self.refusals:
-            text += "refused " + ", ".join(f"{times(count)} {reason}" for reason, count in self.refusals) + "  "
+            text += "refused " + each_time(self.refusals) + "  "
         return text + f"lag {self.sample.health.lag_p99_ms:.0f} ms cpu {self.sample.health.processor:.0%}"
 
     def picture(self) -> RenderableType:
@@ -80,7 +80,7 @@ class RunState:
             parts += [self._fleet(self.sample), self._latencies(self.sample)]
         if self.refusals:
             reasons = Text("  refused: ", style="dim")
-            reasons.append(", ".join(f"{times(count)} {reason}" for reason, count in self.refusals), style="default")
+            reasons.append(each_time(self.refusals), style="default")
             parts.append(reasons)
         if self.sample is not None:
             lag = self.sample.health.lag_p99_ms

@@ -22,6 +22,7 @@ from device_sim.latency import Latency
 from device_sim.run.health import HealthSample
 from device_sim.scenario.metrics import NEEDS, Count, Duration
 
+SAMPLE_SECONDS = 1.0
 WATCHED = (Duration.ADMITTED, Duration.PUBACK, Duration.END_TO_END, Duration.PROBE_END_TO_END)
 """Durations whose percentiles are on the time line."""
 

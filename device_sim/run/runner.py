@@ -14,14 +14,14 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
-from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.fleet.backend import EVERYTHING, Backend
-from device_sim.fleet.tally import Tally, account, has_all, total
+from device_sim.fleet.tally import has_all
 from device_sim.interruption import Interruption
 from device_sim.latency import Latency
 from device_sim.link.closure import Closure
@@ -30,12 +30,12 @@ from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.remedies import with_remedy
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
-from device_sim.run.lateness import most_unread, overfilled, proven
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of, receivers_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.own_topics import own_topics
 from device_sim.run.part import Part, PartOutcome, PartState, Played, Strays
-from device_sim.run.recorder import ALTERED_MESSAGE, LOST_RECEIVER, UNEXPECTED_MESSAGE, Marker, Recorder, StageSpan
+from device_sim.run.reckoning import Reckoning, stale
+from device_sim.run.recorder import LOST_RECEIVER, SAMPLE_SECONDS, Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.stages import Acted, label_of
 from device_sim.run.target import Impossible, NoReceiver, Target
@@ -50,9 +50,6 @@ _DRAIN_DEADLINE = 10.0
 _DELIVERY = 2
 """Round trips from a device to a receiver, at QoS 2."""
 _MOST_LOSSES = 20
-_SAMPLE_SECONDS = 1.0
-_TOLD_LATE = 2 * _SAMPLE_SECONDS
-"""What a worker says of itself each second is this old when it is sampled, at most."""
 _CONDUCTOR = "conductor"
 _DRAIN = "drain"
 
@@ -123,7 +120,7 @@ class Run:
                 for task in (sampling, stopping, *staying):
                     task.cancel()
             self._take_sample()
-            self._absorb(outcomes, strays)
+            reckoning = self._absorb(outcomes, strays)
         result = RunResult(
             self.scenario,
             self.wall,
@@ -138,7 +135,7 @@ class Run:
             self._distance,
             self._proven,
         )
-        result.stood = self._stood(outcomes)
+        result.stood = reckoning.stood(self._watch.lag)
         result.judge(sum(outcome.skipped for outcome in outcomes), self.recorder.counts[Count.PUBLISHED])
         return result
 
@@ -318,7 +315,7 @@ class Run:
     async def _sample(self) -> None:
         due = self.started
         while True:
-            due += _SAMPLE_SECONDS
+            due += SAMPLE_SECONDS
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             self._take_sample()
 
@@ -362,83 +359,17 @@ class Run:
                 for backend in self.backends:
                     if told:
                         await backend.look_again()
-                    await backend.until(lambda backend=backend: complete(backend))  # type: ignore[misc]
+                    await backend.until(partial(complete, backend))
             self._read = True
         except TimeoutError:  # What has not arrived by now is lost, and counted so.
             self._read = all(await asyncio.gather(*(backend.silent() for backend in self.backends)))
 
-    def _absorb(self, outcomes: list[PartOutcome], strays: list[Strays]) -> None:
-        recorder, counts = self.recorder, self.recorder.counts
-        for outcome in outcomes:
-            recorder.absorb(outcome.service, outcome.response)
-            recorder.markers += outcome.markers
-            counts.update(outcome.counts)
-        recorder.markers += [
-            Marker(at - self.started, kind, f"{backend.name}: {what}")
-            for backend in self.backends
-            for kind, examples in (
-                (ALTERED_MESSAGE, backend.altered_examples),
-                (UNEXPECTED_MESSAGE, backend.unexpected_examples),
-            )
-            for at, what in examples
-        ]
-        recorder.markers.sort(key=lambda marker: marker.at)
-        sums = total(
-            account(sent, backend.checks[name])
-            for backend in self.backends
-            for outcome in outcomes
-            for name, sent in outcome.sent.items()
-        )
-        strange: list[Backend | Strays] = [*self.backends, *strays]
-        counts.update(
-            {
-                Count.RECEIVED: sums.received,
-                Count.LOST: sums.lost,
-                Count.DUPLICATED: sums.duplicated,
-                Count.OUT_OF_ORDER: sums.out_of_order,
-                Count.IN_FLIGHT: sums.in_flight,
-                Count.PRESENCE_CHANGES: self.backends[0].presence_changes,
-                Count.STALE_PRESENCE: stale(self.backends, outcomes),
-                Count.ALTERED: sum(each.altered for each in strange),
-                Count.UNEXPECTED: sum(each.unexpected for each in strange) + sums.forged,
-            }
-        )
-        self._proven = self._despite_lateness(outcomes)
-
-    def _despite_lateness(self, outcomes: list[PartOutcome]) -> Counter[Count]:
-        """Return what no lateness of this generator explains (`lateness`)."""
-        by_qos: dict[int, Tally] = {}
-        for outcome in outcomes:
-            for name, sent in outcome.sent.items():
-                published = self.scenario.group_of(name).telemetry
-                qos = published.qos if published is not None else 0
-                promised = replace(sent, kept_waiting=False)
-                found = total(account(promised, backend.checks[name]) for backend in self.backends)
-                by_qos[qos] = by_qos.get(qos, Tally()) + found
-        counts = self.recorder.counts
-        return proven(
-            by_qos,
-            altered=counts[Count.ALTERED],
-            strange=sum(backend.unexpected - backend.unasked for backend in self.backends),
-            refused=counts[Count.REFUSED_MESSAGES] * len(self.backends),
-            stayed=not counts[Count.LOST_RECEIVERS],
-            restarted=any(stage.kind == "restart" for stage in self.scenario.stages),
-            read=self._read,
-            unread=most_unread(
-                self.recorder,
-                max(backend.besides for backend in self.backends),
-                _TOLD_LATE if self.manner.workers > 1 else 0.0,
-            ),
-        )
-
-    def _stood(self, outcomes: list[PartOutcome]) -> float:
-        """Return for how long the receivers stood still, if a broker's queue for them may have been full then."""
-        lag = self._watch.lag
-        if self.manner.workers == 1:
-            lag = Latency()
-            lag.add(outcomes[0].lag)
-        besides = max(backend.besides for backend in self.backends)
-        return lag.highest / 1000 if overfilled(self.recorder, besides, lag.highest / 1000) else 0.0
+    def _absorb(self, outcomes: list[PartOutcome], strays: list[Strays]) -> Reckoning:
+        """Count what all have seen, and return the reckoning."""
+        reckoning = Reckoning(self.scenario, self.manner, self.recorder, self.backends, outcomes)
+        reckoning.count(strays, self.started)
+        self._proven = reckoning.proven(read=self._read)
+        return reckoning
 
     def _process_health(self, outcomes: list[PartOutcome]) -> list[ProcessHealth]:
         found = []
@@ -464,13 +395,3 @@ class Run:
             if process.part is None
         ]
         return found
-
-
-def stale(backends: Iterable[Backend], outcomes: Iterable[PartOutcome]) -> int:
-    """Return the number of devices whose presence one of *backends*, or the broker's retained message, has wrong."""
-    believed = [known for each in backends for known in (each.presence, each.retained) if known is not None]
-    return sum(
-        any(known.get(name) != (ONLINE if there else OFFLINE) for known in believed)
-        for outcome in outcomes
-        for name, there in outcome.present.items()
-    )

@@ -6,10 +6,7 @@ Rules
 2. A subscriber that takes no byte for `stall_seconds` is cut off: its connection is aborted, and it resumes from the
    last number that it has.
 3. How many subscriptions one party may have: `provisioning.revocation.subscribers`.
-4. A broker may say which of the issuing CAs that the feed tells of it would believe: `fleet-provisioning status` shows
-   which ones it would not, and no CA is activated that would have devices refused
-   (`provisioning.store.known_authorities`).
-5. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. An event
+4. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. An event
    about that certificate from before it was found good is history, such as a suspension that is over, and ends nothing.
    Nor can a subscription begin behind what happened since: it would skip the event that ends it.
 """
@@ -17,43 +14,28 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import datetime
-from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import structlog
-from cryptography import x509
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 from starlette.types import Receive, Scope, Send
 
-from provisioning.api.asked_for import check_json
-from provisioning.api.body import read_whole
 from provisioning.api.peer import peer_certificate, vouch
 from provisioning.enrolment.authentication import authenticate, check_role
 from provisioning.errors import Code, Refused
 from provisioning.pki.role import Role
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.subscription import Subscription
-from provisioning.store import known_authorities, revocations
+from provisioning.store import revocations
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 
 log = structlog.get_logger(__name__)
 
 SUBSCRIBER_ROLES: Final = frozenset({Role.OPERATOR, Role.BROKER, Role.SERVICE})
-_MOST_AUTHORITIES: Final = 1000
-
-
-class KnownAuthorities(BaseModel):
-    """Which of the issuing CAs that the feed has announced the calling broker trusts, by name."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    known: Annotated[dict[Annotated[str, Field(max_length=64)], bool], Field(max_length=_MOST_AUTHORITIES)]
 
 
 def feed_routes(
@@ -87,50 +69,6 @@ def feed_routes(
         log.info("feed subscribed", subscriber=follower.device.name, after=start, subscribers=feed.subscribers)
         return _FeedStream(subscription, follower, known, clock, stall_seconds)
 
-    def broker_of(connection: Connection, certificate: x509.Certificate | None) -> StoredCertificate:
-        follower = authenticate(connection, certificate, clock())
-        check_role(follower, {Role.BROKER})
-        return follower
-
-    class BrokersRoute(APIRoute):
-        """A route for brokers: nobody else's body is read."""
-
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            """Wrap the route's own handler, which would read the body first."""
-            handle = super().get_route_handler()
-
-            async def of_broker(request: Request) -> Response:
-                certificate = peer_certificate(request.scope)
-                await database.read(lambda connection: broker_of(connection, certificate))
-                check_json(await read_whole(request))
-                return await handle(request)
-
-            return of_broker
-
-    async def tell_known(body: KnownAuthorities, request: Request) -> None:
-        """Report which issuing CAs the calling broker trusts. It replaces the broker's previous report.
-
-        No client is admitted or refused because of it. Operators see it, and a CA that a broker does not trust is not
-        activated unless an operator insists.
-        """
-        certificate = peer_certificate(request.scope)
-
-        def transaction(connection: Connection) -> str:
-            follower = broker_of(connection, certificate)
-            known_authorities.record(connection, follower.device.id, body.known, clock())
-            return follower.device.name
-
-        name = await database.write(transaction)
-        unknown = sorted(authority for authority, known in body.known.items() if not known)
-        log.info("broker has compared CAs", broker=name, unknown=unknown)
-
-    router.add_api_route(
-        "/revocations/feed/authorities",
-        tell_known,
-        methods=["PUT"],
-        status_code=HTTPStatus.NO_CONTENT,
-        route_class_override=BrokersRoute,
-    )
     return router
 
 

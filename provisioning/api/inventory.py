@@ -274,6 +274,8 @@ def _items(connection: Connection, found: Sequence[StoredCertificate], now: date
 
 def _certificate_item(stored: StoredCertificate, now: datetime, trial: TrialState | None) -> dict[str, Any]:
     revocation, state = stored.revocation, stored.state(now)
+    if trial is not None and state is CertificateState.SUSPENDED and now >= stored.not_after:
+        state = CertificateState.EXPIRED  # As `inventory` counts it.
     since = None if revocation is None else revocation.revoked_at
     if state is CertificateState.REVOKED and (revocation is None or stored.on_hold):
         since = stored.ended_above  # It is still to be recorded, with its place in the feed and its reason.
@@ -292,5 +294,5 @@ def _certificate_item(stored: StoredCertificate, now: datetime, trial: TrialStat
         "sequence": None if revocation is None else revocation.sequence,
         "invalidity_date": None if revocation is None else rfc3339(revocation.invalidity_date),
         "suspended_by_itself": state is CertificateState.SUSPENDED and stored.held_by_itself,
-        "trial": trial if state is CertificateState.SUSPENDED else None,
+        "trial": None if state is CertificateState.REVOKED else trial,
     }

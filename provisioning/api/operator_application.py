@@ -25,6 +25,7 @@ from provisioning.api.head import HeadAsGet
 from provisioning.api.health import Check
 from provisioning.api.idempotency import AnswerBook
 from provisioning.api.inventory import router as inventory_router
+from provisioning.api.known_authorities import known_authority_routes
 from provisioning.api.lifecycle import router as lifecycle_router
 from provisioning.api.manufacturers import router as manufacturer_router
 from provisioning.api.operator_checks import OperatorChecks
@@ -128,6 +129,7 @@ def new_operator_application(
     )
     routers = (
         feed_routes(database, feed, clock, stall_seconds),
+        known_authority_routes(database, clock),
         token_router,
         device_router,
         revocation_router,

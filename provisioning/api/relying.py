@@ -6,7 +6,6 @@ fetch the CRL over it.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from starlette.routing import Route
 
 from provisioning.api.conditional import is_current
 from provisioning.errors import Code, Refused
+from provisioning.pki.pem import armoured, pem_of
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store.crls import PublishedCrl
 
@@ -72,7 +72,7 @@ class _Lists:
         crl_made, made = self._made.get((name, pem), (None, None))
         if made is None or crl_made is not crl:
             kind = "application/x-pem-file" if pem else "application/pkix-crl"
-            made = _Document(_pem_of(crl.der) if pem else crl.der, kind, crl.this_update, crl.next_update)
+            made = _Document(armoured("X509 CRL", crl.der) if pem else crl.der, kind, crl.this_update, crl.next_update)
             self._forget_gone()
             self._made[name, pem] = crl, made
         return made
@@ -92,10 +92,6 @@ class _Lists:
         return publisher.current
 
 
-def _pem_of(der: bytes) -> bytes:
-    return b"-----BEGIN X509 CRL-----\n" + base64.encodebytes(der) + b"-----END X509 CRL-----\n"
-
-
 def relying_party_routes(
     publishers: Mapping[str, CrlPublisher], authorities: Mapping[str, x509.Certificate]
 ) -> list[Route]:
@@ -109,7 +105,7 @@ def relying_party_routes(
         return lists.document(request.path_params["name"], pem=True).answer(request)
 
     async def bundle(request: Request) -> Response:
-        pem = b"".join(each.public_bytes(Encoding.PEM) for each in authorities.values())
+        pem = pem_of(*authorities.values())
         # No date: it changes when a CA goes, too, and a client that asked by date would go on trusting it.
         return _Document(pem, "application/x-pem-file", None).answer(request)
 

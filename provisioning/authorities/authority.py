@@ -36,10 +36,11 @@ from provisioning.ca.issuing_ca_findings import identifier_of
 from provisioning.ca.server_names import InvalidServerName
 from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.directory.audit_key import make_audit_key, read_audit_key
-from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, pem_of, read_certificate
+from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
+from provisioning.pki.pem import pem_of
 from provisioning.pki.role import Role
 from provisioning.program import full_disk
 from provisioning.program.durable_names import make_folder, sync_content

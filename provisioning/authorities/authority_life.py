@@ -37,8 +37,9 @@ from provisioning.authorities.ceremony_transcript import Transcript, operator_na
 from provisioning.authorities.issuing_lines import known_roots
 from provisioning.authorities.own_credentials import SERVER_NAME, replace_file
 from provisioning.config import Settings
-from provisioning.directory.files import AuthorityFiles, pem_of
+from provisioning.directory.files import AuthorityFiles
 from provisioning.errors import ConfigurationError
+from provisioning.pki.pem import pem_of
 from provisioning.pki.serial_number import serial_text
 from provisioning.program.moments import shown_minute
 from provisioning.signers.places import SignerPlaces

@@ -33,10 +33,11 @@ from provisioning.authorities.own_credentials import OwnCredentials, replace_fil
 from provisioning.ca.issuer import IssuanceRefused, Issuer
 from provisioning.ca.key_envelope import EnvelopeSigner
 from provisioning.ca.ocsp import OcspRefused
-from provisioning.directory.files import SERVER, AuthorityFiles, pem_of
+from provisioning.directory.files import SERVER, AuthorityFiles
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.keys import KeyFileError, load_key
 from provisioning.pki.ocsp import ask
+from provisioning.pki.pem import pem_of
 from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.stapling import staple
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context

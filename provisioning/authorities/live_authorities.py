@@ -19,6 +19,7 @@ Rules
 1. Requests see either the old or the new state: what they use is replaced between two awaits.
 2. A CA whose key is not in this directory is trusted and not used, and the log says so.
 3. A failed update is logged and retried; the service continues as before.
+4. A CA that the store knows no more, as it went back to before that was announced, ends like one that is retired.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from provisioning.authorities.authority import (
     strangers,
     urls_of,
 )
+from provisioning.authorities.last_ceremony import REMEDY
 from provisioning.authorities.own_credentials import SERVER_NAME
 from provisioning.authorities.told_authorities import ToldAuthorities
 from provisioning.ca.issuer import IssuanceRefused, Issuer
@@ -215,6 +217,7 @@ class LiveAuthorities:
                 await self._try_again()
             return
         found = await self._database.read(authorities.every)
+        self._end_lost(found)
         self.told.take(found)
         trusted = list(self.told.certificates.values())
         if trusted != self._trusted:
@@ -338,6 +341,17 @@ class LiveAuthorities:
         own = self._active.get(DEFAULT_LINE)
         if own is not None and own is not before:
             await self._on_active(own.issuer)
+
+    def _end_lost(self, found: Sequence[StoredAuthority]) -> None:
+        """End those at work here that are not among the *found*, or not with their certificates."""
+        known = {each.name: each.certificate for each in found}
+        lost = {name for name in (*self._roots, *self._unusable) if name not in known}
+        lost |= {name for name, each in self._working.items() if each.issuing.issuer.certificate != known.get(name)}
+        if lost:
+            words = "the database has lost CAs that are at work here"
+            log.error(words, code="STORE_WENT_BACK", cas=sorted(lost), detail=REMEDY)
+        for name in lost:
+            self._end(name)
 
     def _end(self, name: str) -> None:
         self._unusable.pop(name, None)

@@ -10,7 +10,8 @@ certificate. Once announced, it is in the bundle and in /cacerts; it issues afte
 Rules
 -----
 1. The certificate is checked before it is signed here, or before one from an external root is accepted.
-2. A key that waits for its certificate is used, and no second one made.
+2. A key that waits for its certificate is used, and no second one made. One whose certificate is here does not wait:
+   the store has lost the CA (`provisioning.authorities.last_ceremony`), and perhaps its revocation for a compromise.
 3. No key is made by a passphrase that does not open the CAs' key files that are here: the next command could not use
    it, nor the service. What is in tokens, or lost, does not matter: the next CA may be the way out.
 """
@@ -39,6 +40,7 @@ from provisioning.ca.ceremony import (
     issuing_ca_name,
     sign_issuing_ca,
 )
+from provisioning.directory.files import read_certificate
 from provisioning.errors import ConfigurationError
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
@@ -164,10 +166,22 @@ class NextAuthority:
         found = await self.life.every()
         name, number = next_name(line, {each.name for each in found})
         waiting = self.life.places.open_waiting(name) if self.life.places.holds(name) else None
+        if waiting is not None:
+            self._check_waits(name, waiting)
         key = await self._made_key(name, found, or_else) if waiting is None else waiting
         self.life.transcript.begin()
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
         return name, issuing_ca_name(self.life.settings.trust_domain, number, shown_line(line)), key
+
+    def _check_waits(self, name: str, key: PrivateKey) -> None:
+        """Raise `ConfigurationError` if the store has lost the CA of that *key*, and perhaps its revocation."""
+        path = self.life.files.certificate(name)
+        if path.exists() and read_certificate(path).public_key() == key.public_key():
+            raise ConfigurationError(
+                f"the key of {name} has a certificate here, {path}, which the store does not know: it is a copy from "
+                f"before that was announced. To announce it again: ca import {path}; if that CA was revoked since, "
+                "move its certificate and its key away first"
+            )
 
     async def _made_key(self, name: str, found: list[StoredAuthority], or_else: str) -> PrivateKey:
         self.life.check_passphrase(found, or_else)

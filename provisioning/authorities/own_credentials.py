@@ -35,13 +35,14 @@ from provisioning.ca.name_policy import addresses_of
 from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import InvalidServerName, IpAddress, split_names
 from provisioning.config import ENVIRONMENT_PREFIX, SETTINGS_FILE, Settings
-from provisioning.directory.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
+from provisioning.directory.files import OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import PROVISIONING, Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_draft
+from provisioning.pki.pem import pem_of
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.role import Role
 from provisioning.pki.serial_number import serial_text

@@ -38,7 +38,7 @@ from provisioning.ca.name_policy import SubjectNames, asked_names
 from provisioning.ca.not_a_request import named
 from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
-from provisioning.pki.extension import UNUSABLE
+from provisioning.pki.extension import UNUSABLE, extension
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name
 from provisioning.pki.keys import PrivateKey, generate_key, spki_of
 from provisioning.quick_values import quickly_made
@@ -244,7 +244,7 @@ def all_facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublic
     """Return the facts of any request, as the library parses it."""
     try:
         subject = csr.subject
-        alternative_name = _subject_alternative_name(csr)
+        alternative_name = extension(csr, x509.SubjectAlternativeName)
         challenge = _challenge(csr)
     except UNUSABLE as error:
         raise _malformed(error) from error
@@ -280,13 +280,6 @@ def apply_profile(request: VerifiedRequest, profile: Profile, identity: Identity
             Code.CSR_KEY, f"the {profile.name} profile does not take this kind of key: use {profile.keys_taken}"
         )
     return profile.names.names_for(identity, held, request.asked)
-
-
-def _subject_alternative_name(csr: x509.CertificateSigningRequest) -> x509.SubjectAlternativeName | None:
-    try:
-        return csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def _common_name(subject: x509.Name) -> str:

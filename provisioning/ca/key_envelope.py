@@ -45,6 +45,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from provisioning.ca.der import BIT_STRING, OCTET_STRING, SEQUENCE, SET, element, integer, object_identifier
+from provisioning.pki.extension import extension
 from provisioning.pki.keys import PrivateKey, key_identifier
 
 RecipientKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -159,11 +160,11 @@ def _able(public_key: CertificatePublicKeyTypes) -> RecipientKey:
 
 def _may_decrypt(certificate: x509.Certificate, public_key: RecipientKey) -> bool:
     try:
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return True
+        usage = extension(certificate, x509.KeyUsage)
     except (x509.DuplicateExtension, ValueError):
         return False
+    if usage is None:
+        return True
     return usage.key_encipherment if isinstance(public_key, rsa.RSAPublicKey) else usage.key_agreement
 
 

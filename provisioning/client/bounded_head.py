@@ -92,7 +92,7 @@ class _Stream(NetworkStream):
             raise httpcore.RemoteProtocolError(f"more than {MOST_BYTES} bytes, and no answer to the request in them")
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the same
         self.left = MOST_BYTES
         await super().write(buffer, timeout)
 

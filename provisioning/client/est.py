@@ -38,7 +38,7 @@ from provisioning.client.connection import DEFAULT_CONNECTIONS, explain, open_po
 from provisioning.client.genuine_server import Refuse
 from provisioning.client.whole_answer import ask
 from provisioning.pki.certificate_message import certificates_in_message
-from provisioning.pki.extension import UNREADABLE, UNUSABLE
+from provisioning.pki.extension import UNREADABLE, UNUSABLE, extension
 from provisioning.pki.identity import SCHEME, check_name, identity_of
 from provisioning.pki.tls import Credential
 from provisioning.program.moments import shown_minute
@@ -252,10 +252,7 @@ def _wrong_with(certificate: x509.Certificate, csr: x509.CertificateSigningReque
         return str(error)
     if [each.value for each in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] != [found.name]:
         return f"it is that of {found.uri}"
-    try:
-        names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names = x509.SubjectAlternativeName([])
+    names = extension(csr, x509.SubjectAlternativeName) or x509.SubjectAlternativeName([])
     asked = [each for each in names.get_values_for_type(x509.UniformResourceIdentifier) if each.startswith(SCHEME)]
     if renewed and asked and asked != [found.uri]:
         return f"it is that of {found.uri}, not of {', '.join(asked)}"

@@ -268,9 +268,9 @@ def _number(value: object) -> int:
 
 
 def _seconds(value: object) -> float:
-    if type(value) not in {int, float} or not math.isfinite(seconds := float(value)):  # type: ignore[arg-type]
-        raise TypeError(f"{value!r:.80} is no time in seconds")
-    return seconds
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(seconds := float(value)):
+        return seconds
+    raise TypeError(f"{value!r:.80} is no time in seconds")
 
 
 def _authorities(facts: dict[str, list[dict[str, Any]]]) -> Authorities:

@@ -97,7 +97,7 @@ class NetworkStream(httpcore.AsyncNetworkStream):
         except OSError as error:
             raise httpcore.ReadError(str(error)) from error
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the same
         """Send *buffer*. Raises `httpcore.WriteError`, or `httpcore.WriteTimeout`."""
         try:
             await self._stream.write(buffer, timeout)
@@ -112,7 +112,7 @@ class NetworkStream(httpcore.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,  # noqa: ASYNC109 - the same
     ) -> httpcore.AsyncNetworkStream:
         """Return the same connection within TLS. Raises `httpcore.ConnectError`, or `httpcore.ConnectTimeout`."""
         try:
@@ -139,7 +139,7 @@ class NetworkBackend(httpcore.AnyIOBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,  # noqa: ASYNC109 - the same
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> NetworkStream:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from provisioning.commands.known_names import group_names
+from provisioning.commands.known_names import OfGroup
 from provisioning.commands.printed_rows import print_each
-from provisioning.commands.service_command import Connection, Json, connected, print_json
+from provisioning.commands.service_command import Connection, connected, print_json
 from provisioning.program.command_group import command_group
+from provisioning.program.json_output import Json
 from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ Number = Annotated[int, typer.Argument(min=1, help="The request's number, as the
 @connected
 def list_approvals(
     connection: Connection,
-    group: Annotated[
-        str | None, typer.Option(help="Of this group only.", autocompletion=group_names, show_default=False)
-    ] = None,
+    group: OfGroup = None,
     state: Annotated[State, typer.Option(help="Which requests.")] = "pending",
     as_json: Json = False,
 ) -> None:

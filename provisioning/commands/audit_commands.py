@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from provisioning.commands.service_command import Directory, Json, counted, fail, print_document, say
+from provisioning.commands.service_command import Directory, fail, say
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
 from provisioning.program.given_moment import Since, Until
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import rfc3339_milliseconds, shown_time
 from provisioning.program.printed_table import print_table
 

@@ -30,18 +30,13 @@ from provisioning.commands.ceremony_command import (
 from provisioning.commands.known_names import issuing_names
 from provisioning.commands.new_file import expect_new, write_new
 from provisioning.commands.reason_option import reason_option
-from provisioning.commands.service_command import (
-    Directory,
-    InvalidityDate,
-    Json,
-    counted,
-    fail,
-    print_document,
-)
+from provisioning.commands.service_command import Directory, InvalidityDate, fail
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import rfc3339, rfc3339_milliseconds, shown_time
 from provisioning.program.printed_table import print_table
 from provisioning.revocation.reasons import AUTHORITY_REASONS

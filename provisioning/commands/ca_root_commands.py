@@ -20,9 +20,10 @@ from provisioning.commands.ceremony_command import (
 )
 from provisioning.commands.known_names import root_names
 from provisioning.commands.new_file import expect_new, write_new
-from provisioning.commands.service_command import fail, print_document, say
+from provisioning.commands.service_command import fail, say
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
+from provisioning.program.json_output import print_document
 
 if TYPE_CHECKING:
     from provisioning.authorities.authority_life import AuthorityLife
@@ -109,7 +110,8 @@ def sign(
     from provisioning.authorities.ceremony_transcript import Transcript
     from provisioning.ca.ceremony import CeremonyRefused, CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
     from provisioning.config import load_settings
-    from provisioning.directory.files import AuthorityFiles, pem_of, read_certificate
+    from provisioning.directory.files import AuthorityFiles, read_certificate
+    from provisioning.pki.pem import pem_of
     from provisioning.signers.places import SignerPlaces
     from provisioning.store.serials import new_serial
 

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from provisioning.commands.service_command import Directory, Json, fail, print_document, say, warn_of_open
+from provisioning.commands.service_command import Directory, fail, say, warn_of_open
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import interruption
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.json_output import Json, print_document
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from provisioning.authorities.authority_life import AuthorityLife
     from provisioning.config import Settings
     from provisioning.store.database import Database
@@ -90,8 +93,8 @@ class Ceremony:
                 raise ConfigurationError(f"{error}; the changes shown above are in effect all the same") from error
             facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
 
-            def vouch(connection: object) -> None:
-                audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)  # type: ignore[arg-type]
+            def vouch(connection: Connection) -> None:
+                audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)
 
             await database.write(vouch)
             if self.as_json:
@@ -185,7 +188,7 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     from provisioning.program.logs import configure_logging
     from provisioning.store import authorities, schema
     from provisioning.store.database import Database
-    from provisioning.store.usable import unlocked, usable
+    from provisioning.store.usable import reported, usable
 
     configure_logging(least="error")  # Not to stdout, which is for the result; errors are reported.
     files = AuthorityFiles(settings.directory)
@@ -202,7 +205,7 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
                 await _upgrade(settings, database, held)
             if not await database.read(authorities.every):  # Else nothing is written for a command that looks.
                 await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
-        with unlocked(database):
+        with reported(database):
             return await work(database)
     finally:
         await database.close()

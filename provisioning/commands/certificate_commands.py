@@ -18,19 +18,11 @@ from provisioning.commands.choice_option import choice_option
 from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.last_ends import last_ends
 from provisioning.commands.printed_rows import print_each, print_list
-from provisioning.commands.service_command import (
-    Connection,
-    Json,
-    connected,
-    duration,
-    print_document,
-    print_facts,
-    print_json,
-    progress,
-)
+from provisioning.commands.service_command import Connection, connected, duration, print_facts, print_json, progress
 from provisioning.program.command_group import command_group
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_moment import moment
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_table
 

@@ -10,18 +10,12 @@ import typer
 
 from provisioning.commands.new_file import expect_new
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import (
-    Connection,
-    Json,
-    connected,
-    counted,
-    print_document,
-    print_json,
-    span,
-)
+from provisioning.commands.service_command import Connection, connected, print_json, span
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:

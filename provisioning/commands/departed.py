@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from provisioning.commands.service_command import counted, say
+from provisioning.commands.service_command import say
+from provisioning.program.counted import counted
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from provisioning.commands.ceremony_command import PassphraseFile, PinFile
-from provisioning.commands.service_command import Directory, Json, fail, print_document
+from provisioning.commands.service_command import Directory, fail
 from provisioning.errors import ConfigurationError
 from provisioning.program.hung_line import print_hung
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.printable import printable
 
 _SET_IN: Final = 23

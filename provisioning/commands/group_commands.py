@@ -10,10 +10,11 @@ import typer
 
 from provisioning.commands.known_names import group_names
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import Connection, Json, connected, print_facts, print_json, span
+from provisioning.commands.service_command import Connection, connected, print_facts, print_json, span
 from provisioning.program.command_group import command_group
 from provisioning.program.durations import shown
 from provisioning.program.gathered_options import with_options
+from provisioning.program.json_output import Json
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

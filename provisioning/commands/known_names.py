@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -35,6 +35,11 @@ def device_names(ctx: typer.Context, incomplete: str) -> list[str]:
 def group_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of configured groups that begin with *incomplete*; for ``autocompletion=``."""
     return _asked(ctx.params, "groups", incomplete)
+
+
+OfGroup = Annotated[
+    str | None, typer.Option(help="Of this group only.", autocompletion=group_names, show_default=False)
+]
 
 
 def issuing_names(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from provisioning.commands.service_command import counted, say
+from provisioning.commands.service_command import say
+from provisioning.program.counted import counted
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

@@ -12,10 +12,11 @@ from provisioning.commands.left_to_the_device import tell_what_is_left
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
 from provisioning.commands.printed_rows import printed
 from provisioning.commands.reason_option import reason_option
-from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say
+from provisioning.commands.service_command import Connection, InvalidityDate, connected, say
 from provisioning.commands.still_suspended import say_what_stays_suspended
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.gathered_options import with_options
+from provisioning.program.json_output import Json
 from provisioning.program.moments import shown_time
 from provisioning.revocation.reasons import OPERATOR_REASONS
 

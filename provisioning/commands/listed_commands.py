@@ -19,11 +19,13 @@ from provisioning.commands.in_steps import Telling
 from provisioning.commands.known_names import group_names
 from provisioning.commands.named_lines import before_the_loop
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import Connection, Json, connected, counted, print_document, progress, say
+from provisioning.commands.service_command import Connection, connected, progress, say
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
 from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of
+from provisioning.program.json_output import Json, print_document
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

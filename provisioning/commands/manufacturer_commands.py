@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import (
-    Connection,
-    Json,
-    connected,
-    counted,
-    print_facts,
-    print_json,
-)
+from provisioning.commands.service_command import Connection, connected, print_facts, print_json
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.json_output import Json
 from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_table
 

@@ -20,9 +20,10 @@ from provisioning.commands.asking import ask
 from provisioning.commands.certificate_file import read_certificate
 from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.named_lines import before_the_loop, read_lines
-from provisioning.commands.service_command import Connection, counted, say
+from provisioning.commands.service_command import Connection, say
 from provisioning.errors import ConfigurationError
 from provisioning.pki.serial_number import normal_serial
+from provisioning.program.counted import counted
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient

@@ -16,17 +16,12 @@ import typer
 
 from provisioning.commands.certificate_state import shown_state
 from provisioning.commands.choice_option import choice_option
-from provisioning.commands.known_names import device_names, group_names
+from provisioning.commands.known_names import OfGroup, device_names
 from provisioning.commands.printed_rows import print_each
-from provisioning.commands.service_command import (
-    Connection,
-    Json,
-    connected,
-    counted,
-    print_document,
-    print_facts,
-)
+from provisioning.commands.service_command import Connection, connected, print_facts
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import shown_time
 from provisioning.program.printed_table import print_pairs, print_table
 
@@ -34,8 +29,6 @@ if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
 
 device_app = command_group(help="List devices and their certificates.")
-
-Group = Annotated[str | None, typer.Option(help="Of this group only.", autocompletion=group_names, show_default=False)]
 
 
 STATES: Final = ("active", "suspended", "revoked", "decommissioned")
@@ -51,7 +44,7 @@ def list_devices(
     name: Annotated[
         str | None, typer.Option(help="With this in their name, in capitals or not.", show_default=False)
     ] = None,
-    group: Group = None,
+    group: OfGroup = None,
     state: Annotated[str | None, choice_option(STATES)] = None,
     certificate: Annotated[str | None, choice_option(STANDINGS, "Whose certificate is ")] = None,
     as_json: Json = False,

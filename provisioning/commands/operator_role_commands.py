@@ -8,9 +8,11 @@ import typer
 
 from provisioning.commands.departed import claims_going_on, say_what_ended
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import Connection, Json, connected, counted, print_answer, say
+from provisioning.commands.service_command import Connection, connected, print_answer, say
 from provisioning.operator_role import OperatorRole
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
+from provisioning.program.json_output import Json
 from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from provisioning.commands.service_command import counted, say
+from provisioning.commands.service_command import say
+from provisioning.program.counted import counted
 
 if TYPE_CHECKING:
     from provisioning.client.operator_answers import IssuedToken
@@ -22,7 +23,8 @@ def say_who_is_here(tokens: Sequence[IssuedToken]) -> None:
     revoked = [each.device for each in tokens if each.device is not None and each.device_state == "revoked"]
     here = [each.device for each in tokens if each.device is not None and each.device_state not in {None, "revoked"}]
     if revoked:
-        say(f"fleet-provisioning: {_who(revoked)} revoked: with its token each is admitted again; token void --device")
+        undo = f"if not meant: token void --device {revoked[0] if len(revoked) == 1 else 'NAME'}"
+        say(f"fleet-provisioning: {_who(revoked)} revoked: with its token each is admitted again; {undo}")
     if here and len(tokens) > 1:  # Who names a single one knows what for.
         say(f"fleet-provisioning: {_who(here)} enrolled already: with its token each may have another key")
 

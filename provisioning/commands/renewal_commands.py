@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioning.commands.known_names import group_names
-from provisioning.commands.service_command import Connection, Json, connected, counted, print_json, span
+from provisioning.commands.service_command import Connection, connected, print_json, span
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
 from provisioning.program.durations import shown
+from provisioning.program.json_output import Json
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

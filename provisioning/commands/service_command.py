@@ -11,7 +11,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -29,6 +28,7 @@ from provisioning.program.gathered_options import with_options
 from provisioning.program.given_moment import moment
 from provisioning.program.hung_line import hung
 from provisioning.program.journal import failure
+from provisioning.program.json_output import print_document
 from provisioning.program.moments import shown_time
 from provisioning.program.printable import LAID_OUT, printable
 from provisioning.program.printed_table import print_pairs
@@ -53,7 +53,6 @@ Directory = Annotated[
         "--dir", help="The service's directory, for port and credentials (default: fleet).", show_default=False
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def say(line: str) -> None:
@@ -173,11 +172,6 @@ connected = with_options(Connection, behind=True)
 """Gives a command the options of all commands that call the service; it takes a `Connection` first."""
 
 
-def counted(count: int, what: str, plural: str = "") -> str:
-    """Return *count* and the noun *what*: "1 device", "2 devices"; *plural* is for irregular ones."""
-    return f"{count} {what if count == 1 else plural or f'{what}s'}"
-
-
 def span(text: object) -> int:
     """Return the seconds of a duration on the command line; for `typer.Option(parser=…)`."""
     given = str(text).strip()
@@ -221,11 +215,6 @@ def print_answer(answer: BaseModel, *, as_json: bool) -> None:
         print_json(answer)
     else:
         print_facts(answer)
-
-
-def print_document(document: object) -> None:
-    """Print a JSON document for programs."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
 def print_facts(answer: BaseModel, *, without: Collection[str] = ()) -> None:

@@ -19,29 +19,20 @@ import typer
 
 from provisioning.commands.choice_option import choice_option
 from provisioning.commands.in_steps import check_none_refused, in_steps
-from provisioning.commands.known_names import device_names, group_names
+from provisioning.commands.known_names import OfGroup, device_names, group_names
 from provisioning.commands.meant_devices import confirm
 from provisioning.commands.named_lines import before_the_loop, read_lines
 from provisioning.commands.printed_rows import print_each, printed
 from provisioning.commands.printed_token import print_token
 from provisioning.commands.readmitted import say_who_is_here
-from provisioning.commands.service_command import (
-    Connection,
-    Json,
-    connected,
-    counted,
-    duration,
-    print_answer,
-    print_document,
-    progress,
-    say,
-    span,
-)
+from provisioning.commands.service_command import Connection, connected, duration, print_answer, progress, say, span
 from provisioning.commands.token_file import keep, private_file
 from provisioning.errors import Code, ConfigurationError
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.program.command_group import command_group
+from provisioning.program.counted import counted
+from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import rfc3339, shown_time
 
 if TYPE_CHECKING:
@@ -189,39 +180,50 @@ def create_batch(
         raise typer.BadParameter("--count needs --group")
     with before_the_loop():
         names = None if devices_file is None else read_lines(devices_file, "device")
-    total = count if names is None else len(names)
+    total = (count or 0) if names is None else len(names)
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        import asyncio  # Loaded by now: `service_command`, rule 3.
-
         common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
-        written = unseen = 0
-        made: list[IssuedToken] = []
-        with private_file(output) as file, progress("tokens", total or 0) as advance:
-            try:
-                async for tokens in _batches(client, names, total or 0, common):
-                    rows = io.StringIO(newline="")
-                    writer = csv.writer(rows)
-                    if not written:
-                        writer.writerow(("device", "group", "role", "token", "expires_at"))
-                    writer.writerows(_row(token) for token in tokens)
-                    await keep(client, file, rows.getvalue(), tokens)
-                    written += len(tokens)
-                    made += tokens
-                    advance(len(tokens))
-            except asyncio.CancelledError:  # Ctrl-C, while the service may be making them.
-                unseen = min(_BATCH, (total or 0) - written)
-                raise
-            finally:
-                _say_how_far(written, unseen, total or 0, output)
+        made = await _write_batch(client, names, total, common, output)
         if as_json:
-            print_document({"tokens": written, "file": str(output)})
+            print_document({"tokens": len(made), "file": str(output)})
         else:
-            sys.stdout.write(f"{counted(written, 'token')} in {output}\n")
+            sys.stdout.write(f"{counted(len(made), 'token')} in {output}\n")
         say_who_is_here(made)
         await _say_if_new(client, group)
 
     connection.run(command)
+
+
+async def _write_batch(
+    client: EnrolmentOperatorClient,
+    names: Sequence[str] | None,
+    total: int,
+    common: dict[str, Any],
+    output: Path,
+) -> list[IssuedToken]:
+    """Have *total* tokens made, for *names* if given, and write them to the new file *output*; return them."""
+    import asyncio  # Loaded by now: `service_command`, rule 3.
+
+    unseen = 0
+    made: list[IssuedToken] = []
+    with private_file(output) as file, progress("tokens", total) as advance:
+        try:
+            async for tokens in _batches(client, names, total, common):
+                rows = io.StringIO(newline="")
+                writer = csv.writer(rows)
+                if not made:
+                    writer.writerow(("device", "group", "role", "token", "expires_at"))
+                writer.writerows(_row(token) for token in tokens)
+                await keep(client, file, rows.getvalue(), tokens)
+                made += tokens
+                advance(len(tokens))
+        except asyncio.CancelledError:  # Ctrl-C, while the service may be making them.
+            unseen = min(_BATCH, total - len(made))
+            raise
+        finally:
+            _say_how_far(len(made), unseen, total, output)
+    return made
 
 
 def _say_how_far(written: int, unseen: int, total: int, output: Path) -> None:
@@ -280,9 +282,7 @@ async def _batches(
 def list_tokens(
     connection: Connection,
     state: Annotated[str | None, choice_option(STATES)] = None,
-    group: Annotated[
-        str | None, typer.Option(help="Of this group only.", autocompletion=group_names, show_default=False)
-    ] = None,
+    group: OfGroup = None,
     device: Annotated[
         str | None, typer.Option(help="For this device only.", autocompletion=device_names, show_default=False)
     ] = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from provisioning.commands.service_command import counted
+from provisioning.program.counted import counted
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

@@ -132,7 +132,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._hosts: list[bytes] = []
         """The last valid Host headers: they are the same in every request."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the library's class
         """Begin to wait for the first request."""
         self._gathering = GatheringTransport(transport, self.loop)
         super().connection_made(self._gathering)
@@ -155,7 +155,7 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._turn.disconnected = True
             self._turn.message_event.set()
 
-    def eof_received(self) -> bool | None:  # type: ignore[override]
+    def eof_received(self) -> bool | None:  # type: ignore[override] # asyncio's; the library's returns nothing
         """Stay open for the answers to what has come, if the client may be waiting for them.
 
         Over TLS there is no half of a connection. A client whose answer has begun may have left: whoever makes one

@@ -22,9 +22,8 @@ class GatheringTransport(asyncio.Transport):
         self._loop = loop
         self._parts: list[bytes] = []
         self._size = 0
-        # The busiest methods, bound directly.
-        self.is_closing = transport.is_closing  # type: ignore[method-assign]
-        self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
+        self.is_closing = transport.is_closing  # type: ignore[method-assign] # the busiest methods, bound directly
+        self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign] # the same
 
     def write(self, data: Any) -> None:
         """Send *data* at the end of this turn, in order."""
@@ -70,8 +69,8 @@ class GatheringTransport(asyncio.Transport):
         """
         self._parts, self._size = [], 0
         self._transport = gone = _Gone()
-        self.is_closing = gone.is_closing  # type: ignore[method-assign]
-        self.get_extra_info = gone.get_extra_info  # type: ignore[method-assign]
+        self.is_closing = gone.is_closing  # type: ignore[method-assign] # as above
+        self.get_extra_info = gone.get_extra_info  # type: ignore[method-assign] # as above
 
     def _send(self) -> None:
         parts, size = self._parts, self._size

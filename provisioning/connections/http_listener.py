@@ -117,7 +117,7 @@ class HttpListener(uvicorn.Server):
 
     def _protocol(self, place: Place, client: Address | None) -> asyncio.Protocol:
         config = self.config
-        made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+        made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg] # place and client are ours
             config=config,
             server_state=self.server_state,
             app_state=self.lifespan.state,

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 class PeerCertificateProtocol(ConnectionProtocol):
     """HTTPS: tells the application which certificate the client presented."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the library's class
         """Read the certificate once; cut off a client that has not proven its key here."""
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
         self._tls: dict[str, Any] = {

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.errors import ConfigurationError
 from provisioning.pki.extension import UNREADABLE
@@ -71,11 +70,6 @@ class AuthorityFiles:
     def bundle(self) -> Path:
         """The certificates that relying parties trust: root and issuing CA."""
         return self.directory / "ca-bundle.crt"
-
-
-def pem_of(*certificates: x509.Certificate) -> bytes:
-    """Return *certificates* as one PEM text."""
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
 def read_certificate(path: Path) -> x509.Certificate:

@@ -1,9 +1,10 @@
 """One ceremony at a time works on a directory: what it does with keys and files is between its transactions.
 
-Two at once were safe in the store, and not beside it: who failed deleted the key that it had made, which the other had
-found meanwhile, and used for the root that it recorded; and the bundle was of whoever wrote it last, not of who had
-looked last. The audit log's key is locked, by the kernel: it is in every directory, nobody replaces it, and whatever
-ends the process releases it. The directory itself is locked by `provisioning.directory.files` while files change.
+Two at once would be safe in the store, and not beside it: who fails deletes the key that it has made, which the other
+may have found meanwhile, and use for the root that it records; and the bundle would be of whoever writes it last, not
+of who has looked last. The audit log's key is locked, by the kernel: it is in every directory, nobody replaces it, and
+whatever ends the process releases it. The directory itself is locked by `provisioning.directory.files` while files
+change.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.doctor.doctor_operators import operator_finding
 from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
 from provisioning.doctor.doctor_ports import port_findings
-from provisioning.doctor.doctor_server import filled_finding, rights_finding, server_findings
+from provisioning.doctor.doctor_server import filled_finding, lock_finding, rights_finding, server_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import quoted, user_argument, user_name
@@ -49,7 +49,7 @@ from provisioning.signers.places import SignerPlaces
 from provisioning.store import audit, audit_findings, damage, held_lock, missing_parts, schema
 from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
-from provisioning.store.usable import reason_of, unfit
+from provisioning.store.usable import CROWDED_REMEDY, is_crowded, reason_of, unfit
 
 _PRIVATE_DIRECTORY: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
@@ -67,7 +67,7 @@ _READ_SECONDS: Final = 60.0
 _DRAFT_SECONDS: Final = 60
 """A draft is renamed as soon as it is written."""
 _TORN: Final = "tables"
-"""The check of a database that lacks some: nothing else in it is checked."""
+"""The check of a database that lacks some, or where one is locked: nothing else in it is checked."""
 
 
 async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
@@ -275,7 +275,9 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         database = Database(settings.resolved_database_url, key)
     except ConfigurationError as error:  # The driver is not installed, or does not take the URL; a log of another file.
         remedy = "install what it needs, or correct database_url: docs/postgresql.md"
-        yield failed("database", str(error), remedy if settings.database_url else "restore it: docs/backup.md")
+        yield failed(
+            "database", str(error), remedy if settings.database_url else "do so, or restore a backup: docs/backup.md"
+        )
         return
     if database.doubt is not None:
         yield warning("database", database.doubt, "repeat what is missing, or restore a backup: docs/backup.md")
@@ -324,18 +326,19 @@ def _unusable(refusal: Refused, settings: Settings, where: str) -> Finding:
     if (found := unfit(refusal)) is not None:
         what, remedy = found
         return failed("database", f"{where} cannot be used: {what}", f"{remedy}: docs/postgresql.md")
-    return failed(
-        "database",
-        f"{where} cannot be used: {reason_of(refusal)}",
-        "restore it from the backup, or let the service's user read and write it"
-        if settings.database_url is None
-        else "start it; check database_url, its firewall and the database user's rights",
-    )
+    remedy = "start it; check database_url, its firewall and the database user's rights"
+    if settings.database_url is None:
+        remedy = "restore it from the backup, or let the service's user read and write it"
+    elif is_crowded(refusal):
+        remedy = CROWDED_REMEDY
+    return failed("database", f"{where} cannot be used: {reason_of(refusal)}", remedy)
 
 
 def _whole(connection: Connection, database: Database) -> Finding:
     """Report whether the database has all of its schema, and can be written to."""
     where = database.shown_url
+    if (locked := lock_finding(connection, _TORN, where)) is not None:  # First: what follows waits.
+        return locked
     if lost := missing_parts.missing(connection):
         return failed(
             _TORN,

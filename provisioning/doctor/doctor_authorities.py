@@ -7,7 +7,7 @@ Rules
 2. The next CA is due when a third of a CA's life is left: certificates issued later are soon limited by its expiry.
 3. A root's next CRL is due at half of the last one's life, as it is for the service: its key may have to be fetched.
 4. If the audit log does not confirm the last ceremony, a CA that was revoked since may issue again
-   (`provisioning.authorities.last_ceremony`).
+   (`provisioning.authorities.last_ceremony`). A CA that was announced since is not in the store: its files are here.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError
 from provisioning.pki.extension import extension
+from provisioning.pki.own_directory import quoted
 from provisioning.program.moments import shown_minute
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import authorities, crls, known_authorities
@@ -50,6 +51,7 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
             f"{path} is not the certificate of that name in the database: the service does not start",
             STRANGER_REMEDY,
         )
+    yield from _unknown(files, places, every)
     for each in every:
         if each.kind is AuthorityKind.CROSS or each.state is AuthorityState.RETIRED:
             continue
@@ -88,6 +90,18 @@ def _strangers(files: AuthorityFiles, known: Sequence[StoredAuthority]) -> list[
         return strangers(files, known)
     except ConfigurationError:  # An unreadable one was reported with the keys.
         return []
+
+
+def _unknown(files: AuthorityFiles, places: SignerPlaces, known: Sequence[StoredAuthority]) -> Iterator[Finding]:
+    names = {each.name for each in known}
+    for path in sorted(files.directory.glob("issuing-*.crt")):
+        if path.stem not in names and places.holds(path.stem):
+            yield warning(
+                "CAs",
+                f"{path} is of a CA whose key is here, and which the store does not know: it is a copy from before "
+                "that was announced, or it is still to be",
+                f"fleet-provisioning ca import {quoted(path)} announces it; if it was revoked, move both files away",
+            )
 
 
 def _end(ca: StoredAuthority, now: datetime) -> Finding | None:

@@ -11,6 +11,7 @@ from provisioning.doctor.doctor_finding import Finding, failed, warning
 from provisioning.store import schema, server_faults, subscribed
 from provisioning.store.lanes import RIGHTS_REMEDY
 
+_LOCK_SECONDS: Final = 2.0
 _STANDBY_SECONDS: Final = 5.0
 """A standby that is there confirms in milliseconds."""
 _FORMER_ROWS: Final = 10_000
@@ -23,6 +24,14 @@ def filled_finding(connection: Connection, where: str) -> Finding | None:
         return None
     what, remedy = filled
     return failed("database", f"{where} must not be used: {what}", f"{remedy}: docs/postgresql.md")
+
+
+def lock_finding(connection: Connection, check: str, where: str) -> Finding | None:
+    """Report, as the result of *check*, a table that another program keeps locked: whatever reads it waits in vain."""
+    if (locked := server_faults.locker(connection, _LOCK_SECONDS)) is None:
+        return None
+    what, remedy = locked
+    return failed(check, f"{where}: {what}", f"{remedy}: docs/postgresql.md")
 
 
 def rights_finding(connection: Connection, where: str) -> Finding | None:

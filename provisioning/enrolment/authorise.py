@@ -317,7 +317,7 @@ def _check_room(connection: Connection, rules: Group, now: datetime) -> None:
     if not group_rooms.take(connection, rules.name, rules.maximum_devices, now):
         raise Refused(
             Code.GROUP_FULL,
-            f"group {rules.name} has {rules.maximum_devices} devices, its maximum: an operator has to "
+            f"group {rules.name} has its maximum of devices, {rules.maximum_devices}: an operator has to "
             "raise the limit or decommission devices",
         )
 

@@ -302,11 +302,10 @@ class EnrolmentService:
     async def _decide(self, attempt: Attempt) -> _Outcome | Pending:
         async with self._serial_numbers.reservation(self._clock()) as reservation:
             for _ in range(_MAXIMUM_QUESTIONS):
-                considered = attempt
                 try:
                     return await self._database.write(
-                        lambda connection: self._transaction(connection, considered, reservation),  # noqa: B023
-                        functools.partial(_apart, considered),
+                        functools.partial(self._transaction, attempt=attempt, reservation=reservation),
+                        functools.partial(_apart, attempt),
                         short=self._signs_at_once(),
                     )
                 except Unasked as unasked:

@@ -19,8 +19,8 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.enrolment.tokens import how_many
 from provisioning.errors import Refused
+from provisioning.program.counted import counted
 from provisioning.store import audit, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
@@ -51,7 +51,8 @@ class TokenRetention:
         def transaction(connection: Connection, numbers: Sequence[int]) -> int:
             removed = tokens.remove_ended(connection, numbers[0], numbers[-1], before)
             if removed:
-                audit.append(connection, now, self._actor, Action.TOKENS_REMOVED, how_many(removed), {"count": removed})
+                told = counted(removed, "token")
+                audit.append(connection, now, self._actor, Action.TOKENS_REMOVED, told, {"count": removed})
             return removed
 
         ended = await self._database.survey(partial(tokens.ended_before, before=before))

@@ -44,6 +44,7 @@ from provisioning.errors import Code, Refusals, Refused, invalid
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.role import Role
+from provisioning.program.counted import counted
 from provisioning.program.durations import out_of_bounds
 from provisioning.program.shielded import shielded
 from provisioning.store import audit, claims, devices, groups, token_inventory, tokens
@@ -154,7 +155,7 @@ class TokenService:
             numbers = tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
             named = ", ".join(groups_named) or None
             facts = {"count": len(promised), "role": order.role.value, "group": named, "expires_at": expires_at}
-            subject = names[0] if len(names) == 1 else how_many(len(promised))
+            subject = names[0] if len(names) == 1 else counted(len(promised), "token")
             audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
             return [replace(each, number=number) for each, number in zip(kept, numbers, strict=True)]
 
@@ -180,7 +181,7 @@ class TokenService:
         def record(connection: Connection, numbers: Sequence[int]) -> None:
             now = self._clock()
             token_inventory.void(connection, numbers, now)
-            audit.append(connection, now, by, Action.TOKEN_VOIDED, how_many(len(numbers)), {"tokens": numbers})
+            audit.append(connection, now, by, Action.TOKEN_VOIDED, counted(len(numbers), "token"), {"tokens": numbers})
 
         async def void() -> None:
             numbers = [each.number for each in made]
@@ -387,8 +388,3 @@ def _check_server_names(order: TokenOrder) -> None:
         raise invalid(f"dns_names and ip_addresses are for role broker, not {order.role}")
     if number > MAXIMUM_NAMES:
         raise invalid(f"a certificate holds {MAXIMUM_NAMES} DNS names and IP addresses at most")
-
-
-def how_many(count: int) -> str:
-    """Return the subject of an audit entry about *count* tokens."""
-    return "1 token" if count == 1 else f"{count} tokens"

@@ -44,7 +44,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.x509.oid import ExtensionOID
 
 from provisioning.pki.crl_frame import cut_out, portions
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.panic import GaveUp, NoPanic, without_panic
 from provisioning.pki.revocation import Entries, pack
 from provisioning.pki.revocation_reason import RevocationReason
@@ -192,8 +192,8 @@ def parse(der: bytes) -> CertificateList:
     number, base_number = int(this_update.timestamp()), None
     scope = Scope()
     delta_urls: tuple[str, ...] = ()
-    for extension in extensions:
-        match extension.value:
+    for each in extensions:
+        match each.value:
             case x509.CRLNumber() as value:
                 number = value.crl_number
             case x509.DeltaCRLIndicator() as value:
@@ -204,8 +204,8 @@ def parse(der: bytes) -> CertificateList:
                 delta_urls = urls_of(value)
             case _:
                 pass
-        if extension.critical and extension.oid not in _UNDERSTOOD:
-            raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"the critical extension {extension.oid.dotted_string}")
+        if each.critical and each.oid not in _UNDERSTOOD:
+            raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"the critical extension {each.oid.dotted_string}")
     if max(abs(number), abs(base_number or 0)).bit_length() > _NUMBER_BITS:
         raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a CRL number of more than 20 octets")
     return CertificateList(
@@ -240,21 +240,17 @@ def urls_of(points: x509.CRLDistributionPoints | x509.FreshestCRL) -> tuple[str,
 
 def distribution_points(certificate: x509.Certificate) -> tuple[str, ...]:
     """Return the URIs of the CRLs that *certificate* names."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints)
-    except x509.ExtensionNotFound:
-        return ()
-    return urls_of(extension.value)
+    points = extension(certificate, x509.CRLDistributionPoints)
+    return () if points is None else urls_of(points)
 
 
 def may_sign_lists(certificate: x509.Certificate) -> bool:
     """Whether *certificate* is a CA's, and its key usage, if it has one, includes signing CRLs."""
-    try:
-        if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-            return False
-        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
-    except x509.ExtensionNotFound as missing:
-        return missing.oid == ExtensionOID.KEY_USAGE
+    constraints = extension(certificate, x509.BasicConstraints)
+    if constraints is None or not constraints.ca:
+        return False
+    usage = extension(certificate, x509.KeyUsage)
+    return usage is None or usage.crl_sign
 
 
 def verify(listed: CertificateList, authority: x509.Certificate) -> None:
@@ -317,12 +313,12 @@ def _each_revoked(listed: CertificateList, pause: Callable[[], None]) -> Iterato
 
 def _entry(revoked: x509.RevokedCertificate) -> int:
     reason = RevocationReason.UNSPECIFIED
-    for extension in revoked.extensions:
-        value = extension.value
+    for each in revoked.extensions:
+        value = each.value
         if isinstance(value, x509.CRLReason):
             if value.reason is x509.ReasonFlags.remove_from_crl:
                 return _REMOVE
             reason = RevocationReason(value.reason.value)
-        elif extension.critical:
-            raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"the critical entry extension {extension.oid.dotted_string}")
+        elif each.critical:
+            raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"the critical entry extension {each.oid.dotted_string}")
     return pack(reason, revoked.revocation_date_utc)

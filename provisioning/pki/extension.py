@@ -36,8 +36,10 @@ def check_readable(certificate: x509.Certificate) -> None:
     _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
-def extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
-    """Return the value of the extension of *kind*, or None if *certificate* has none.
+def extension(
+    certificate: x509.Certificate | x509.CertificateSigningRequest | x509.CertificateRevocationList, kind: type[E]
+) -> E | None:
+    """Return the value of the extension of *kind*, or None if *certificate*, a request or a list, has none.
 
     Raises what parsing the extensions raises, see `UNREADABLE`.
     """

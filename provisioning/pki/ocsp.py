@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
-from provisioning.pki.extension import UNUSABLE
+from provisioning.pki.extension import UNUSABLE, extension
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.panic import NoPanic
@@ -78,13 +78,12 @@ def ask(serial: int, issuer: x509.Certificate, *, nonce: bool = True) -> Questio
     Use no *nonce* if the response is for others: our nonce would tell them nothing.
     """
     chosen = secrets.token_bytes(_NONCE_BYTES) if nonce else b""
-    # SHA-1 only names the issuer here: RFC 5019 §2.1.1 requires it, and old responders know no other.
     issuer_key_hash = key_identifier(issuer.public_key())
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
         _name_hash(issuer),
         issuer_key_hash,
         serial,
-        hashes.SHA1(),  # noqa: S303
+        hashes.SHA1(),  # noqa: S303 - it names the issuer: RFC 5019 §2.1.1 requires it, old responders know no other
     )
     if nonce:
         builder = builder.add_extension(x509.OCSPNonce(chosen), critical=False)
@@ -93,13 +92,9 @@ def ask(serial: int, issuer: x509.Certificate, *, nonce: bool = True) -> Questio
 
 def responders(certificate: x509.Certificate) -> tuple[str, ...]:
     """Return the URLs of the OCSP responders that *certificate* names."""
-    try:
-        access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    except x509.ExtensionNotFound:
-        return ()
     return tuple(
         each.access_location.value
-        for each in access
+        for each in extension(certificate, x509.AuthorityInformationAccess) or ()
         if each.access_method == AuthorityInformationAccessOID.OCSP
         and isinstance(each.access_location, x509.UniformResourceIdentifier)
     )
@@ -208,10 +203,7 @@ def _signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime
 
 
 def _may_answer(candidate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> bool:
-    try:
-        purposes = candidate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return False
+    purposes = extension(candidate, x509.ExtendedKeyUsage) or ()
     in_date = candidate.not_valid_before_utc <= now <= candidate.not_valid_after_utc
     return in_date and ExtendedKeyUsageOID.OCSP_SIGNING in purposes and is_issued_by(candidate, issuer)
 

@@ -190,7 +190,7 @@ def say_goodbye(session: Any, address: int = 0) -> bool:
 def _ended(what: int, reason: str | None = None) -> ssl.SSLError:
     kind, number = (ssl.SSLZeroReturnError, what) if what == _ENDED else (ssl.SSLEOFError, ssl.SSL_ERROR_EOF)
     ended: ssl.SSLError = kind(number, "the peer has closed the connection")
-    ended.reason = reason  # type: ignore[assignment]  # As in `ssl`.
+    ended.reason = reason  # type: ignore[assignment] # As in `ssl`.
     return ended
 
 
@@ -257,6 +257,53 @@ def _word(holder: object, offset: int) -> int:
     return word_at(id(holder) + offset)
 
 
+_FUNCTIONS: Final[tuple[tuple[str, Any, list[Any]], ...]] = (
+    ("OpenSSL_version", ctypes.c_char_p, [ctypes.c_int]),
+    ("SSL_CTX_get_ssl_method", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("TLS_server_method", ctypes.c_void_p, []),
+    ("SSL_CTX_set_ciphersuites", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
+    ("SSL_get_SSL_CTX", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("SSL_get_error", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
+    ("ERR_peek_last_error", ctypes.c_ulong, []),
+    ("ERR_clear_error", None, []),
+    ("ERR_reason_error_string", ctypes.c_char_p, [ctypes.c_ulong]),
+    ("SSL_get_verify_result", ctypes.c_long, [ctypes.c_void_p]),
+    ("X509_verify_cert_error_string", ctypes.c_char_p, [ctypes.c_long]),
+    ("SSL_set_read_ahead", None, [ctypes.c_void_p, ctypes.c_int]),
+    ("SSL_has_pending", ctypes.c_int, [ctypes.c_void_p]),
+    ("SSL_CTX_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
+    ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("SSL_get_pending_cipher", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
+    ("SSL_set_session_id_context", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint]),
+    ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
+    ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
+    ("SSL_CTX_flush_sessions", None, [ctypes.c_void_p, ctypes.c_long]),
+    ("SSL_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
+    ("SSL_get_peer_cert_chain", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("SSL_set_shutdown", None, [ctypes.c_void_p, ctypes.c_int]),
+    ("SSL_shutdown", ctypes.c_int, [ctypes.c_void_p]),
+    ("SSL_CTX_get0_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("SSL_get0_peer_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("i2d_X509", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
+    ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]),
+    ("SSL_set_info_callback", None, [ctypes.c_void_p, ctypes.c_void_p]),
+    ("CRYPTO_memdup", ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]),
+    ("EVP_PKEY_set_type", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
+    ("EVP_PKEY_free", None, [ctypes.c_void_p]),
+    ("OPENSSL_sk_pop", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("X509_free", None, [ctypes.c_void_p]),
+    ("SSL_set0_rbio", None, [ctypes.c_void_p, ctypes.c_void_p]),
+    ("SSL_set_rfd", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
+    ("BIO_s_mem", ctypes.c_void_p, []),
+    ("BIO_new", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("BIO_up_ref", ctypes.c_int, [ctypes.c_void_p]),
+    ("BIO_write", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]),
+    ("BIO_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
+)
+"""What is called here: name, result, arguments."""
+
+
 def _open() -> tuple[type | None, str]:
     """Declare the functions used here; return the type of what holds a session, if all is as expected, or why not."""
     known = sys.implementation.name == "cpython" and _FIRST_KNOWN <= sys.version_info[:2] < _FIRST_UNKNOWN
@@ -265,50 +312,7 @@ def _open() -> tuple[type | None, str]:
     if ssl.OPENSSL_VERSION_INFO < _OLDEST:
         return None, "it has not got OpenSSL 3.0 or newer"
     try:
-        for name, result, arguments in (
-            ("OpenSSL_version", ctypes.c_char_p, [ctypes.c_int]),
-            ("SSL_CTX_get_ssl_method", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("TLS_server_method", ctypes.c_void_p, []),
-            ("SSL_CTX_set_ciphersuites", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
-            ("SSL_get_SSL_CTX", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("SSL_get_error", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
-            ("ERR_peek_last_error", ctypes.c_ulong, []),
-            ("ERR_clear_error", None, []),
-            ("ERR_reason_error_string", ctypes.c_char_p, [ctypes.c_ulong]),
-            ("SSL_get_verify_result", ctypes.c_long, [ctypes.c_void_p]),
-            ("X509_verify_cert_error_string", ctypes.c_char_p, [ctypes.c_long]),
-            ("SSL_set_read_ahead", None, [ctypes.c_void_p, ctypes.c_int]),
-            ("SSL_has_pending", ctypes.c_int, [ctypes.c_void_p]),
-            ("SSL_CTX_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
-            ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("SSL_get_pending_cipher", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
-            ("SSL_set_session_id_context", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint]),
-            ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
-            ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
-            ("SSL_CTX_flush_sessions", None, [ctypes.c_void_p, ctypes.c_long]),
-            ("SSL_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
-            ("SSL_get_peer_cert_chain", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("SSL_set_shutdown", None, [ctypes.c_void_p, ctypes.c_int]),
-            ("SSL_shutdown", ctypes.c_int, [ctypes.c_void_p]),
-            ("SSL_CTX_get0_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("SSL_get0_peer_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("i2d_X509", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
-            ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]),
-            ("SSL_set_info_callback", None, [ctypes.c_void_p, ctypes.c_void_p]),
-            ("CRYPTO_memdup", ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]),
-            ("EVP_PKEY_set_type", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
-            ("EVP_PKEY_free", None, [ctypes.c_void_p]),
-            ("OPENSSL_sk_pop", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("X509_free", None, [ctypes.c_void_p]),
-            ("SSL_set0_rbio", None, [ctypes.c_void_p, ctypes.c_void_p]),
-            ("SSL_set_rfd", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
-            ("BIO_s_mem", ctypes.c_void_p, []),
-            ("BIO_new", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("BIO_up_ref", ctypes.c_int, [ctypes.c_void_p]),
-            ("BIO_write", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]),
-            ("BIO_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
-        ):
+        for name, result, arguments in _FUNCTIONS:
             declare(name, result, arguments)
         declare("SSL_do_handshake", ctypes.c_int, [ctypes.c_void_p], keeps_errno=True)
         declare("SSL_read", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int], keeps_errno=True)
@@ -317,7 +321,7 @@ def _open() -> tuple[type | None, str]:
         return None, f"its OpenSSL cannot be called: it is linked statically, or has no {lacking}"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     wrapped: Any = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
-    session = wrapped._sslobj  # noqa: SLF001
+    session = wrapped._sslobj  # noqa: SLF001 - what the C functions take
     if _word(session, _CONTEXT_OF_SESSION) != id(context):
         return None, "its objects do not hold those of OpenSSL where they are expected"
     if not is_of_ssl(library, _word(context, _CONTEXT)):

@@ -80,7 +80,7 @@ def take_turns(transport: asyncio.BaseTransport) -> None:
 
     def wait(*, waits: bool) -> None:
         if waits and not reading.is_closing():
-            reading.set_read_buffer_limits(high=1)  # type: ignore[attr-defined]
+            reading.set_read_buffer_limits(high=1)  # type: ignore[attr-defined] # The same.
             loop.call_soon(read_on)
         elif not waits:
             usual()

@@ -61,11 +61,11 @@ class CommandGroup(TyperGroup):
             if isinstance(each, TyperOption) and each.metavar is None:
                 each.metavar = _kind_of_one(each.display_type(ctx))
             elif isinstance(each, TyperArgument) and (kind := _kind_of_one(each.display_type_rich(ctx=ctx))):
-                each.display_type_rich = partial(_shown, kind)  # type: ignore[method-assign]
+                each.display_type_rich = partial(_shown, kind)  # type: ignore[method-assign] # of this one only
         if command is not None and not isinstance(command, TyperGroup) and not isinstance(command.invoke, partial):
-            command.invoke = partial(_invoke, command, command.invoke)  # type: ignore[method-assign]
-            command.parse_args = partial(_parse_args, command, command.parse_args)  # type: ignore[method-assign]
-            command.format_help_text = partial(_format_help_text, command)  # type: ignore[method-assign]
+            command.invoke = partial(_invoke, command, command.invoke)  # type: ignore[method-assign] # Typer makes it
+            command.parse_args = partial(_parse_args, command, command.parse_args)  # type: ignore[method-assign] # the same
+            command.format_help_text = partial(_format_help_text, command)  # type: ignore[method-assign] # the same
         return command
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -48,7 +48,7 @@ def with_options(
             command(**{taken.name: gathered(**{each.name: given.pop(each.name) for each in options})}, **given)
 
         every = [*own, *options] if behind else [*options, *own]
-        called.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
+        called.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined] # `inspect` reads it
         called.__annotations__ = {each.name: each.annotation for each in every}
         del called.__wrapped__
         return called

@@ -10,26 +10,33 @@ when SQLite cuts it back itself; but between BEGIN IMMEDIATE and COMMIT nobody m
 
 Rules
 -----
-1. What tells is moving the pages into the file: that fails if one of them cannot be read, and counts them.
+1. What tells is the index (`provisioning.program.log_end`): how many pages there are, and how many are in the file.
+   Nothing is moved to find out: SQLite would begin with pages of a transaction whose others are gone.
 2. The length to compare with decreases only then: a look after a commit does not hide what happened before it.
-3. A log that was cut stays so as long as the program runs: others may make the file longer again.
+3. A log that was cut stays so as long as the program runs: others may make the file longer again. Nor is what is left
+   of it moved when the database is closed (`left`): the next start says what it lacks.
 4. Pages that are in the file already are not missed. SQLite is made to begin such a log anew, not to go on behind a
    hole; as long as another program reads, it cannot, and nothing must be written.
 5. What cannot be told is an error, and not assumed.
 6. For both stores, the broker's and provisioning's. It belongs to the store's thread.
+7. The index is opened once and closed after the database: closing it takes away SQLite's own locks on it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from provisioning.program import sqlite_lock
 from provisioning.program.file_identity import size
+from provisioning.program.log_end import Counted, counted
 
-_LOG_HEADER: Final = 32
-_PAGE_HEADER: Final = 24
-"""Bytes of the log (SQLite's file format, 4.1), and of each page in it."""
+_LOOKS: Final = 100
+"""At an index that is being written, which takes microseconds."""
 
 
 class LogLength:
@@ -37,8 +44,14 @@ class LogLength:
 
     def __init__(self, path: Path) -> None:
         self._path: Final = path
+        self._index: int | None = None
         self._least = 0
         self._cut = False
+
+    def watch(self, index: Path) -> None:
+        """Look at the *index*, which is open, from now on. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):  # SQLite has no log where the file system shares no memory.
+            self._index = os.open(index, os.O_RDONLY | os.O_CLOEXEC)
 
     def seen(self, length: int) -> None:
         """Take note that so many bytes are there."""
@@ -48,37 +61,57 @@ class LogLength:
         """Whether *length* is less than has been seen: then ask `is_cut`, outside transactions."""
         return length < self._least or self._cut
 
+    @property
+    def known_cut(self) -> bool:
+        """Whether `is_cut` has found so."""
+        return self._cut
+
     def is_cut(self, database: sqlite3.Connection | sqlite3.Cursor) -> bool:
         """Whether the log lacks pages that are nowhere else.
 
         Raises sqlite3's errors if that cannot be told, or nothing must be written though it does not.
         """
-        if not self._cut:
-            self._look(database)
+        if not self._cut and self._all_is_in_the_file():
+            self._begin_anew(database)
         return self._cut
 
-    def _look(self, database: sqlite3.Connection | sqlite3.Cursor) -> None:
+    @contextlib.contextmanager
+    def left(self, database: Path, *, is_short: bool) -> Iterator[None]:
+        """Keep SQLite, while it closes the *database*, from moving what is left of a log that was cut.
+
+        *is_short*: whether the log is there, and shorter than it was.
+        """
+        with contextlib.ExitStack() as kept:
+            if is_short and not self._cut:
+                with contextlib.suppress(sqlite3.Error):
+                    self._all_is_in_the_file()
+            if self._cut:
+                with contextlib.suppress(OSError):
+                    kept.callback(os.close, sqlite_lock.share(database))
+            if self._index is not None:
+                kept.callback(os.close, self._index)
+                self._index = None
+            yield
+
+    def _all_is_in_the_file(self) -> bool:
+        """Take note of whether the log was cut; return whether it was, and nothing is missing."""
         try:
-            before = size(self._path)
-            _, pages, moved = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            (page,) = database.execute("PRAGMA page_size").fetchone()
+            before, index = size(self._path), self._counted()
             after = size(self._path)
-        except sqlite3.Error as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_IOERR_SHORT_READ:
-                raise
-            self._cut = True
-            return
         except OSError as error:
             raise sqlite3.OperationalError(f"{self._path.name} cannot be looked at: {error.strerror}") from error
-        if pages < 0:
-            raise sqlite3.OperationalError(f"{self._path.name} is being moved into the file by another program")
-        least = _LOG_HEADER + pages * (_PAGE_HEADER + page) if pages else 0
-        if max(before, after) >= least:  # Another program may have added pages meanwhile, or moved all.
-            self._least = least
-        elif moved < pages:
-            self._cut = True
-        else:
-            self._begin_anew(database)
+        if max(before, after) >= index.least:  # Another program may have added pages meanwhile, or moved all.
+            self._least = index.least
+            return False
+        self._cut = index.moved < index.committed
+        return not self._cut
+
+    def _counted(self) -> Counted:
+        if self._index is not None:
+            for _ in range(_LOOKS):
+                if (found := counted(self._index)) is not None:
+                    return found
+        raise sqlite3.OperationalError(f"{self._path.name} is shorter than it was, and its index cannot be read")
 
     def _begin_anew(self, database: sqlite3.Connection | sqlite3.Cursor) -> None:
         busy, *_ = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

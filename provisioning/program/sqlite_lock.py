@@ -28,8 +28,24 @@ from typing import Final
 
 _FIRST_FREE: Final = 0x40000000 + 512
 """Behind SQLite's bytes for locks: one for a pending, one for a reserved, 510 for shared locks (its os.h)."""
+_FIRST_SHARED: Final = 0x40000000 + 2
 _FORM: Final = "hhqqi0q"
+_SHARED: Final = struct.pack(_FORM, fcntl.F_RDLCK, os.SEEK_SET, _FIRST_SHARED, 1, 0)
 _LOCK: Final = struct.pack(_FORM, fcntl.F_WRLCK, os.SEEK_SET, _FIRST_FREE, 1, 0)
+
+
+def share(path: Path) -> int:
+    """Read-lock the database *path* as who reads it does, and return the descriptor that holds the lock.
+
+    SQLite then takes it for open, and does not move its log into it when it is closed. Raises OSError.
+    """
+    held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(held, fcntl.F_OFD_SETLK, _SHARED)
+    except OSError:
+        os.close(held)
+        raise
+    return held
 
 
 def hold(path: Path) -> int:

@@ -42,6 +42,7 @@ from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import NoResultFound
 
 from provisioning.ca.crl import CrlIssuer, CrlRefused, CrlRequest
 from provisioning.errors import Code, ConfigurationError, Refused
@@ -377,7 +378,10 @@ class CrlPublisher:
             base = crls.oldest_in_use(connection, plan.name, now)
             if base is not None and not contents.knows_since(base.through_sequence):
                 raise _Outdated
-            number = counters.take_above(connection, plan.counter, int(now.timestamp() * 1000))
+            try:
+                number = counters.take_above(connection, plan.counter, int(now.timestamp() * 1000))
+            except NoResultFound as error:  # It has gone back to before there was this list.
+                raise Refused(Code.UNAVAILABLE, f"the store does not know the list {plan.name}") from error
             last = revocations.last(connection)
             found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through, _number_of(last))
             audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})

@@ -38,7 +38,7 @@ from provisioning.authorities.authority import open_authority
 from provisioning.authorities.own_credentials import SERVER_NAME, check_trust_domain_kept
 from provisioning.config import Settings
 from provisioning.connections.connection_protocol import ConnectionProtocol
-from provisioning.connections.http_listener import http_listener
+from provisioning.connections.http_listener import HttpListener, http_listener
 from provisioning.connections.listening import Listening, bound, check_public
 from provisioning.connections.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.connections.places import Places
@@ -56,7 +56,7 @@ from provisioning.program.proxy_networks import networks
 from provisioning.program.service_manager import ServiceManager
 from provisioning.program.version import product_version
 from provisioning.service.opened import Opened
-from provisioning.service.parts import build
+from provisioning.service.parts import Parts, build
 from provisioning.service.reloading import ReadAgain
 from provisioning.service.service_signals import ServiceSignals, service_signals
 from provisioning.service.worker_place import WorkerPlace
@@ -188,23 +188,13 @@ async def _running(
         database, serial_numbers = await held.enter_async_context(_open_store(settings, authority.files))
         with usable(database):
             parts = await build(Opened(settings, authority, listening, place, database, serial_numbers))
-        stall_seconds = 2 * settings.feed_stall_seconds  # The feed reports it itself before that.
-        protocol = functools.partial(
-            PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
-        )
         reloader = parts.reloader(again)
         if read is not None:  # Otherwise it would use settings that the other workers have replaced.
             await reloader.catch_up(read)
         if place is not None and place.hung_up:
             await reloader.reload()
-        places = Places(room_for(settings.maximum_connections))
-        proxies = networks(settings.proxy_protocol_from)
-        seconds = settings.handshake_seconds
-        https = http_listener(parts.https, protocol, parts.credential.context, places, proxies, seconds)
+        https, http = _listeners(settings, parts)
         await parts.credential.staple()  # Before anybody comes with a token.
-        plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
-        proxies = networks(settings.http_proxy_protocol_from)
-        http = http_listener(parts.http, plain, None, places, proxies, seconds)
         async with asyncio.TaskGroup() as tasks:
             background = [told(tasks.create_task(run())) for run in parts.background]
             background.append(told(tasks.create_task(signals.heed_hangups(reloader.reload))))
@@ -233,6 +223,20 @@ async def _running(
                 await asyncio.wait(listeners)
                 for task in background:
                     task.cancel()
+
+
+def _listeners(settings: Settings, parts: Parts) -> tuple[HttpListener, HttpListener]:
+    """Return those of the two ports: over TLS, and plain."""
+    stall_seconds = 2 * settings.feed_stall_seconds  # The feed reports it itself before that.
+    protocol = functools.partial(PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds)
+    plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
+    places = Places(room_for(settings.maximum_connections))
+    proxies, http_proxies = networks(settings.proxy_protocol_from), networks(settings.http_proxy_protocol_from)
+    seconds = settings.handshake_seconds
+    return (
+        http_listener(parts.https, protocol, parts.credential.context, places, proxies, seconds),
+        http_listener(parts.http, plain, None, places, http_proxies, seconds),
+    )
 
 
 @contextlib.asynccontextmanager

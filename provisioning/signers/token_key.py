@@ -173,7 +173,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
             ) from None
         return signature
 
-    def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> NoReturn:  # noqa: ARG002
+    def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> NoReturn:  # noqa: ARG002 - of the library's class
         """Refuse: a CA's key only signs."""
         raise TypeError("a CA's key signs and does nothing else")
 

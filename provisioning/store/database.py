@@ -32,6 +32,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -257,10 +258,9 @@ class Database:
         lanes = dict.fromkeys((self._writer, self._looks, self._reader))
         for lane in lanes:
             await asyncio.to_thread(lane.stop)
-        if self._files is not None:
-            await asyncio.to_thread(self._files.closing)
-        for lane in lanes:
-            await asyncio.to_thread(lane.dispose)
+        with contextlib.nullcontext() if self._files is None else self._files.closing():
+            for lane in lanes:
+                await asyncio.to_thread(lane.dispose)
         if self._files is not None:
             self._files.closed()
 

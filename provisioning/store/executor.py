@@ -83,7 +83,7 @@ def execute_at_once(connection: Connection, compiled: Compiled, bound: Any) -> A
 def told(connection: Connection, text: str, error: Exception) -> BaseException:
     """Return the driver's *error* as SQLAlchemy would raise it."""
     dialect = connection.dialect
-    broken = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
+    broken = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)  # type: ignore[arg-type] # SQLAlchemy calls it so
     if broken:
         leave_executor(connection)
         connection.invalidate(error)

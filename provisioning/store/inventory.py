@@ -1,4 +1,8 @@
-"""Queries over all certificates: search, count, expiry."""
+"""Queries over all certificates: search, count, expiry.
+
+One that was issued on trial stays on hold for ever. After its end it counts as expired, not as suspended: nobody has
+suspended it, and a batch of thousands of devices has thousands.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Join, Table, exists, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Join, Table, exists, false, func, not_, or_, select, true
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
@@ -26,6 +30,7 @@ from provisioning.store.certificates import (
 )
 from provisioning.store.devices import NOT_REVOKED
 from provisioning.store.tables import (
+    activations,
     certificates,
     devices,
     revocations,
@@ -86,6 +91,8 @@ class _StateOf:
     reason: ColumnElement[str | None]
     """Why it is revoked now, NULL if it is not."""
     ends: ColumnElement[datetime]
+    on_trial: ColumnElement[bool]
+    """Whether it was issued on trial."""
     above: bool
     """Include the ends of keys and CAs, over `with_ends_above`: some are not recorded for all certificates yet."""
 
@@ -93,18 +100,20 @@ class _StateOf:
         """Return the state as an SQL condition."""
         ended, stands = (ENDED_ABOVE, NOT_ENDED_ABOVE) if self.above else (false(), true())
         unrevoked = self.reason.is_(None) & stands
+        over = (self.reason == _HOLD) & (self.ends <= self.now) & self.on_trial
         match state:
             case CertificateState.REVOKED:  # In SQL a comparison with NULL is not true.
                 return or_(self.reason != _HOLD, ended)
             case CertificateState.SUSPENDED:
-                return (self.reason == _HOLD) & stands
+                return (self.reason == _HOLD) & stands & not_(over)
             case CertificateState.ACTIVE:
                 return unrevoked & (self.ends > self.now)
             case CertificateState.EXPIRED:
-                return unrevoked & (self.ends <= self.now)
+                return or_(unrevoked & (self.ends <= self.now), over & stands)
 
 
 _HOLD: Final = RevocationReason.CERTIFICATE_HOLD.value
+_OF_TRIAL: Final = activations.c.certificate_id == certificates.c.id
 # Subqueries and not joins, and the expiry not by its index: a page looks at the rows of one stretch, and PostgreSQL
 # without statistics would read all devices, revocations or expiries for it.
 
@@ -126,7 +135,7 @@ def page(
         statement = selected().where(*indexed, behind).order_by(certificates.c.id).limit(limit + 1)
         found = [from_row(row) for row in connection.execute(statement)]
         return found[:limit], found[limit - 1].id if len(found) > limit else None
-    conditions = [*indexed, *search.conditions(_StateOf(now, REASON, EXPIRY, above=True))]
+    conditions = [*indexed, *search.conditions(_StateOf(now, REASON, EXPIRY, exists().where(_OF_TRIAL), above=True))]
     if search.group is not None:
         conditions.append(_of_group(search.group))
     wanted = select(certificates.c.id).select_from(with_ends_above(certificates)).where(*conditions)
@@ -145,7 +154,8 @@ def count(
     above = _something_is_left(connection)
     if search in (None, CertificateSearch()) and not above:
         return _count_all(connection, now)
-    state_of = _StateOf(now, revocations.c.reason, certificates.c.not_after, above)
+    on_trial = activations.c.certificate_id.is_not(None)
+    state_of = _StateOf(now, revocations.c.reason, certificates.c.not_after, on_trial, above)
     conditions: list[ColumnElement[bool]] = []
     source: Table | Join = certificates
     if search is not None:
@@ -153,7 +163,7 @@ def count(
         if search.group is not None:  # Not joined in vain: all certificates of years are counted.
             source = certificates.join(devices)
             conditions.append(devices.c.group_name == search.group)
-    source = source.outerjoin(revocations)
+    source = source.outerjoin(revocations).outerjoin(activations, _OF_TRIAL)
     if above:  # Including them doubles the cost.
         source = with_ends_above(source)
     # Each state by itself: to group them, SQLite would keep a row of each certificate in memory.
@@ -169,11 +179,14 @@ def _count_all(connection: Connection, now: datetime) -> dict[CertificateState, 
     revoked, on_hold = connection.execute(select(func.count(), held).select_from(revocations)).one()
     unrevoked = select(func.count()).select_from(certificates).where(certificates.c.not_after > now, NOT_REVOKED)
     active = connection.execute(unrevoked).scalar_one()
+    of_trial = activations.join(revocations, revocations.c.certificate_id == activations.c.certificate_id)
+    ended = select(func.count()).select_from(of_trial)
+    over = connection.execute(ended.where(activations.c.expires_at <= now, revocations.c.reason == _HOLD)).scalar_one()
     return {
         CertificateState.ACTIVE: active,
-        CertificateState.SUSPENDED: on_hold,
+        CertificateState.SUSPENDED: on_hold - over,
         CertificateState.REVOKED: revoked - on_hold,
-        CertificateState.EXPIRED: every - active - revoked,
+        CertificateState.EXPIRED: every - active - revoked + over,
     }
 
 

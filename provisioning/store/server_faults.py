@@ -1,4 +1,4 @@
-"""What else may be wrong with a PostgreSQL server or database, and is told by nothing that fails: rights, collation.
+"""What else may be wrong with a PostgreSQL server or database, and is told by nothing that fails: rights, order, locks.
 
 Theory
 ------
@@ -37,6 +37,14 @@ _NOT_OURS: Final = text(
     "FROM unnest(CAST(:names AS text[])) AS name) AS numbered) AS rights "
     "WHERE NOT (is_moved AND is_drawn) ORDER BY is_drawn, 1"
 )
+_LOCKED: Final = text(
+    "SELECT CAST(relation AS regclass), pid FROM pg_locks WHERE locktype = 'relation' AND granted "
+    "AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND pid <> pg_backend_pid() "
+    "AND relation IN (SELECT oid FROM pg_class WHERE relname = ANY(:names)) ORDER BY pid, 1"
+)
+_PROGRAM: Final = text("SELECT application_name FROM pg_stat_activity WHERE pid = :process")
+"""Modes of LOCK TABLE, VACUUM FULL, REINDEX, CREATE INDEX and others, in which nobody else changes the table."""
 _SHOWN: Final = 4
 COLLATION_REMEDY: Final = (
     "stop the service, REINDEX DATABASE and then ALTER DATABASE … REFRESH COLLATION VERSION; until then, revoke by "
@@ -56,6 +64,27 @@ def other_collation(connection: Connection) -> str | None:
         f"the database's indexes of text were made with version {made} of the system's collation, and it has {now} "
         "now: a name that is there may not be found, or be given twice"
     )
+
+
+def locker(connection: Connection, seconds: float) -> tuple[str, str] | None:
+    """Return which program has kept others from changing a table for *seconds*, and what to do; None: none, or SQLite.
+
+    It does not wait for the table.
+    """
+    if connection.dialect.name != "postgresql":
+        return None
+    names = {"names": [each.name for each in EVERY_TABLE.sorted_tables]}
+    if not (before := set(connection.execute(_LOCKED, names).all())):
+        return None
+    connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})  # Since when, it does not tell all.
+    kept = [each for each in connection.execute(_LOCKED, names).all() if each in before]
+    if not kept:
+        return None
+    table, process = kept[0]
+    program = connection.execute(_PROGRAM, {"process": process}).scalar() or "no application_name"
+    what = f"process {process} ({program}) has locked the table {table} for more than {seconds:g} seconds"
+    shown = f"pid {process} in pg_stat_activity shows its query, SELECT pg_terminate_backend({process}) ends it"
+    return f"{what}: whoever needs it is refused after ten", f"let it end; {shown}"
 
 
 def missing_rights(connection: Connection) -> tuple[str, bool] | None:

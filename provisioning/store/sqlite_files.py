@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -36,11 +37,16 @@ import structlog
 from provisioning.errors import ConfigurationError
 from provisioning.program.durable_names import sync_names
 from provisioning.program.file_identity import MISSING, identity, inode, inode_and_size, size
+from provisioning.program.log_end import Cut, cut
 from provisioning.program.log_length import LogLength
 
 log = structlog.get_logger(__name__)
 
 _ENDED: Final = "ended"
+_LOST: Final = "what was committed last is lost, revocations too"
+_REPEAT: Final = (
+    "docs/backup.md says what to repeat; lost certificates are revoked by fleet-provisioning revoke --certificate FILE"
+)
 
 
 class SqliteFiles:
@@ -64,6 +70,8 @@ class SqliteFiles:
         """Name both, which are open now, and have `lost` tell of them from now on."""
         self._inodes = inode(self.path), inode(self._log), inode(self._index)
         self._log_found = identity(self._log)
+        with contextlib.suppress(OSError):  # Then a log that is short is an error.
+            self._length.watch(self._index)
         self.note_log()
         self._kept = f"{identity(self.path)} {self._log_found}"
         try:
@@ -129,11 +137,19 @@ class SqliteFiles:
         """Whether the log alone was deleted since `keep`."""
         return inode(self.path) == self._inodes[0] and inode(self._log) != self._inodes[1]
 
-    def closing(self) -> None:
-        """Note, if they are kept, that from now on whoever else has the store open may take the log in."""
-        if self._kept:
-            with contextlib.suppress(OSError):  # Then the next start warns for nothing.
-                self._write(f"{self._kept} {_ENDED}")
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Close the store meanwhile. Notes, if they are kept, that now whoever has it open, too, may take the log in.
+
+        But not one that was cut, which is left to the next start.
+        """
+        with self._length.left(self.path, is_short=self.log_is_short):
+            if self._length.known_cut:
+                log.error("the store's last changes are gone", code="STORE_FAILED", detail=self.cut)
+            elif self._kept:
+                with contextlib.suppress(OSError):  # Then the next start warns for nothing.
+                    self._write(f"{self._kept} {_ENDED}")
+            yield
 
     def closed(self) -> None:
         """Forget the names if SQLite has taken the log in, and removed it: it was the last to close the store."""
@@ -153,8 +169,11 @@ class SqliteFiles:
             named, file, self._log_found = self._named(), identity(self.path), identity(self._log)
         except OSError:  # SQLite says what is wrong with it.
             return None
-        if not named:
-            return None
+        if named and (doubt := self._not_together(named, file, both)) is not None:
+            return doubt
+        return self._cut_since(cut(self._log, self._index))
+
+    def _not_together(self, named: list[str], file: str, both: str) -> str | None:
         its_file, its_log, *ended = named
         if self._log_found == its_log != MISSING and file != its_file:
             raise ConfigurationError(
@@ -164,11 +183,27 @@ class SqliteFiles:
             )
         if file == its_file and self._log_found == MISSING != its_log and not ended:
             return (
-                f"{self._log.name} is gone since the service was killed: what was committed last is lost, revocations "
-                f"too, unless sqlite3 was used on {self.path.name} meanwhile, which takes it in: docs/backup.md "
-                "says what to repeat; lost certificates are revoked by fleet-provisioning revoke --certificate FILE"
+                f"{self._log.name} is gone since the service was killed: {_LOST}, "
+                f"unless sqlite3 was used on {self.path.name} meanwhile, which takes it in: {_REPEAT}"
             )
         return None
+
+    def _cut_since(self, found: Cut | None) -> str | None:
+        if found is None:
+            return None
+        was = f"{self._log} was cut, or damaged: of {found.committed} pages that were committed {found.there} are left"
+        if found.is_torn:
+            raise ConfigurationError(
+                f"{was}, and {self.path.name} may have parts of what is missing: put the log back, or restore a backup "
+                f"(docs/backup.md); or, to use what there is all the same, remove {self._index.name}, and have "
+                "fleet-provisioning doctor look whether it is damaged"
+            )
+        if found.is_older:
+            raise ConfigurationError(
+                f"{was}, which are older than {self.path.name}, and would undo or damage it: nothing is lost if "
+                f"{self._log.name}, {self._index.name} and {self._names.name} are removed before it is opened"
+            )
+        return f"{was}: {_LOST}: {_REPEAT}"
 
     def _named(self) -> list[str]:
         """Return what is named, nothing if there is none, or if it was written by an older version or elsewhere."""

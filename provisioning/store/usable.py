@@ -7,17 +7,25 @@ the service, or runs a command on its machine, can fix it, and is told the datab
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk, read_only
 from provisioning.store import held_lock
 from provisioning.store.database import Database
 from provisioning.store.lanes import RIGHTS_REMEDY, is_forbidden, is_locked, is_read_only
 
+CROWDED_REMEDY: Final = (
+    "raise max_connections, or see who has them: SELECT application_name, count(*) FROM pg_stat_activity GROUP BY 1; a "
+    "process of the service, and so each worker, has up to seven"
+)
+_CROWDED: Final = ("too many clients", "connection slots are reserved", "too many connections for")
+"""What PostgreSQL says, in English: the driver has no code for a session that was never opened."""
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -38,12 +46,13 @@ def usable(database: Database) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unlocked(database: Database) -> Iterator[None]:
-    """Do the same only where another program keeps the database locked: commands say what else is wrong themselves."""
+def reported(database: Database) -> Iterator[None]:
+    """Do the same for what a command does in a store that it has opened; a full disk is told by the command itself."""
     try:
         yield
     except Refused as refusal:
-        if not is_locked(refusal):
+        is_full = full_disk.told(refusal, Path(database.url.database or "").absolute().parent) is not None
+        if getattr(refusal.__cause__, "orig", None) is None or is_full:
             raise
         raise ConfigurationError(f"{database.shown_url}: {_explained(refusal, database)}") from refusal
 
@@ -52,6 +61,12 @@ def reason_of(refusal: Refused) -> str:
     """Return the database's message in one line, for authorised readers only: it names hosts and users."""
     reason = refusal.__cause__ or refusal
     return " ".join(str(getattr(reason, "orig", reason)).split())
+
+
+def is_crowded(refusal: Refused) -> bool:
+    """Whether a PostgreSQL server has no connection left for us."""
+    reason = reason_of(refusal)
+    return any(each in reason for each in _CROWDED)
 
 
 def unfit(refusal: Refused) -> tuple[str, str] | None:
@@ -73,6 +88,8 @@ def _explained(refusal: Refused, database: Database) -> str:
             )
         if is_forbidden(refusal):
             return f"{reason}: {RIGHTS_REMEDY}; see docs/postgresql.md"
+        if is_crowded(refusal):
+            return f"{reason}: {CROWDED_REMEDY}"
         if unfit(refusal) is not None:
             return f"{reason}. See docs/postgresql.md"
         return (
@@ -85,8 +102,22 @@ def _explained(refusal: Refused, database: Database) -> str:
     if is_locked(refusal):
         return f"{reason}: another program keeps others from writing; {held_lock.remedy(file)}"
     place = file.parent
-    found = read_only.told(place) or full_disk.told(refusal, place)
-    return found or f"{reason}; look at the file's owner, its directory and the disk"
+    if (found := read_only.told(place) or full_disk.told(refusal, place)) is not None:
+        return found
+    closed = _closed(file) or "look at the file's owner, its directory and the disk"
+    return f"{reason}; {closed}"
+
+
+def _closed(file: Path) -> str | None:
+    """Return which of the store's files this user may not use, and what to do; None: none of them."""
+    real, us = file.resolve(), os.geteuid()
+    for each in (real, *(real.with_name(f"{real.name}-{part}") for part in ("wal", "shm")), real.parent):
+        with contextlib.suppress(OSError):
+            owner = each.stat().st_uid
+            if not os.access(each, os.R_OK | os.W_OK, effective_ids=True):
+                remedy = f"chmod u+rw {quoted(each)}" if owner == us else f"chown {user_argument(us)} {quoted(each)}"
+                return f"{each} belongs to {user_name(owner)}, and {user_name(us)} may not read and write it: {remedy}"
+    return None
 
 
 def _is_damaged(refusal: Refused) -> bool:

@@ -39,7 +39,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Return the reader of values; for SQLite it parses the text in one step: a batch reads fifteen thousand."""
         return _from_sqlite_text if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - of its class
         """Mark SQLite's value as UTC."""
         if not isinstance(value, datetime):
             return None

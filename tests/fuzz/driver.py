@@ -96,7 +96,7 @@ def fuzz(name: str, seconds: int) -> None:
 
 def _mutator(pool: Sequence[bytes], atheris: Any) -> Callable[[bytes, int, int], bytes]:
     def change(data: bytes, longest: int, seed: int) -> bytes:
-        chance = random.Random(seed)  # noqa: S311 - inputs, and no secrets
+        chance = random.Random(seed)
         if chance.random() < _KNOWING_DER:
             result = mutated(bytes(data), chance, pool)
             if result is not None and len(result) <= longest:

@@ -21,7 +21,9 @@ import h11
 import uvicorn
 from uvicorn.server import ServerState
 
-from broker.admin.http_server import MAX_BODY, HttpServer, Request, Response
+from broker.admin.http_messages import Request, Response
+from broker.admin.http_server import HttpServer
+from broker.admin.incoming import MAX_BODY
 from provisioning.api.application import new_application
 from provisioning.api.metrics import Metrics
 from provisioning.api.ocsp import OcspEndpoint, OcspQuestions

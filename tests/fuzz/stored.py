@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from broker.audit.files import encoded, head_of
+from broker.audit.head import head_of
+from broker.audit.lines import encoded
 from broker.audit.verification import verify
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.packets import Puback, Publish, Pubrec, Subscribe
@@ -65,13 +66,13 @@ def _change(database: sqlite3.Connection, tables: tuple[str, ...], changes: byte
         where, row, kind, value = changes[begin : begin + 4]
         table, column, declared = columns[where % len(columns)]
         keys = [name for _, name, *_, place in database.execute(f"PRAGMA table_info({table})") if place]
-        rows = database.execute(f"SELECT {', '.join(keys)} FROM {table}").fetchall()  # noqa: S608 - the schema's names
+        rows = database.execute(f"SELECT {', '.join(keys)} FROM {table}").fetchall()
         if not rows:
             continue
         usual = {"INTEGER": 0, "REAL": 1, "TEXT": 2, "BLOB": 3}.get(declared, 2)
         values = _VALUES[usual if kind < _ANY_KIND else kind % len(_VALUES)]
         new, chosen = values[value % len(values)], rows[row % len(rows)]
-        changed = f"UPDATE {table} SET {column} = ? WHERE {' AND '.join(f'{key} IS ?' for key in keys)}"  # noqa: S608
+        changed = f"UPDATE {table} SET {column} = ? WHERE {' AND '.join(f'{key} IS ?' for key in keys)}"
         with contextlib.suppress(sqlite3.IntegrityError):  # What the database itself refuses is not in it.
             database.execute(changed, (new, *chosen))
             done.append(f"{table}.{column} = {new!r:.60} where {keys} are {chosen}")
@@ -233,7 +234,7 @@ def _service_log(data: bytes) -> None:
 
 
 def _rows(database: sqlite3.Connection) -> list[Any]:
-    return [database.execute(f"SELECT * FROM {table}").fetchall() for table in _AUDIT]  # noqa: S608 - our own names
+    return [database.execute(f"SELECT * FROM {table}").fetchall() for table in _AUDIT]
 
 
 async def _found(path: Path) -> list[str]:

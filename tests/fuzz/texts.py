@@ -15,7 +15,7 @@ from typing import Any, Final
 import httpx
 
 from broker.admin.client import _ANSWERED, AdminClient, BrokerUnreachable, RequestRefused
-from broker.admin.http_server import problem
+from broker.admin.http_messages import problem
 from broker.admin.parameters import InvalidRequest, object_in, reload_asked
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, PolicyError, parse_policy
 from broker.settings.config_file import ConfigError

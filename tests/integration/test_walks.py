@@ -36,7 +36,7 @@ def test_whatever_is_done_oracle_and_product_agree(tmp_path: Path) -> None:
 @pytest.mark.skipif(not IS_THOROUGH, reason="`make test-thorough` has walks that nobody has taken before")
 @pytest.mark.parametrize("number", range(20 if IS_THOROUGH else 1))
 def test_another_walk_each_time_agrees_too(tmp_path: Path, number: int, request: pytest.FixtureRequest) -> None:
-    seed = random.randrange(10**6)  # noqa: S311 - a walk, not a secret
+    seed = random.randrange(10**6)
     workers, has_clock = _PROCESSES[number % len(_PROCESSES)], number % 3 == 0
     clock = " --clock" * has_clock
     print(f"walk {number}: --seed {seed} --steps {_LONG} --workers {workers}{clock}")  # noqa: T201 - shown with a failure

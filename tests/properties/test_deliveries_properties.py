@@ -91,7 +91,7 @@ class World:
         return found
 
     def act(self, kind: str, seed: int) -> None:
-        choice = random.Random(seed)  # noqa: S311 - shrinks with its seed
+        choice = random.Random(seed)
         part = choice.choice([0.01, 0.03, 0.5, 1.0])
         rows = [row for row in self.sessions if choice.random() < part]
         match kind:
@@ -180,7 +180,7 @@ class World:
         database = self.database
         query = "SELECT * FROM messages"
         messages = {number: Message(topic, payload, qos) for number, topic, payload, qos, *_ in database.each(query)}
-        last = {table: next(database.each(f"SELECT coalesce(max(id), 0) FROM {table}"))[0] for table in LAST}  # noqa: S608
+        last = {table: next(database.each(f"SELECT coalesce(max(id), 0) FROM {table}"))[0] for table in LAST}
         self.journal = Journal(0.0, **{f"last_{name}": last[table] for table, name in LAST.items()})
         self.sessions = {row: Kept() for (row,) in database.each("SELECT id FROM sessions")}
         _deliveries(database, self.journal, self.sessions, messages, 0.0)  # type: ignore[arg-type]
@@ -190,7 +190,7 @@ class World:
         needed = {number for each in found.values() for number, *_ in each}
         assert sorted(int(each.payload) for each in self.messages) == sorted(needed), "a message that nobody waits for"
         for table, what in NEVER_WRITTEN.items():
-            assert list(database.each(f"SELECT * FROM {table} WHERE {what}")) == []  # noqa: S608 - our own
+            assert list(database.each(f"SELECT * FROM {table} WHERE {what}")) == []
         for listed, left in database.each(
             "SELECT deliveries.places, remaining.places FROM remaining JOIN deliveries USING (id)"
         ):
@@ -213,7 +213,7 @@ def test_what_sessions_wait_for_is_what_is_restored(walk: list[tuple[str, int]],
         if kind == "kill":
             world.kill()
         elif kind in STORE:
-            choice = random.Random(seed)  # noqa: S311
+            choice = random.Random(seed)
             meanwhile = (choice.choice(KINDS), seed // 2) if choice.random() < 0.7 else None
             world.write(meanwhile, late=choice.random() < 0.5, fails=kind != "write", logged=kind == "logged")
             if choice.random() < 0.3:

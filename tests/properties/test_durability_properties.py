@@ -93,7 +93,7 @@ def test_what_is_recovered_is_what_was_written(sequence: list[tuple[str, str, in
         after = broker.killed()
         assert known(after.engine) == expected
         for table, reference, other in REFERENCES:
-            orphans = f"SELECT * FROM {table} WHERE {reference} NOT IN (SELECT {other})"  # noqa: S608 - of our own
+            orphans = f"SELECT * FROM {table} WHERE {reference} NOT IN (SELECT {other})"
             assert after.store.rows(orphans) == [], f"{table} that nothing belongs to"
         after.close()
 

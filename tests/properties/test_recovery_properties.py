@@ -165,7 +165,7 @@ class Restored:
         while (batch := self.journal.take()) is not None:
             self.store._apply(batch)
             self.journal.written()
-        found = {table: sorted(self.store.rows(f"SELECT * FROM {table}"), key=repr) for table in TABLES}  # noqa: S608
+        found = {table: sorted(self.store.rows(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
         self.store.close()
         return found
 
@@ -219,7 +219,7 @@ def new_database(directory: Path, contents: dict[str, list[Row]]) -> None:
         database.execute("PRAGMA journal_mode=DELETE")
         for table, rows in contents.items():
             for row in rows:
-                database.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)  # noqa: S608
+                database.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
         database.commit()
 
 

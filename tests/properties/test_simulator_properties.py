@@ -23,7 +23,7 @@ seeds = st.integers(0, 2**32)
 
 
 def source_of(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - repeatable by intent
+    return random.Random(seed)
 
 
 models = st.sampled_from(Model)

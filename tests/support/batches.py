@@ -49,7 +49,7 @@ def dispatched(batch: Batch) -> list[Row]:
 
 
 def contents(store: SqliteStore) -> dict[str, list[tuple[object, ...]]]:
-    return {table: store.rows(f"SELECT * FROM {table}") for table in TABLES}  # noqa: S608 - our own names
+    return {table: store.rows(f"SELECT * FROM {table}") for table in TABLES}
 
 
 class Ear:

@@ -70,3 +70,30 @@ def roll_over(service: ProvisioningService, name: str) -> None:
     wait_for_state(service, name, "announced")
     ca(service, "rollover", "activate", "--without-waiting")
     wait_for_state(service, name, "active")
+
+
+def enrol(service: ProvisioningService, directory: Path, name: str) -> OpensslDevice:
+    device = OpensslDevice(directory, name)
+    user = f"{name}:{service.token(device=name, group='north')}"
+    answer = Curl(service.https, service.bundle).est("simpleenroll", device.request(), "--user", user)
+    assert answer.status == 200, answer.text
+    device.take(answer.body)
+    return device
+
+
+def renewed(service: ProvisioningService, device: OpensslDevice) -> str:
+    """Renew with the same key; return the first word of a refusal, or the issuer."""
+    csr = device.renewal(f"URI:spiffe://fleet.internal/device/north/{device.name}", new_key=False)
+    answer = Curl(service.https, service.bundle, device.credential).est("simplereenroll", csr)
+    if answer.status != 200:
+        return answer.text.partition(":")[0]
+    device.take(answer.body)
+    return issuer_of(device)
+
+
+def ocsp_status(service: ProvisioningService, device: OpensslDevice, issuer: str) -> str:
+    out = openssl(
+        "ocsp", "-issuer", service.dir / f"{issuer}.crt", "-cert", device.certificate, "-url", f"{service.http}/ocsp",
+        "-CAfile", service.bundle, "-no_nonce",
+    )  # fmt: skip
+    return out.decode().partition(": ")[2].split()[0]

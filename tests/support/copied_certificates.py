@@ -15,14 +15,14 @@ WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted WHERE
 SELECT issuer_key_id, printf('7%031x', n), device_id, {{key}}, printf('%064x', n), not_before, not_after,
        issued_at, der
 FROM counted CROSS JOIN certificates WHERE device_id = (SELECT id FROM devices WHERE name = :name)
-""",  # noqa: S608
+""",
     "postgresql": f"""
 INSERT INTO certificates ({_COLUMNS})
 SELECT issuer_key_id, '7' || lpad(to_hex(n), 31, '0'), device_id, {{key}}, lpad(to_hex(n), 64, '0'),
        not_before, not_after, issued_at, der
 FROM generate_series(1, :copies) AS n CROSS JOIN certificates
 WHERE device_id = (SELECT id FROM devices WHERE name = :name)
-""",  # noqa: S608
+""",
 }
 
 

@@ -33,7 +33,7 @@ def imagined(seed: int = 1, factor: float = 1.0) -> Document:
 
 @functools.cache  # Its percentiles take a second of arithmetic.
 def _imagined(seed: int, factor: float) -> Document:
-    randomness = random.Random(seed)  # noqa: S311 - repeatable by intent
+    randomness = random.Random(seed)
     recorder, lag, refused = Recorder(), Latency(), Counter[str]()
     for second in range(1, 11):
         for metric in Duration:

@@ -95,9 +95,9 @@ class Drawn(Choices):
 
 def some_orders(run: Callable[[Choices], None], few: int, many: int) -> None:
     """Call *run* with *few* orders, always the same; in `make test-thorough` with *many* others."""
-    first = random.randrange(10**9) if IS_THOROUGH else 0  # noqa: S311 - an order, not a secret
+    first = random.randrange(10**9) if IS_THOROUGH else 0
     for seed in range(first, first + (many if IS_THOROUGH else few)):
-        choices = Drawn(random.Random(seed))  # noqa: S311
+        choices = Drawn(random.Random(seed))
         try:
             run(choices)
         except BaseException as error:

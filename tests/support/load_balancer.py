@@ -72,7 +72,7 @@ def listening(command: Sequence[str], ports: Iterable[int], log: Path) -> Iterat
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             for port in ports:
-                wait_until(lambda: process.poll() is not None or _listens(port), command[0])  # noqa: B023 - used before
+                wait_until(lambda: process.poll() is not None or _listens(port), command[0])
             assert process.poll() is None, log.read_text() + os.linesep + Path(command[-1]).read_text()
             yield
         finally:

@@ -110,7 +110,11 @@ FOR_ANOTHER: Sequence[Fault] = (
         "    role = before.role\n    if not",
     ),
     (_FEED, "frozenset({Role.OPERATOR, Role.BROKER, Role.SERVICE})", "frozenset(Role)"),
-    (_FEED, "        check_role(follower, {Role.BROKER})", "        check_role(follower, {Role.BROKER, Role.DEVICE})"),
+    (
+        "provisioning/api/known_authorities.py",
+        "        check_role(follower, {Role.BROKER})",
+        "        check_role(follower, {Role.BROKER, Role.DEVICE})",
+    ),
     (
         "provisioning/revocation/ocsp.py",
         "    return Good() if revocation is None else",

@@ -138,7 +138,7 @@ class PowerCuts:
         """Yield a power failure after each mark on the strictest disk, and *more* elsewhere on the others in turn."""
         marked = self.marks_only()
         elsewhere = sorted(set(self.interesting(more, seed)) - set(marked))
-        chosen = sorted(random.Random(seed).sample(elsewhere, min(more, len(elsewhere))))  # noqa: S311 - no secret
+        chosen = sorted(random.Random(seed).sample(elsewhere, min(more, len(elsewhere))))
         disks = (Disk.JOURNAL, Disk.RANDOM)
         other = {position: (disks[turn % len(disks)],) for turn, position in enumerate(chosen)}
         return self._at(dict.fromkeys(marked, (Disk.STRICT,)) | other, seed)
@@ -150,7 +150,7 @@ class PowerCuts:
         marks: list[str] = []
         for position in range(len(records) + 1):
             for disk in wanted.get(position, ()):
-                tree = replay.left(disk, random.Random(f"{seed} {position} {disk}"))  # noqa: S311 - no secret
+                tree = replay.left(disk, random.Random(f"{seed} {position} {disk}"))
                 found[sha256(repr(tree).encode()).digest()] = PowerCut(position, disk, tree, tuple(marks))
             if position < len(records):
                 if records[position].kind == "M":
@@ -167,7 +167,7 @@ class PowerCuts:
                 chosen.add(position + 1)
             elif record.kind in "CDRLU":
                 chosen |= {position, position + 1}
-        chosen |= set(random.Random(seed).sample(range(len(records)), min(few, len(records))))  # noqa: S311
+        chosen |= set(random.Random(seed).sample(range(len(records)), min(few, len(records))))
         return sorted(chosen)
 
     def marks_only(self) -> list[int]:

@@ -78,7 +78,7 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
 
 
 def _highest(store: SqliteStore, table: str) -> int:
-    ((highest,),) = store.rows(f"SELECT coalesce(max(id), 0) FROM {table}")  # noqa: S608 - our own table names
+    ((highest,),) = store.rows(f"SELECT coalesce(max(id), 0) FROM {table}")
     return int(highest)
 
 
@@ -115,7 +115,7 @@ def _deliveries(
     """Each session's, one after the other: bit by bit, and with one look-up for each."""
     found = []
     for number, of, *way, places, listed in store.rows("SELECT * FROM deliveries"):
-        ((left,),) = store.rows(f"SELECT coalesce(max(places), {places}) FROM remaining WHERE id = {number}")  # noqa: S608
+        ((left,),) = store.rows(f"SELECT coalesce(max(places), {places}) FROM remaining WHERE id = {number}")
         journal.restore(number, places, left)
         rows = iter(range(0, len(listed), 8))
         for place in range(62):
@@ -128,7 +128,7 @@ def _deliveries(
         message = messages[of]
         message.row = of
         message.references += 1
-        under_way = store.rows(f"SELECT packet_id, released FROM progress WHERE sequence = {sequence}")  # noqa: S608
+        under_way = store.rows(f"SELECT packet_id, released FROM progress WHERE sequence = {sequence}")
         ((packet_id, released),) = under_way or [(None, 0)]
         if released:
             sessions[row].restore(Released(message, sequence), packet_id)

@@ -47,8 +47,7 @@ class RowsOfAnySchema:
         """Return the rows of each table, as the driver has them."""
         names = set(inspect(connection).get_table_names()) - {_NOT_OURS}
         return {
-            name: [dict(row) for row in connection.execute(text(f"SELECT * FROM {name}")).mappings()]  # noqa: S608 - a table's
-            for name in names
+            name: [dict(row) for row in connection.execute(text(f"SELECT * FROM {name}")).mappings()] for name in names
         }
 
     def _row(self, table: Table, *, complete: bool) -> dict[str, Any]:

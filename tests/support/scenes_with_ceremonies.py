@@ -23,10 +23,11 @@ from provisioning.authorities.ceremony_transcript import Transcript
 from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.root_life import RootLife
 from provisioning.config import Settings
-from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, pem_of
+from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles
 from provisioning.directory.one_ceremony import ceremony_on
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import key_to_pem, write_private
+from provisioning.pki.pem import pem_of
 from provisioning.store.authorities import AuthorityKind
 from tests.support.fleet import Fleet
 from tests.support.process_scenes import DONE, Found, Scene, World
@@ -57,7 +58,7 @@ class Directory:
     def begin(self, world: World) -> None:
         """Have it as it was founded, whatever an earlier order has left."""
         for table, name in (("authorities", "name"), ("crls", "issuer")):
-            gone = f"DELETE FROM {table} WHERE {name} NOT IN (?, ?)"  # noqa: S608
+            gone = f"DELETE FROM {table} WHERE {name} NOT IN (?, ?)"
             world.outsider.session.execute(gone, (ROOT_CA, ISSUING_CA))
         for each in self.settings.directory.iterdir():
             if each.name.partition(".")[0] not in {ROOT_CA, ISSUING_CA, "audit"}:

@@ -36,7 +36,7 @@ async def all_at_once(fleet: Fleet, *calls: Callable[[], Any], here: bool) -> li
         holding = asyncio.create_task(fleet.database.write(first, short=here))
         await asyncio.sleep(0)
         running = [asyncio.create_task(call()) for call in calls]
-        while fleet.database._writer._waiting + sum(task.done() for task in running) < len(calls) + 1:  # noqa: ASYNC110
+        while fleet.database._writer._waiting + sum(task.done() for task in running) < len(calls) + 1:
             await asyncio.sleep(0)  # There is no event for a longer queue.
     async with asyncio.timeout(PATIENCE):
         _, *outcomes = await asyncio.gather(holding, *running, return_exceptions=True)

@@ -80,7 +80,7 @@ class ToldFleet:
 
     def decide(self, number: int) -> None:
         """Let operator *number* end and suspend devices, at random: those that are no other operator's."""
-        choices = random.Random(self._seed + number)  # noqa: S311 - choices, not secrets
+        choices = random.Random(self._seed + number)
         while not self._ending.is_set():
             names = {name for name, _ in list(self.certificates.values())} - set(self.states)
             mine = sorted(name for name in names if sum(map(ord, name)) % OPERATORS == number)
@@ -117,7 +117,7 @@ class ToldFleet:
         return {f"{each.serial_number:x}" for each in found}
 
     def _any(self) -> ProvisioningService:
-        return random.choice(self._services)  # noqa: S311 - a choice, not a secret
+        return random.choice(self._services)
 
     def _est(self, name: str, csr: x509.CertificateSigningRequest, **how: Any) -> x509.Certificate:
         token, credential = how.get("token"), how.get("credential")

@@ -44,7 +44,7 @@ def distant_primes() -> rsa.RSAPrivateKey:
 
 def number_without_small_factors(bits: int) -> int:
     """Return a number of so many *bits* that may pass for a modulus; nobody knows its factors."""
-    source = random.Random(bits)  # noqa: S311 - the same number each time
+    source = random.Random(bits)
     number = 1 << (bits - 1) | source.getrandbits(bits - 1) | 1
     while math.gcd(number, _SMALL_PRIMES) != 1:
         number += 2
@@ -85,7 +85,7 @@ def rsa_key(p: int, q: int) -> rsa.RSAPrivateKey:
 
 
 def _first(candidate: Callable[[random.Random], int], seed: int) -> int:
-    source = random.Random(seed)  # noqa: S311 - the same key each time
+    source = random.Random(seed)
     while True:
         number = candidate(source)
         if _is_prime(number):

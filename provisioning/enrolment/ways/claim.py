@@ -54,7 +54,7 @@ class ClaimWay(Way):
                 f"claim {claim.name} ended on {shown_time(since)}: an operator has to make a new one",
             )
 
-    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002 - a way's signature
         """Refuse a claim that has ended or whose places are taken, and a request for the claim's own key."""
         claim, name = self._claim, attempt.request.common_name
         check_own_key(attempt, claim.name, claim.der)

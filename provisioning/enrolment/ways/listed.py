@@ -28,7 +28,7 @@ class ListedWay(Way):
         """Apply to every request."""
         return cls()
 
-    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002 - a way's signature
         """Refuse a name that is not on the list, or is on it with another key."""
         name = attempt.request.common_name
         found = listed_devices.find(connection, group.name, name)

@@ -55,7 +55,7 @@ class ManufacturerWay(Way):
                 return cls(manufacturer, certificate)
         return None
 
-    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002 - a way's signature
         """Refuse a certificate that is not valid now, is revoked, or names another device than the request."""
         certificate, manufacturer = self._certificate, self._manufacturer
         ca = x509.load_der_x509_certificate(manufacturer.der)

@@ -63,7 +63,7 @@ class TokenWay(Way):
         """Refuse a token that has ended."""
         _check_usable(self._token, now)
 
-    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002 - a way's signature
         """Refuse a token that has ended or is another device's."""
         token, grant = self._token, self._token.grant
         answer = self._given_before(connection, attempt, group)

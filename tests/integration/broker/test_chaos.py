@@ -46,7 +46,7 @@ class Trouble:
         self.failures = 0
         self._broker = broker
         self._disk = disk
-        self._random = random.Random(seed)  # noqa: S311 - moments, not secrets
+        self._random = random.Random(seed)
 
     def run(self, seconds: float, taken_over: Callable[[], None]) -> None:
         ends = time.monotonic() + seconds
@@ -106,7 +106,7 @@ class Clerk(ActingThread):
         self.retained = (0, 0)
         """The last number that was acknowledged, and the last that was sent."""
         self._name, self._broker, self._pki, self._trouble = name, broker, pki, trouble
-        self._random = random.Random(seed)  # noqa: S311 - choices, not secrets
+        self._random = random.Random(seed)
         self._numbers = itertools.count(1000 * seed + 1)
         self._credential = pki.device(name).credential
         self._acts = (self._dies, self._returns, self._leaves, self._expires, self._is_kept, self._begins_afresh)
@@ -279,7 +279,7 @@ def test_whatever_happens_at_once_everybody_finds_what_it_was_told(
             stack.enter_context(clerk)
         trouble.run(SECONDS, take_over)
         for noted in ("must", "must_not", "compared"):  # On a slow machine some may not have come to anything yet.
-            wait_until(lambda: any(getattr(clerk, noted) for clerk in clerks), noted)  # noqa: B023
+            wait_until(lambda: any(getattr(clerk, noted) for clerk in clerks), noted)
         for clerk in clerks:
             clerk.__exit__()
         for source in publishers:
@@ -328,7 +328,7 @@ def compare_figures(broker: BrokerProcess, pki: Pki, retained: dict[str, tuple[i
     with contextlib.closing(sqlite3.connect(broker.dir / "state" / "broker.db")) as opened:
 
         def count(what: str) -> int:
-            (found,) = opened.execute(f"SELECT count(*) FROM {what}").fetchone()  # noqa: S608 - our own text
+            (found,) = opened.execute(f"SELECT count(*) FROM {what}").fetchone()
             return int(found)
 
         assert int(figures["clients/total"]) == count("sessions") + 1

@@ -89,7 +89,7 @@ def kill(broker: BrokerProcess) -> None:
 def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing_at_qos2(
     durable: BrokerProcess, pki: Pki, meter_held: Held, qos: int
 ) -> None:
-    moments = random.Random(qos)  # noqa: S311 - moments, not secrets
+    moments = random.Random(qos)
     with (
         durable,
         traffic(durable, pki, meter_held, qos) as (publisher, subscriber),
@@ -97,9 +97,9 @@ def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing_at_qos
     ):
         for _ in range(KILLS):
             ticks = len(listener.got)
-            wait_until(lambda: len(listener.got) > ticks, "others are served at QoS 0")  # noqa: B023
+            wait_until(lambda: len(listener.got) > ticks, "others are served at QoS 0")
             before = len(publisher.acknowledged)
-            wait_until(lambda: len(publisher.acknowledged) > before, "messages are acknowledged")  # noqa: B023
+            wait_until(lambda: len(publisher.acknowledged) > before, "messages are acknowledged")
             time.sleep(moments.uniform(0, 0.4))  # Not for luck: the moment of death is what is tried.
             kill(durable)
         publisher.finish()
@@ -120,7 +120,7 @@ def test_kill_9_under_load_costs_a_share_nothing_and_no_two_members_get_the_same
 ) -> None:
     """Whom a message was given to is on disk before he has it: after a kill it is his, and no other member's."""
     anchors = durable.dir / "anchors.pem"
-    moments = random.Random(qos)  # noqa: S311 - moments, not secrets
+    moments = random.Random(qos)
 
     def port() -> int:
         return durable.port
@@ -136,7 +136,7 @@ def test_kill_9_under_load_costs_a_share_nothing_and_no_two_members_get_the_same
         for _ in range(KILLS):
             for member in members:
                 before = len(member.got)
-                wait_until(lambda: len(member.got) > before, "each member gets some")  # noqa: B023
+                wait_until(lambda: len(member.got) > before, "each member gets some")
             time.sleep(moments.uniform(0, 0.4))  # Not for luck: the moment of death is what is tried.
             kill(durable)
         publisher.finish()

@@ -57,7 +57,7 @@ async def test_a_half_open_connection_ends_by_its_keep_alive_and_the_will_is_sen
         assert isinstance(told, Publish)
         assert told.payload == b"lost"
         async with asyncio.timeout(PATIENCE):
-            while proxy.orphans:  # noqa: ASYNC110 - the kernel tells nobody
+            while proxy.orphans:
                 await asyncio.sleep(0.01)
         for client in (device, watcher):
             client.close()

@@ -365,7 +365,7 @@ class Edits(BasePlugin):
     bundle = f'[[trust]]\nname = "ours"\nanchors = ["{trusted}"]\nunsafe_no_revocation = true\nroles = ["device"]'
     with plugged(tmp_path, pki, f'"fleet_plugins.Edits" = {{}}\n{bundle}', code) as broker:
         for part in ("policy", "trust"):
-            wait_until(lambda: broker.events("RELOADED", part=part), f"what the {part} says now counts")  # noqa: B023
+            wait_until(lambda: broker.events("RELOADED", part=part), f"what the {part} says now counts")
         meter = Mosquitto(broker.port, anchors, pki.device("meter-1").write(tmp_path, "meter"))
         refused = meter.publish("fleet/meters/meter-1/t", "1", "-q", "1", "-i", "meter-1")
         assert "RC:135" in refused.stdout

@@ -156,7 +156,7 @@ async def test_of_a_handshake_that_failed_nothing_is_kept(
     await visiting
     server.told = None
     async with asyncio.timeout(30):
-        while transports() > before:  # noqa: ASYNC110 - nobody tells
+        while transports() > before:
             await asyncio.sleep(0.05)
     assert set(hello_bounds.awaited) <= awaited
 

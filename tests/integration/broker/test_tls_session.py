@@ -272,7 +272,7 @@ async def test_what_comes_after_the_end_has_no_effect(server: Server, pki: Pki) 
     assert transport is not None
     await asyncio.wait_for(told.ended, 30)
     async with asyncio.timeout(30):
-        while len(server.poller):  # noqa: ASYNC110 - nobody tells
+        while len(server.poller):
             await asyncio.sleep(0.01)
     for _ in range(2):
         transport.settle(dozes=True)

@@ -16,8 +16,8 @@ from device_sim.attack.catalogue import CATALOGUE
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.mosquitto_target import mosquitto
 from device_sim.attack.verdict import Verdict
-from provisioning.directory.files import pem_of
 from provisioning.pki.keys import key_to_pem
+from provisioning.pki.pem import pem_of
 from tests.support.broker_process import BrokerProcess
 from tests.support.last_words import last_words
 from tests.support.pki import Pki
@@ -169,7 +169,7 @@ async def test_rabbitmq_runs_beside_any_other_and_leaves_nothing_behind(tmp_path
     # What Erlang has started is killed with its session, and is waited for by init: on a busy machine that takes time.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(30):
-            while processes_that_name(work):  # noqa: ASYNC110 - none of them is our child
+            while processes_that_name(work):
                 await asyncio.sleep(0.05)
     assert processes_that_name(work) == []
 
@@ -301,7 +301,7 @@ async def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         async with asyncio.timeout(30):
-            while not started(tmp_path):  # noqa: ASYNC110 - a run tells of its cases at the end
+            while not started(tmp_path):
                 await asyncio.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = await last_words(process)

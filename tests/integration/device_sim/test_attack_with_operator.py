@@ -67,7 +67,7 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[str, str]:
 async def enrolled(stage: Stage, name: str, **token: Any) -> HeldCredential:
     (issued,) = await stage.operator.create_tokens(device=name, role=Role(token.pop("role", "device")), **token)
     async with EstClient(stage.provisioning_url, stage.anchors) as est:
-        return await enrol(est, name, issued.token, random.Random(1))  # noqa: S311 - pauses only
+        return await enrol(est, name, issued.token, random.Random(1))
 
 
 async def states(stage: Stage) -> dict[str, str]:
@@ -138,7 +138,7 @@ async def test_what_takes_an_operator_is_tried_and_all_is_cleared_away(tmp_path:
 async def until_enrolled(stage: Stage, before: Collection[str] = ()) -> None:
     """Return when the attack has enrolled two: one to learn the CA's certificate from, and one that must get in."""
     async with asyncio.timeout(60):
-        while len({name for name in await states(stage) if name.startswith("attack-")} - {*before}) < 2:  # noqa: ASYNC110
+        while len({name for name in await states(stage) if name.startswith("attack-")} - {*before}) < 2:
             await asyncio.sleep(0.05)  # It is another process that enrols.
 
 

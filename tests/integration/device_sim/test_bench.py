@@ -70,7 +70,7 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
     subscriber = Bench(plan, FleetKeyring(fleet, service=True), mosquitto.endpoint, Terms(), Driver.LIGHT)
     subscribing = asyncio.create_task(subscriber.run(Interruption()))
     async with asyncio.timeout(60):
-        while not subscriber.figures.subscribed:  # noqa: ASYNC110 - the count has no event
+        while not subscriber.figures.subscribed:
             await asyncio.sleep(0.01)
     code, out, err = await ran(
         "bench", "pub", "-c", "3", "-R", "5", "-I", "50", "-q", "1", "-L", "60", "-s", "64:3,300:1",

@@ -108,7 +108,7 @@ async def benched(directory: Path, fault: OneFault, qos: int, driver: Driver) ->
         subscriber = Bench(plan, FleetKeyring(fleet, service=True), behind.endpoint, Terms(), driver)
         subscribing = asyncio.create_task(subscriber.run(Interruption()))
         async with asyncio.timeout(60):
-            while not subscriber.figures.subscribed:  # noqa: ASYNC110 - the count has no event
+            while not subscriber.figures.subscribed:
                 await asyncio.sleep(0.01)
             sending = Plan(Kind.PUB, 1, 100.0, "fleet/%g/%c/telemetry", qos, interval=0.01, limit=SENT)
             sent = await Bench(sending, FleetKeyring(fleet), behind.endpoint, Terms(), driver).run(Interruption())

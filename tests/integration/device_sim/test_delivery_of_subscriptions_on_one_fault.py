@@ -58,6 +58,11 @@ def at_another_topic(_: Passage, packet: Publish) -> Publish:
     return replace(packet, topic=packet.topic.replace("/cmd/a", "/cmd/b"))
 
 
+def as_something_else(_: Passage, packet: Publish) -> Publish:
+    """As amqtt's broker did: who had expected a number there ended with a traceback, and all verdicts with it."""
+    return replace(packet, payload=b"stored\xff")
+
+
 def again(passage: Passage, packet: Publish) -> bool:
     """Whether it is sent again after a return."""
     return bool(passage.memory.get("returned")) and packet.dup
@@ -330,6 +335,12 @@ def borne(ids: str, due: str) -> str:
         (lambda: Loses(with_long_topic), "19", {"19-long-topic": "not all came that cmd/# matches"}),
         (lambda: Loses(behind_a_hundred), "20", {"20-many-queued": "of 300 queued messages not all came"}),
         (LosesTheLast, "15-many-listeners,15-local", {"15-many-listeners": "nothing came to subscriber"}),
+        (
+            lambda: ChangesMessages(as_something_else), "15-granted,15-many-filters,19-exact",
+            dict.fromkeys(
+                ["15-granted", "15-many-filters", "19-exact"], "b'stored\\xff' came, which nobody has said"
+            ),
+        ),
     ]),
 )  # fmt: skip
 async def test_faults_are_found_where_they_are(tmp_path: Path, trials: Sequence[Trial]) -> None:

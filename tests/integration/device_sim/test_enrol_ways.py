@@ -135,7 +135,7 @@ async def test_an_interrupted_claim_is_gone_on_with(tmp_path: Path, stage: Stage
         given = (*given, *whence(stage, provisioning=f"https://localhost:{way.port}"))
         async with running(fleet, *options, *given, "--parallel", "2") as process:
             async with asyncio.timeout(START):
-                while not index.exists() or index.stat().st_size < 1500:  # noqa: ASYNC110 - a file tells nobody
+                while not index.exists() or index.stat().st_size < 1500:
                     await asyncio.sleep(0.01)
             process.send_signal(signal.SIGINT)
             await last_words(process)
@@ -149,7 +149,7 @@ async def test_requests_wait_for_an_operator_and_survive_an_interruption(tmp_pat
     options = (*await group(stage, "lab", "approval"), "--way", "approval")
     async with enrolling(stage, tmp_path / "fleet", *options) as process:
         async with asyncio.timeout(START):
-            while len(waiting := [each async for each in stage.operator.approvals(group="lab")]) < COUNT:  # noqa: ASYNC110
+            while len(waiting := [each async for each in stage.operator.approvals(group="lab")]) < COUNT:
                 await asyncio.sleep(0.05)
         process.send_signal(signal.SIGINT)
         await last_words(process)

@@ -176,7 +176,7 @@ def with_behaviours(**behaviours: object) -> Group:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - the counts have no event
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -274,7 +274,7 @@ async def test_what_waits_for_a_connection_goes_before_what_is_new(
             assert device.publish_reading(0.0)
         device.cut()  # In the same turn of the loop: none of them has been sent.
         async with asyncio.timeout(60):
-            while device.machine.admitted < 2:  # noqa: ASYNC110 - the very turn in which it may publish again is meant
+            while device.machine.admitted < 2:
                 await asyncio.sleep(0)
         assert device.publish_reading(0.0)  # The device has only just been let in.
         await drained(fleet, backend)
@@ -387,6 +387,6 @@ async def test_messages_that_the_broker_refuses_are_counted_by_reason(
     mosquitto.process.send_signal(signal.SIGHUP)
     async with connected_fleet(mosquitto, authority, count=3) as (fleet, _), streaming(fleet):
         async with asyncio.timeout(60):
-            while not fleet.counters.refused:  # noqa: ASYNC110 - an acknowledgement wakes nobody
+            while not fleet.counters.refused:
                 await asyncio.sleep(0.01)
         assert set(fleet.counters.refused) == {"PUBACK 0x87"}  # Not authorized.

@@ -175,7 +175,7 @@ async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_pa
             tmp_path, "--port", str(port), "--dir", str(place), "--window", "2", "--only", "good,server-other-ca,renew"
         )
     )
-    while not (place / "device.key").exists():  # noqa: ASYNC110 - another process makes it
+    while not (place / "device.key").exists():
         await asyncio.sleep(0.05)
     running = await asyncio.create_subprocess_exec(
         forking_python("tests"), "-m", "tests.support.devices.good", "127.0.0.1", str(port),

@@ -45,7 +45,7 @@ async def test_a_fleet_from_its_enrolment_to_its_end(tmp_path: Path, stage: Stag
 
     async with fleet_sim(tmp_path, *enrol(stage, fleet, "--devices", "3000", "--parallel", "2")) as process:
         async with asyncio.timeout(60):
-            while size_of(fleet / "index.jsonl") < 1000:  # noqa: ASYNC110 - a file tells nobody that it has grown
+            while size_of(fleet / "index.jsonl") < 1000:
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, said = await last_words(process)
@@ -207,7 +207,7 @@ async def test_a_run_that_was_killed_has_left_what_it_saw(tmp_path: Path, stage:
         (out / name).write_text("PASS")
     async with fleet_sim(tmp_path, *arguments, afresh=True) as process:
         async with asyncio.timeout(120):
-            while not (so_far := received(out)):  # noqa: ASYNC110 - a file tells nobody that it has grown
+            while not (so_far := received(out)):
                 await asyncio.sleep(0.05)
         process.kill()
         await process.wait()

@@ -86,3 +86,9 @@ def enrolled(device: OpensslDevice, service: ProvisioningService, stranger: Curl
     assert answer.status == 200, answer.text
     device.take(answer.body)
     return device
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> ProvisioningService:
+    """An authority that does not run; its ports are free ones."""
+    return ProvisioningService.founded(tmp_path_factory.mktemp("doctor") / "fleet", {"port": 0, "http_port": 0})

@@ -105,7 +105,7 @@ def test_what_is_committed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                     reset(connection, service)
                 assert told == wanted[:number]
                 store.free()
-                wait_until(lambda: told == wanted[: number + 1], "it is told", _PATIENCE)  # noqa: B023
+                wait_until(lambda: told == wanted[: number + 1], "it is told", _PATIENCE)
             repeated(service)  # Whose answer is kept now: that commit would be the one that is held.
             store.hold()
             with asked(service, "/v1/revocations", "", device="meter-3") as connection:

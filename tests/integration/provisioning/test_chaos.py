@@ -61,7 +61,7 @@ def services(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Pr
 
 def trouble(services: list[ProvisioningService], fleet: ToldFleet) -> None:
     """Kill services, fill the disk of one that has it for itself, end sessions of others, at random moments."""
-    moments = random.Random(SEED)  # noqa: S311 - moments, not secrets
+    moments = random.Random(SEED)
     ends = time.monotonic() + SECONDS
     while time.monotonic() < ends or not fleet.states:
         time.sleep(moments.uniform(0.3, 1.2))  # Not for luck: the moment is what is tried.

@@ -37,7 +37,7 @@ from tests.support.impostor import impostor
 from tests.support.provisioning import ProvisioningService
 
 _numbers = itertools.count(1)
-RANDOMNESS = random.Random(1)  # noqa: S311 - pauses only
+RANDOMNESS = random.Random(1)
 
 
 @pytest.fixture

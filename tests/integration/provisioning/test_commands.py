@@ -103,7 +103,8 @@ def test_a_batch_of_tokens_goes_to_a_private_file(
     batch = ("token", "batch", "--group", "north", "--output", str(output))
     code, said, told = command(*batch, "--devices-file", str(tmp_path / "names"))
     assert (code, said) == (0, f"3 tokens in {output}\n")
-    assert f"1 device ({names[2]}) is revoked: with its token each is admitted again" in told, "who wrote the file knew"
+    undo = f"if not meant: token void --device {names[2]}"
+    assert f"1 device ({names[2]}) is revoked: with its token each is admitted again; {undo}" in told
     assert f"1 device ({names[1]}) is enrolled already" in told
     counted = command("token", "batch", "--group", "north", "--count", "1", "--output", f"{output}.one", "--json")
     assert json.loads(counted[1]) == {"tokens": 1, "file": f"{output}.one"}

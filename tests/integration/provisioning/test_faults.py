@@ -65,7 +65,7 @@ class Crowd:
             for name in waiting:
                 if len(self.said) >= enough:
                     return
-                while not await self._try(client, name) and insist:  # noqa: ASYNC110
+                while not await self._try(client, name) and insist:
                     await asyncio.sleep(0.05)  # As a device does, sooner.
 
     async def _try(self, client: EstClient, name: str) -> bool:
@@ -94,7 +94,7 @@ class Crowd:
 async def until(condition: Callable[[], object]) -> None:
     """Wait until *condition* holds."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - it is made true by requests, which tell nobody
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -279,10 +279,10 @@ def test_a_database_that_restarts_under_load_loses_no_certificate_and_makes_none
             async def restart_meanwhile() -> None:
                 enrolling = asyncio.create_task(crowd.enrol(crowd.names, insist=True))
                 for share in (30, 70):
-                    await until(lambda: len(crowd.certificates) >= share)  # noqa: B023
+                    await until(lambda: len(crowd.certificates) >= share)
                     heard = len(crowd.said)
                     await asyncio.to_thread(server.stop, number)
-                    await until(lambda: len(crowd.said) > heard)  # noqa: B023
+                    await until(lambda: len(crowd.said) > heard)
                     await asyncio.to_thread(server.start)
                 await enrolling
 

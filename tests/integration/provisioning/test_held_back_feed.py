@@ -101,7 +101,7 @@ async def test_a_feed_that_is_held_back_is_given_up_and_the_next_tells_what_was(
                 assert await anext(feed) == [Current(0)]
                 assert await anext(feed) == [Current(0)]
                 attacker.holds = True
-                while attacker.held.qsize() < 2:  # noqa: ASYNC110 - Nothing tells of it.
+                while attacker.held.qsize() < 2:
                     await asyncio.sleep(0.05)
                 await asyncio.to_thread(service.revoke, device=device.name, reason="keyCompromise")
                 with pytest.raises(FeedLost, match=r"is held back: \d+\.\d s behind"):

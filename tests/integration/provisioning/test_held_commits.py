@@ -304,7 +304,7 @@ def test_a_compromised_key_ends_in_one_transaction_and_what_follows_is_done_by_t
     assert so_far() == (1 + 250, 1), "killed now: the key has ended, and the rest follows"
     assert (
         store.survived(
-            f"SELECT 1 FROM certificates c JOIN revocations r ON r.certificate_id = c.id "  # noqa: S608
+            f"SELECT 1 FROM certificates c JOIN revocations r ON r.certificate_id = c.id "
             f"WHERE c.serial = '{device.serial}'"
         )
         == []

@@ -61,11 +61,11 @@ def test_it_is_told_wherever_the_revocation_is(tmp_path: Path) -> None:
 
         lists = {"issuing-ca.crl": 2, "issuing-ca.delta.crl": 2}
         for name, times in lists.items():
-            wait_until(lambda: told(name, thief, plain, held), f"{name} has all three")  # noqa: B023
+            wait_until(lambda: told(name, thief, plain, held), f"{name} has all three")
             # The one that was on hold had no date yet: a list of that moment has all three, too.
-            wait_until(lambda: shown(service, name).count(SHOWN) == times, f"{name} has the dates")  # noqa: B023
+            wait_until(lambda: shown(service, name).count(SHOWN) == times, f"{name} has the dates")
         for name in (shard_of(thief), shard_of(thief).replace(".crl", ".delta.crl")):
-            wait_until(lambda: told(name, thief), f"{name} has it")  # noqa: B023
+            wait_until(lambda: told(name, thief), f"{name} has it")
             assert SHOWN in shown(service, name)
         complete = Curl(service.http).run("/crl/issuing-ca.crl").body
         entry = x509.load_der_x509_crl(complete).get_revoked_certificate_by_serial_number(

@@ -102,7 +102,7 @@ def test_what_was_answered_is_kept(folder: Path, left: Path) -> None:
         for name in ("meter-1", "meter-2"):
             (event,) = service.revoke(device=name)
             know(revoked=event["serial"], sequence=event["sequence"])
-            wait_until(lambda: event["serial"] in revoked_in(service), "the list has it")  # noqa: B023
+            wait_until(lambda: event["serial"] in revoked_in(service), "the list has it")
             know(crl=crl_of(service).extensions.get_extension_for_class(x509.CRLNumber).value.crl_number)
         know(head=head())
         file = service.dir.with_name("meter-4.token")

@@ -49,7 +49,7 @@ def compare_status(world: World, certificate: Certificate) -> None:
     for by_get in (False, True):
         if reality.workers > 1:  # Another process hears of it when the database has told it.
             wait_until(
-                lambda: reality.ocsp_reason(certificate, by_get=by_get) is certificate.reason,  # noqa: B023 - called here
+                lambda: reality.ocsp_reason(certificate, by_get=by_get) is certificate.reason,
                 f"OCSP says {certificate.reason} of {certificate.serial}",
             )
             continue

@@ -345,7 +345,7 @@ class Reality:
             before = self._numbers.get(name, 0)
             number, reasons = self._list_of(name)
             if number < before and self.workers > 1:
-                number, reasons = wait_until(lambda: self._newer_list_of(name), f"{name}: the list of {before}")  # noqa: B023 - called here
+                number, reasons = wait_until(lambda: self._newer_list_of(name), f"{name}: the list of {before}")
             assert number >= before, f"{name}: after list {before}, list {number}"
             self._numbers[name] = number
             found |= reasons

@@ -109,7 +109,7 @@ class WalkFailed(AssertionError):
 
 def steps_of(seed: int, count: int) -> list[Step]:
     """Return the steps of a walk: the same ones for the same *seed*, and at first some that give it devices."""
-    choices = random.Random(seed)  # noqa: S311 - choices, not secrets
+    choices = random.Random(seed)
     names = sorted(OPERATIONS)
     chosen = choices.choices(names, [OPERATIONS[name][1] for name in names], k=count)
     return [Step(name, choices.getrandbits(32)) for name in (_BEGINNING + chosen)[:count]]
@@ -117,7 +117,7 @@ def steps_of(seed: int, count: int) -> list[Step]:
 
 def walk_of_all(seed: int) -> list[Step]:
     """Return the steps of a walk, over one process, that has each operation once, shuffled."""
-    choices = random.Random(seed)  # noqa: S311 - choices, not secrets
+    choices = random.Random(seed)
     names = sorted(OPERATIONS.keys() - _OTHER_GROUND)
     choices.shuffle(names)
     return [Step(name, choices.getrandbits(32)) for name in _BEGINNING + names]
@@ -153,7 +153,7 @@ def walk(directory: Path, steps: Iterable[Step], way: Way) -> list[str]:
             world.repeats = False
             said = "?"
             try:
-                said = function(world, random.Random(step.seed)) or ""  # noqa: S311 - choices
+                said = function(world, random.Random(step.seed)) or ""
                 if said:
                     way.compare(world)
             except BaseException as error:

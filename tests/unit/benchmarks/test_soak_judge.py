@@ -58,7 +58,7 @@ def failures(judge: Any, of: list[dict[str, float]]) -> list[str]:
 def test_what_grows_steadily_is_named_and_what_only_varies_is_not(
     judge: Any, name: str, first: float, each: float
 ) -> None:
-    chance = random.Random(name)  # noqa: S311 - Not for secrets.
+    chance = random.Random(name)
     assert failures(judge, rounds(lambda number: {name: first + each * number})) == [name]
     varied = rounds(lambda _: {name: first * chance.uniform(0.9, 1.1)})
     varied[-2][name] = first * 10 + 100_000

@@ -107,7 +107,7 @@ async def rounds() -> None:
 
 async def until(happened: Callable[[], object]) -> None:
     async with asyncio.timeout(60):
-        while not happened():  # noqa: ASYNC110 - nothing else tells
+        while not happened():
             await asyncio.sleep(0)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import resource
 import socket
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ from structlog.testing import capture_logs
 
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.policy_file import DEFAULT_POLICY_FILE
-from broker.audit.files import AuditError, opened_files
+from broker.audit.files import opened_files
+from broker.audit.head import AuditError
 from broker.process import state_directory
 from broker.process.preflight import doubts, problems
 from broker.process.state_directory import NoDirectory
@@ -33,6 +31,7 @@ from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program.file_identity import identity
 from tests.support.crl import crl
 from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki
+from tests.support.somebody_else import as_somebody_else
 
 
 @pytest.fixture
@@ -209,19 +208,6 @@ def test_a_file_where_the_state_is_to_be_is_said_at_the_start_too(tmp_path: Path
         state_directory.enter(config)
 
 
-@contextlib.contextmanager
-def nobody() -> Iterator[None]:
-    """To whom modes apply, unlike to root."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 def test_a_place_where_this_user_may_not_even_look_is_said_and_no_traceback(
     good: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -230,7 +216,7 @@ def test_a_place_where_this_user_may_not_even_look_is_said_and_no_traceback(
     too_long = tmp_path / ("y" * 300)
     for place in (closed / "a" / "b", too_long):
         wrong = {"audit_log": place, "audit_keyfile": place, "admin_socket": str(place), "crlfile": str(place)}
-        with nobody():
+        with as_somebody_else():
             told = problems(load(None, good | wrong | {"state_dir": closed / "a" / "state"}))
         keys = {each.partition(":")[0] for each in told}
         assert keys >= {*wrong, "state_dir"}, told

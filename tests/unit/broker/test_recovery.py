@@ -316,7 +316,7 @@ def test_a_clean_start_takes_everything_of_the_session_along(broker: StoredBroke
     backend.vanish()
     broker.device("meter-1").publish(TOPIC, b"x", qos=2)
     broker.service(session_expiry_interval=600)
-    assert [broker.store.rows(f"SELECT count(*) FROM {each}") for each in ("deliveries", "messages")] == [[(0,)]] * 2  # noqa: S608
+    assert [broker.store.rows(f"SELECT count(*) FROM {each}") for each in ("deliveries", "messages")] == [[(0,)]] * 2
     assert broker.store.rows("SELECT count(*) FROM sessions") == [(1,)]
 
 
@@ -353,7 +353,7 @@ def test_a_qos2_message_to_a_client_goes_on_where_it_was(broker: StoredBroker, r
     assert backend.received() == [Pubrel(id_of(message))]
     backend.send(Pubcomp(id_of(message)))
     after.settle()
-    assert [after.store.rows(f"SELECT * FROM {table}") for table in ("deliveries", "messages")] == [[], []]  # noqa: S608
+    assert [after.store.rows(f"SELECT * FROM {table}") for table in ("deliveries", "messages")] == [[], []]
 
 
 @pytest.mark.parametrize("version", [V311, V5])
@@ -389,7 +389,7 @@ def test_what_a_member_of_a_share_holds_goes_to_another_when_it_does_not_return(
     kept.acknowledge(*more)
     assert sorted(each.payload for each in (*got, *more)) == [b"%d" % number for number in range(6)]
     after.settle()
-    assert [after.store.rows(f"SELECT count(*) FROM {each}") for each in ("deliveries", "messages")] == [[(0,)]] * 2  # noqa: S608
+    assert [after.store.rows(f"SELECT count(*) FROM {each}") for each in ("deliveries", "messages")] == [[(0,)]] * 2
 
 
 def test_a_share_that_has_no_members_left_holds_back_nothing(broker: StoredBroker) -> None:

@@ -326,7 +326,7 @@ def test_spaces_of_domains_that_are_gone_are_forgotten(broker: MemoryBroker) -> 
 async def until(holds: Callable[[], bool]) -> None:
     """Let the loop run until what plugins do of themselves *holds*."""
     async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110 - it is the loop's own turns that are waited for
+        while not holds():
             await asyncio.sleep(0)
 
 

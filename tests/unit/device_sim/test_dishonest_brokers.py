@@ -20,6 +20,7 @@ from device_sim.report import ExitCode
 from device_sim.results.document import document_of, remarks
 from device_sim.run import part, runner, stages
 from device_sim.run.manner import ONE_PROCESS, Manner
+from device_sim.run.reckoning import Reckoning
 from device_sim.run.result import RunResult
 from device_sim.run.runner import Run
 from device_sim.run.target import Target
@@ -353,9 +354,9 @@ def test_ctrl_c_while_the_devices_leave_does_not_take_the_report_away(
     """It has come too late to end anything early: a run of a day is over, and has its result."""
     absorb = Run._absorb
 
-    def interrupted(played: Run, outcomes: list[part.PartOutcome], strays: list[part.Strays]) -> None:
-        absorb(played, outcomes, strays)
+    def interrupted(played: Run, outcomes: list[part.PartOutcome], strays: list[part.Strays]) -> Reckoning:
         os.kill(os.getpid(), signal.SIGINT)
+        return absorb(played, outcomes, strays)
 
     monkeypatch.setattr(Run, "_absorb", interrupted)
     bare = SCENARIO.partition("[[stages]]\ncommand")[0]

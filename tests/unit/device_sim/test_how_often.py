@@ -12,8 +12,8 @@ from rich.console import Console, RenderableType
 from device_sim.bench.bench import Figures
 from device_sim.bench.plan import Kind, Plan
 from device_sim.bench.show import summary
-from device_sim.how_often import times
 from device_sim.results.summary import summary_of
+from provisioning.program.counted import counted
 from tests.support.documents import imagined
 from tests.unit.device_sim.run.test_live import STATE, drawn
 
@@ -29,7 +29,7 @@ def shown(what: RenderableType) -> str:
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 times"), (1, "1 time"), (2, "2 times")])
 def test_whoever_tells_of_refusals_counts_them_in_plain_words(count: int, said: str) -> None:
-    assert times(count) == said
+    assert counted(count, "time") == said
     document = imagined()
     document["refusals"] = {REFUSED: count}
     state = replace(STATE, refusals=((REFUSED, count),))

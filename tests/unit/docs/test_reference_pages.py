@@ -16,7 +16,7 @@ import typer
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pydantic_settings import BaseSettings
 
-from broker.admin.http_server import Request
+from broker.admin.http_messages import Request
 from broker.admin.metrics_page import MetricsPage
 from broker.admin.sessions import KICKED
 from broker.admission.refusal import RefusalCode

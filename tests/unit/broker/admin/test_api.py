@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from broker.admin.api import AdminApi, Served
-from broker.admin.http_server import Request
+from broker.admin.http_messages import Request
 from tests.support.wire import MemoryBroker
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.admin.health import Health
-from broker.admin.http_server import Request
+from broker.admin.http_messages import Request
 from broker.admission.refusal import RefusalCode, unavailable
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.store.journal import Journal

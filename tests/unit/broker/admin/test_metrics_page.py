@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from broker.admin.http_server import Request
+from broker.admin.http_messages import Request
 from broker.admin.metrics_page import MetricsPage
 from broker.admin.survey import MOST_GROUPS, OTHER_GROUPS, bounded
 from broker.admission.bundle import TrustBundle

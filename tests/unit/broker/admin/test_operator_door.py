@@ -13,7 +13,8 @@ import uvloop
 from structlog.testing import capture_logs
 
 from broker.admin import operator_door
-from broker.admin.http_server import HttpServer, Request, Response
+from broker.admin.http_messages import Request, Response
+from broker.admin.http_server import HttpServer
 from broker.admin.operator_door import OperatorDoor, Operators
 from provisioning.pki import openssl
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -89,7 +90,7 @@ def test_in_a_crowd_one_begins_a_turn_and_devices_are_served_in_between(
                 opened.enter_context(socket.create_connection(address))
             async with asyncio.timeout(20):
                 for begun in (1, 2, 3):
-                    while len(door._places) < begun:  # noqa: ASYNC110 - nobody tells
+                    while len(door._places) < begun:
                         await asyncio.sleep(0)
                     assert len(door._places) == begun
             await door.close()
@@ -108,7 +109,7 @@ async def test_whose_handshake_is_not_over_when_the_door_closes_is_not_forgotten
     door.open("127.0.0.1", 0)
     with socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2]))) as client:
         async with asyncio.timeout(20):
-            while not len(door._places) or (begun and door._door is not None and door._door._next):  # noqa: ASYNC110
+            while not len(door._places) or (begun and door._door is not None and door._door._next):
                 await asyncio.sleep(0)
         await door.close()
         assert len(door._places) == 0

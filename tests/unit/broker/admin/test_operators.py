@@ -14,7 +14,8 @@ import pytest
 from cryptography import x509
 
 from broker.admin import operator_door
-from broker.admin.http_server import HttpServer, Request, Response
+from broker.admin.http_messages import Request, Response
+from broker.admin.http_server import HttpServer
 from broker.admin.operator_door import OperatorDoor, Operators
 from broker.admission.bundle import TrustBundle
 from broker.admission.inquiry import Inquiry
@@ -26,6 +27,7 @@ from provisioning.pki.role import Role
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki
 from tests.support.wire import MemoryBroker
+from tests.support.witness import Witness
 
 PKI = shared_pki()
 ANNA = PKI.certify(Identity(DOMAIN, Role.OPERATOR, "anna"))
@@ -33,19 +35,6 @@ URI = f"spiffe://{DOMAIN}/operator/anna"
 
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-class Witness:
-    """Whoever writes the audit log."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[str, dict[str, object]]] = []
-
-    def told(self, event: str, **facts: object) -> None:
-        self.said.append((event, facts))
-
-    def saw(self, event: object) -> None:
-        """Hear what happened to a client."""
 
 
 class Elsewhere:
@@ -252,7 +241,7 @@ async def test_an_operator_keeps_few_places_and_no_other_operator_out(monkeypatc
     assert await hers[4][0].read() == b"", "the first of those beyond four"
     hers[0][1].transport.abort()
     async with asyncio.timeout(30):
-        while len(scene.door._operators._kept) == 5:  # noqa: ASYNC110 - nobody tells
+        while len(scene.door._operators._kept) == 5:
             await asyncio.sleep(0.01)
     assert (await asked(hers[5])).startswith(b"HTTP/1.1 200 "), "it keeps the place that the other one had"
     other = await scene.opened(ANNA)
@@ -283,6 +272,6 @@ async def test_a_place_comes_back_whatever_becomes_of_the_connection(
         assert told(await client.get("/")) == (200, URI)
         assert len(places) == 1
     async with asyncio.timeout(30):
-        while len(places):  # noqa: ASYNC110 - nobody tells
+        while len(places):
             await asyncio.sleep(0.01)
     assert (places.lost, places.turned_away) == (0, 0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker.admin.http_server import Request
+from broker.admin.http_messages import Request
 from broker.admin.parameters import InvalidRequest, limit_of, object_in, read, refuse_unknown, reload_asked, told_of
 from broker.reload.parts import ProposedAnchors
 from broker.reload.report import Part

@@ -1,14 +1,18 @@
-"""The admin API's socket by a name that is longer than an address, and what becomes of that name."""
+"""The admin API's socket: whose it is, by a name that is longer than an address, and what becomes of that name."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from broker.admin.http_server import HttpServer, Request, Response
-from broker.admin.unix_socket import address_of, open_socket, remove
+import pytest
+
+from broker.admin.http_messages import Request, Response
+from broker.admin.http_server import HttpServer
+from broker.admin.unix_socket import AdminSocketError, address_of, open_socket, remove
 
 
 async def _hear(request: Request) -> Response:
@@ -32,3 +36,25 @@ async def test_a_long_name_is_looked_up_by_nobody_else_whose_descriptor_may_have
     assert path.is_socket()  # Whoever has opened it removes its name, here as on every version.
     remove(path)
     assert not path.exists()
+
+
+def test_the_socket_is_private_long_paths_work_and_only_a_dead_ones_name_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / ("d" * 100) / "admin.sock"
+    with open_socket(path) as first:
+        assert path.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(AdminSocketError, match="in use by another broker"):
+            open_socket(path)
+        assert first.family is socket.AF_UNIX
+        first.listen(0)  # The kernel takes one more than that, which is whoever has just asked: the next would wait.
+        with pytest.raises(AdminSocketError, match="in use by another broker"):
+            open_socket(path)
+    open_socket(path).close()
+    path.unlink()
+    path.write_text("mine")
+    with pytest.raises(AdminSocketError, match="is a file and no socket"):
+        open_socket(path)
+    assert path.read_text() == "mine"
+    with pytest.raises(AdminSocketError, match="set admin_socket to a place"):
+        open_socket(path / "below")
+    with pytest.raises(AdminSocketError, match="is a directory: set a path in it"):
+        open_socket(tmp_path)

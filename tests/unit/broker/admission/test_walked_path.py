@@ -14,8 +14,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker.admission.refusal import RefusalCode
 from broker.admission.walked_path import walk
-from provisioning.directory.files import pem_of
 from provisioning.pki.keys import generate_key
+from provisioning.pki.pem import pem_of
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import CLIENT, Held, shared_pki
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.audit.files import AuditError, AuditFiles, head_of, opened_files, read_head, rotated
+from broker.audit.files import AuditFiles, opened_files, rotated
+from broker.audit.head import AuditError, head_of, read_head
 from broker.audit.verification import verify
 from provisioning.directory.audit_chain import AuditHead
 from tests.support.planted import Planted

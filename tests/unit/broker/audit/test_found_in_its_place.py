@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.audit.files import AuditError, AuditFiles, head_of
+from broker.audit.files import AuditFiles
+from broker.audit.head import AuditError, head_of
 from broker.audit.verification import verify
 
 KEY = bytes(range(32))

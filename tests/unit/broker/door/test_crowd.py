@@ -186,7 +186,7 @@ def test_after_the_oldest_the_next_of_its_network_goes_from_whatever_address() -
 
 def test_what_is_said_of_a_network_is_true_of_its_addresses() -> None:
     """Of many towns, with networks that have too many or not, late or not: nobody is passed over who would get one."""
-    random, yes, no = Random(160), 0, 0  # noqa: S311 - which towns
+    random, yes, no = Random(160), 0, 0
     for _ in range(60):
         town = Town()
         for moment in (0.0, PATIENCE):
@@ -211,7 +211,7 @@ def test_what_is_said_of_a_network_is_true_of_its_addresses() -> None:
 
 def test_of_those_who_have_most_the_one_is_named_who_had_as_many_first() -> None:
     """As a slow one says, which looks through all of them."""
-    random, most = Random(7), Most({"a": 2, "b": 2})  # noqa: S311 - which keys
+    random, most = Random(7), Most({"a": 2, "b": 2})
     counts, since = {"a": 2, "b": 2}, {"a": 0, "b": 1}
     for moment in range(2, 3000):
         key = random.choice("abcdef")

@@ -27,6 +27,7 @@ from provisioning.pki.tls import TlsConfigurationError
 from tests.support.pki import DOMAIN, pem_of, shared_device, shared_service
 from tests.support.reloaded_trust import BELOW, OTHER, PKI, Scene, connected, path
 from tests.support.wire import MemoryBroker, will
+from tests.support.witness import Witness
 
 
 def settings(name: str, anchors: Path) -> TrustSettings:
@@ -131,7 +132,7 @@ async def test_who_goes_has_gone_before_lists_are_read(broker: MemoryBroker, tmp
     applying = asyncio.create_task(scene.trust.apply(scene.load()))
     try:
         async with asyncio.timeout(60):
-            while not client.closed:  # noqa: ASYNC110 - Nothing tells of it.
+            while not client.closed:
                 await asyncio.sleep(0)
         assert not applying.done()
     finally:
@@ -245,19 +246,6 @@ async def test_the_will_goes_with_the_trust_and_the_session_may_be_come_back_to(
     assert goes.closed
     assert watcher.payloads() == ([b"gone"] if sent else [])
     assert [session.client_id for session in broker.engine.registry.called("goes")] == ["goes"], "it may come back"
-
-
-class Witness:
-    """Whoever writes the audit log."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[str, dict[str, object]]] = []
-
-    def told(self, event: str, **facts: object) -> None:
-        self.said.append((event, facts))
-
-    def saw(self, event: object) -> None:
-        """Hear what happened to a client."""
 
 
 @pytest.mark.parametrize("stays", [True, False])

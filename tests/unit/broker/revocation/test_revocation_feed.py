@@ -92,7 +92,7 @@ class Service:
 
     async def lines_written(self) -> None:
         """Wait until no line is held back any more."""
-        while self._feed._many._holds:  # noqa: ASYNC110 - Nothing tells of it.
+        while self._feed._many._holds:
             await asyncio.sleep(0.01)
         self._broker.settle()
 

@@ -64,14 +64,14 @@ def arrives(routes: Routes, name: str, wildcard: str) -> None:
 @pytest.mark.parametrize("wildcard", ["fleet/all/#", "fleet/meters/+/alert", "fleet/+/+/alert/#", "+/meters/+/alert/+"])
 def test_the_thousandth_device_of_a_storm_costs_what_the_tenth_does(wildcard: str) -> None:
     routes = Routes(100_000)
-    costs = [lines_of(lambda: arrives(routes, f"m{number}", wildcard)) for number in range(1000)]  # noqa: B023
+    costs = [lines_of(lambda: arrives(routes, f"m{number}", wildcard)) for number in range(1000)]
     assert max(costs[10:]) <= max(costs[2:10])
 
 
 @pytest.mark.parametrize("own", ["fleet/meters/+/{}/#", "fleet/+/{}/#", "+/meters/{}/+", "+/+/+/{}", "+/x/{}/#"])
 def test_the_thousandth_device_with_a_wildcard_of_its_own_costs_what_the_tenth_does(own: str) -> None:
     routes = Routes(100_000)
-    costs = [lines_of(lambda: arrives(routes, f"m{number}", own.format(f"m{number}"))) for number in range(1000)]  # noqa: B023
+    costs = [lines_of(lambda: arrives(routes, f"m{number}", own.format(f"m{number}"))) for number in range(1000)]
     assert max(costs[10:]) <= max(costs[2:10])
     if own == "fleet/+/{}/#":  # Its own three, and a thousand others' that nothing has forgotten.
         assert len(routes) == 3000
@@ -109,7 +109,7 @@ def test_leaving_costs_the_same_too(wildcard: str) -> None:
     for device in devices:
         routes.subscribe(device, Subscription(wildcard, 0))
         assert routes[f"fleet/meters/{device.client_id}/telemetry".encode()].topics
-    costs = [lines_of(lambda: routes.unsubscribe(device, wildcard)) for device in devices]  # noqa: B023
+    costs = [lines_of(lambda: routes.unsubscribe(device, wildcard)) for device in devices]
     assert max(costs[:-1]) <= costs[1]
 
 
@@ -124,7 +124,7 @@ def test_matching_costs_the_same_among_ten_and_ten_thousand_subscriptions() -> N
                 routes.subscribe(device, Subscription(f"fleet/meters/m{index}/{mine}", 1))
         routes.subscribe(session("backend"), Subscription("fleet/+/+/telemetry", 1))
         topics = [b"fleet/meters/m5/cmd/x", b"fleet/meters/m5/telemetry", b"fleet/meters/none/telemetry", b"other"]
-        costs.append([lines_of(lambda: routes[topic]) for topic in topics])  # noqa: B023
+        costs.append([lines_of(lambda: routes[topic]) for topic in topics])
         visits.append([nodes_visited(routes, topic.decode()) for topic in topics])
     assert costs[0] == costs[1]
     assert visits == [[8, 7, 6, 1]] * 2

@@ -116,7 +116,7 @@ async def test_what_is_fetched_again_and_again_waits_for_nobody_else(web: WebSer
     urls.configure([("plant", f"{hanging}/plant.crl"), ("ours", f"{web.url}/ours.crl")])
     running = asyncio.create_task(urls.run())
     async with asyncio.timeout(60):
-        while web.requests["/ours.crl"] < 2:  # noqa: ASYNC110 - a server in another thread
+        while web.requests["/ours.crl"] < 2:
             await asyncio.sleep(0.05)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -180,7 +180,7 @@ async def test_a_file_that_hangs_at_the_start_keeps_no_other_list_from_being_fol
         async with asyncio.timeout(60):
             await lists.current.wait()
             replace_file(ours, crl(PKI.issuing, [held], number=2))
-            while broker.engine.admission.status.index.find(held.revocation.key) is None:  # noqa: ASYNC110 - nothing tells
+            while broker.engine.admission.status.index.find(held.revocation.key) is None:
                 await asyncio.sleep(0.001)
         assert broker.metrics.revocation_alarms == {"CRL_UNREADABLE": 1}, "it is told"
     finally:
@@ -252,7 +252,7 @@ async def test_lists_that_have_come_and_are_not_read_yet_are_few(web: WebServer)
     web.pages |= {f"/{number}.crl": crl(PKI.issuing) for number in range(MANY)}
     fetching = [asyncio.create_task(urls.fetch(url, "plant")) for url in urls.follow(named, "plant")]
     async with asyncio.timeout(60):
-        while intake.come < 4:  # noqa: ASYNC110 - a server in another thread
+        while intake.come < 4:
             await asyncio.sleep(0.01)
         for number in range(3):  # Meanwhile more would have come.
             web.pages[f"/ours-{number}"] = crl(PKI.issuing)

@@ -64,7 +64,7 @@ async def test_a_look_that_is_given_up_goes_on_to_its_end(tmp_path: Path) -> Non
     await asyncio.gather(impatient, return_exceptions=True)
     intake.go_on.set()
     async with asyncio.timeout(60):
-        while len(intake.taken) < 2:  # noqa: ASYNC110 - nothing tells
+        while len(intake.taken) < 2:
             await asyncio.sleep(0.001)
     await files.look()
     assert intake.taken == [b"a.crl", b"b.crl"], "nothing has changed"
@@ -88,7 +88,7 @@ async def test_nothing_that_the_settings_name_waits_for_what_cannot_be_read(tmp_
             for number in (1, 2):
                 (directory / "b.crl").write_bytes(b"x" * number)
                 looks.append(asyncio.create_task(files.look()))
-                while len(intake.taken) < number:  # noqa: ASYNC110 - nothing tells
+                while len(intake.taken) < number:
                     await asyncio.sleep(0.001)
         assert intake.taken == [b"x", b"xx"]
         assert said == [(str(directory / "a.crl"), "cannot be read: it is no file")], "once"

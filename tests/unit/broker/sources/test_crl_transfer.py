@@ -110,7 +110,7 @@ async def test_who_gives_up_waiting_does_not_end_the_transfer(monkeypatch: pytes
     async with serving(server) as url, asyncio.timeout(PATIENCE):
         urls = following(broker, url)
         impatient = asyncio.create_task(urls.fetch(url, ""))
-        while not server.asked:  # noqa: ASYNC110 - a server is asked
+        while not server.asked:
             await asyncio.sleep(0.01)
         impatient.cancel()
         await asyncio.gather(impatient, return_exceptions=True)

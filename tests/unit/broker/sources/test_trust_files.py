@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from provisioning.pki.tls import TlsConfigurationError
 from tests.support.examples import examples
 from tests.support.manufacturer import Manufacturer
 from tests.support.pki import pem_of, shared_pki
+from tests.support.somebody_else import as_somebody_else
 
 FIRST, SECOND = (pem_of(held.certificate) for held in (shared_pki().root, shared_pki().issuing))
 
@@ -57,19 +55,6 @@ def test_a_certificate_that_cannot_be_read_is_no_anchor_and_named(tmp_path: Path
     file.write_bytes(content)
     with pytest.raises(TlsConfigurationError, match=rf"anchors\.pem:? {why}"):
         read_anchors([file])
-
-
-@contextlib.contextmanager
-def as_somebody_else() -> Iterator[None]:
-    """Be a user whom a mode keeps out: root is kept out of nothing."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_directory_that_cannot_be_read_ends_nobody_who_looks_whether_it_has_changed(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ def without_log(path: Path, place: Path) -> int:
     return opened(place / path.name)[1]
 
 
+def alone(path: Path, table: str) -> int:
+    """Return how many rows are in the file."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return int(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
 def checkpoint_by_another(path: Path) -> None:
     """Have another program move the log into the file, and empty it."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
@@ -131,6 +137,24 @@ async def test_nothing_is_written_behind_the_end_of_a_log_that_was_emptied(tmp_p
         store.close()
     assert [each["code"] for each in logs] == ["STORE_FAILED"]
     assert re.search(CUT, logs[0]["detail"])
+    assert opened(store.path) == (["STORE_LOG_MISSING"], 1)
+
+
+def test_what_is_left_of_a_log_that_was_cut_is_not_moved_into_the_file(tmp_path: Path) -> None:
+    """Of the transaction that was cut in two some pages were, and the others were not there."""
+    store = SqliteStore(tmp_path / "broker.db")
+    checkpoint_by_another(store.path)
+    before = store.path.read_bytes()
+    store._apply_timed(filled())
+    log = beside(store.path, "-wal")
+    kept = log.stat().st_size
+    store._apply_timed(Batch(retained={"much": (b"much", bytes(50_000), 1, True, b"", None, "device/m", 4)}))
+    os.truncate(log, kept + 20_000)
+    with pytest.raises(StoreError, match=CUT):
+        store._apply(Batch(sessions={1: None}))
+    store.close()
+    assert store.path.read_bytes() == before
+    assert opened(store.path) == (["STORE_LOG_MISSING"], 1)
     assert opened(store.path) == ([], 1)
 
 
@@ -205,6 +229,45 @@ def test_a_log_that_is_gone_since_a_kill_is_said(killed: Path) -> None:
     beside(killed, "-wal").unlink()
     assert opened(killed) == (["STORE_LOG_MISSING"], 0)
     assert opened(killed) == ([], 0), "once"
+
+
+def test_what_is_left_of_a_log_that_was_moved_into_the_file_does_not_undo_it(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    """SQLite takes it for all there is, and what comes later in the file for older."""
+    store._apply(filled())
+    kept = beside(store.path, "-wal").stat().st_size
+    store._apply(Batch(retained={"t": None}))
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as shell:
+        busy, pages, moved = shell.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        assert (busy, moved) == (0, pages)
+    shutil.copytree(tmp_path, tmp_path / "killed")
+    killed = tmp_path / "killed" / store.path.name
+    os.truncate(beside(killed, "-wal"), kept)
+    refused = (
+        r"broker\.db-wal was cut, or damaged: of \d+ pages .* nothing is lost if broker\.db-wal, broker\.db-shm and"
+    )
+    for refuses in (look, SqliteStore):
+        with pytest.raises(StoreError, match=refused):
+            refuses(killed)
+    for end in ("-wal", "-shm"):
+        beside(killed, end).unlink()
+    killed.with_suffix(".lock").unlink()
+    assert opened(killed) == ([], 1)
+    assert alone(killed, "retained") == 0
+
+
+def test_a_log_that_was_cut_since_a_kill_is_said_unless_the_file_has_parts_of_it(killed: Path, tmp_path: Path) -> None:
+    log, index = beside(killed, "-wal"), beside(killed, "-shm")
+    os.truncate(log, 32 + 24 + 4096)
+    shutil.copytree(killed.parent, torn := tmp_path / "torn")
+    with beside(torn / killed.name, "-shm").open("r+b") as shared:
+        shared.seek(128)
+        shared.write((2).to_bytes(4, sys.byteorder))  # As while SQLite moves them.
+    with pytest.raises(StoreError, match=r"may have parts of what is missing: put the log back, or a backup .*db-shm"):
+        SqliteStore(torn / killed.name)
+    assert index.exists()
+    assert opened(killed) == (["STORE_LOG_MISSING"], 0)
 
 
 def test_a_backup_is_not_mixed_with_the_log_of_the_file_that_it_replaces(killed: Path, tmp_path: Path) -> None:
@@ -376,7 +439,7 @@ def test_a_damaged_database_is_refused_before_anything_is_served(tmp_path: Path,
     store = SqliteStore(path)
     store._apply(filled())
     store._database.executescript(
-        f"PRAGMA writable_schema=ON; UPDATE sqlite_schema SET {damage} WHERE name = 'retained'"  # noqa: S608 - our own
+        f"PRAGMA writable_schema=ON; UPDATE sqlite_schema SET {damage} WHERE name = 'retained'"
     )
     store.close()
     with pytest.raises(StoreError, match=r"it is damaged|malformed") as refused:

@@ -132,7 +132,7 @@ def test_a_value_that_no_broker_writes_is_refused_before_it_is_restored(
     store._apply(filled())
     store.close()
     closed(path)
-    changed(path, f"UPDATE {table} SET {change}")  # noqa: S608 - our own table
+    changed(path, f"UPDATE {table} SET {change}")
     assert f"it is damaged (a row of {table} has a value that is never written); move it away" in refusal(
         SqliteStore, path
     )

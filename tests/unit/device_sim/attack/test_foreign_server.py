@@ -23,7 +23,7 @@ async def test_leaving_ends_the_server_and_what_it_has_started(tmp_path: Path) -
     codes.append(process.returncode)
     assert [code is None for code in codes] == [True, False]
     async with asyncio.timeout(60):
-        while lives(child):  # noqa: ASYNC110 - it is not our child: nobody tells
+        while lives(child):
             await asyncio.sleep(0.01)
 
 

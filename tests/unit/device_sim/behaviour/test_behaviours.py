@@ -97,7 +97,7 @@ def test_answers_are_drawn_from_the_device_and_the_command_alone() -> None:
 
 def test_without_jitter_all_come_back_at_the_same_moment() -> None:
     herd, spread = Backoff(1.0, 8.0, Jitter.NONE), Backoff(1.0, 8.0)
-    randomness = random.Random(1)  # noqa: S311 - repeatable by intent
+    randomness = random.Random(1)
     assert [herd.pause(attempt, randomness) for attempt in range(5)] == [1.0, 2.0, 4.0, 8.0, 8.0]
     assert len({spread.pause(3, randomness) for _ in range(20)}) == 20
 

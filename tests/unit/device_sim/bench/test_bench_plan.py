@@ -49,7 +49,7 @@ def test_a_plan_that_cannot_be_is_told(fields: dict[str, object], words: str) ->
     ],
 )
 def test_sizes_are_drawn_as_often_as_they_say(text: str, drawn: dict[int, float]) -> None:
-    source, sizes = Random(1), sizes_in(text)  # noqa: S311 - the same each time
+    source, sizes = Random(1), sizes_in(text)
     found = Counter(sizes.draw(source) for _ in range(3000))
     assert found.keys() == drawn.keys()
     assert all(found[size] / 3000 == pytest.approx(share, abs=0.05) for size, share in drawn.items())

@@ -139,7 +139,7 @@ async def test_an_answer_that_comes_twice_is_one_too_many(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(backend, "come_back", is_back)
     commanding = asyncio.create_task(backend.command("meters", ["meter-1", "meter-2"], "identify", {}, 60.0))
-    while len(backend._commands) < 1:  # noqa: ASYNC110 - it is sent in the loop's next turn
+    while len(backend._commands) < 1:
         await asyncio.sleep(0)
     (identifier,) = backend._commands
     for unexpected in (0, 1):

@@ -48,7 +48,7 @@ async def said(stand: EnrolmentStand, data: bytes, *, to_the_end: bool = True) -
 
 
 async def noted(stand: EnrolmentStand) -> None:
-    while not any(each.sent_data for each in stand.arrivals):  # noqa: ASYNC110 - the other end of a socket
+    while not any(each.sent_data for each in stand.arrivals):
         await asyncio.sleep(0.01)
 
 

@@ -51,7 +51,7 @@ def files(tmp_path: Path) -> Path:
 
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not true():  # noqa: ASYNC110 - the other end of a socket
+        while not true():
             await asyncio.sleep(0.01)
 
 

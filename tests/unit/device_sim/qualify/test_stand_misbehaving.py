@@ -75,7 +75,7 @@ async def ended(client: RawClient) -> bool:
 
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not true():  # noqa: ASYNC110 - the other end of a socket
+        while not true():
             await asyncio.sleep(0.01)
 
 
@@ -211,7 +211,7 @@ async def test_the_first_connection_may_use_aliases_and_is_dropped_and_the_next_
 
 async def _nothing_under_way(stand: Stand) -> None:
     """Return when only what accepts and what serves the one connection is left of the stand's tasks."""
-    while len(stand._tasks) > 2:  # noqa: ASYNC110 - the stand's own tasks
+    while len(stand._tasks) > 2:
         await asyncio.sleep(0.01)
 
 

@@ -229,7 +229,7 @@ async def test_all_processes_of_a_device_are_looked_at_and_no_others() -> None:
         seen = {int(thread.split("/")[2]) for thread in watch._threads}
         assert seen == {process.pid, child}
         os.kill(child, signal.SIGKILL)
-        while starvation._threads_of(str(child)):  # noqa: ASYNC110 - the kernel ends it
+        while starvation._threads_of(str(child)):
             await asyncio.sleep(0.01)
         watch.look()
         assert {int(thread.split("/")[2]) for thread in watch._threads} == {process.pid, child}, "what it waited stays"
@@ -317,7 +317,7 @@ async def test_a_device_is_looked_at_again_and_again_until_that_is_stopped(monke
         for waited in (1.0, 2.0):
             machine.threads = {"one": (0.0, waited)}
             async with asyncio.timeout(30):
-                while watch.waited.seconds != waited:  # noqa: ASYNC110 - what a task sees
+                while watch.waited.seconds != waited:
                     await asyncio.sleep(0.001)
     finally:
         looking.cancel()

@@ -70,7 +70,7 @@ def opened() -> set[Path]:
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not holds():  # noqa: ASYNC110 - a file tells nobody that it has grown
+        while not holds():
             await asyncio.sleep(0)
 
 

@@ -21,9 +21,9 @@ from device_sim.run.health import HealthSample
 from device_sim.run.lateness import is_crossed_by, most_unread, overfilled, proven
 from device_sim.run.manner import Manner
 from device_sim.run.part import PartOutcome
+from device_sim.run.reckoning import Reckoning
 from device_sim.run.recorder import Recorder
 from device_sim.run.result import ProcessHealth, RunResult
-from device_sim.run.runner import Run
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import build
 from device_sim.scenario.threshold import Threshold
@@ -69,24 +69,23 @@ def test_what_no_lateness_explains(qos: int, amiss: dict[str, Any], found: dict[
 )
 def test_what_a_run_has_seen_is_counted_over_all_receivers(amiss: dict[str, Any], found: dict[str, int]) -> None:
     """A device has published four, and was acknowledged three: each receiver has the first."""
-    run = Run.__new__(Run)
-    run.manner = Manner(workers=amiss.get("workers", 1))
     groups = [{"name": "all", "telemetry": {"every": "1s", "qos": 1}}]
-    run.scenario = build({"name": "x", "groups": groups, "stages": [{"ramp": {"rate": 1}}]}, "x")
+    scenario = build({"name": "x", "groups": groups, "stages": [{"ramp": {"rate": 1}}]}, "x")
     counts = {Count.REFUSED_MESSAGES: amiss.get("refused", 0), Count.LOST_RECEIVERS: amiss.get("receivers", 0)}
-    run.recorder, run._read = Recorder(counts=Counter(counts)), amiss.get("silent", True)
-    run.backends = [Backend(name, ["a"]) for name in ("one", "two")]
-    for backend in run.backends:
+    recorder = Recorder(counts=Counter(counts))
+    backends = [Backend(name, ["a"]) for name in ("one", "two")]
+    for backend in backends:
         backend.checks["a"].record(1)
-    run.backends[0].unexpected, run.backends[0].unasked = 3, amiss.get("unasked", 0)
-    run.backends[1].besides = amiss.get("besides", 0)
+    backends[0].unexpected, backends[0].unasked = 3, amiss.get("unasked", 0)
+    backends[1].besides = amiss.get("besides", 0)
     for second in range(1, 5):
-        run.recorder.sample(float(second), 1, 1, 400 * second, 0, Counter(), HEALTHY)
+        recorder.sample(float(second), 1, 1, 400 * second, 0, Counter(), HEALTHY)
     nothing = Latency().encoded()
     sent = {"a": Sent(4, frozenset({4}), kept_waiting=True)}
     outcome = PartOutcome(sent, {}, {}, {}, nothing, nothing, 0, {}, {}, 0.0)
     expected = Counter({Count(name): number for name, number in found.items()})
-    assert run._despite_lateness([outcome]) == expected
+    reckoning = Reckoning(scenario, Manner(workers=amiss.get("workers", 1)), recorder, backends, [outcome])
+    assert reckoning.proven(read=amiss.get("silent", True)) == expected
 
 
 def test_each_quality_of_service_counts_by_itself() -> None:

@@ -31,11 +31,11 @@ async def test_who_computes_is_late_and_not_paused(
     if paused:  # Others at work on this machine do not make it less of a pause.
         monkeypatch.setattr(health, "seconds_waited", lambda: 0.0)
     async with GeneratorWatch() as watch, asyncio.timeout(60):
-        while not watch.lag.count:  # noqa: ASYNC110 - a task of its own
+        while not watch.lag.count:
             await asyncio.sleep(0.001)
         before, ticks = watch.paused, watch.lag.count
         late()
-        while watch.lag.count == ticks:  # noqa: ASYNC110
+        while watch.lag.count == ticks:
             await asyncio.sleep(0.001)
         assert (watch.paused > before) is paused
 
@@ -44,11 +44,11 @@ async def test_who_waits_for_a_core_is_not_paused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(health, "_PAUSE", 0.1)
     monkeypatch.setattr(health, "seconds_waited", time.monotonic)  # All the time, it says.
     async with GeneratorWatch() as watch, asyncio.timeout(60):
-        while not watch.lag.count:  # noqa: ASYNC110 - a task of its own
+        while not watch.lag.count:
             await asyncio.sleep(0.001)
         ticks = watch.lag.count
         _blocked()
-        while watch.lag.count == ticks:  # noqa: ASYNC110
+        while watch.lag.count == ticks:
             await asyncio.sleep(0.001)
         assert not watch.paused
 

@@ -88,7 +88,7 @@ async def test_a_command_is_late_from_when_it_was_due_also_while_earlier_ones_fi
     meter = SimpleNamespace(name="meter-1", machine=Device("meter-1", "meters"), is_moving=False, is_connected=True)
     around.told_devices = [cast("Any", meter)]
     playing = asyncio.create_task(stages._command(around, Command(rate=100.0, deadline=60.0)))
-    while not backend._commands:  # noqa: ASYNC110 - it is asked for in one of the loop's next turns
+    while not backend._commands:
         await asyncio.sleep(0)
     (identifier,) = backend._commands
     await asyncio.sleep(stalled)

@@ -8,7 +8,7 @@ from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.fleet.backend import Backend
 from device_sim.latency import Latency
 from device_sim.run.part import PartOutcome
-from device_sim.run.runner import stale
+from device_sim.run.reckoning import stale
 
 
 def outcome(**present: bool) -> PartOutcome:

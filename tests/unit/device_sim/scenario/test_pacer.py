@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**32)
 
 
 def source_of(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - repeatable by intent
+    return random.Random(seed)
 
 
 def test_even_arrivals_are_a_rate_apart() -> None:

@@ -16,7 +16,7 @@ chunks = st.lists(st.tuples(st.binary(min_size=1, max_size=300), seconds), max_s
 
 
 def line_in(trouble: Trouble, now: float = 0.0, seed: int = 1) -> Line:
-    line = Line(random.Random(seed))  # noqa: S311 - repeatable by intent
+    line = Line(random.Random(seed))
     line.set(trouble, now)
     return line
 

@@ -77,7 +77,7 @@ def run(new_loop: Loop, story: Callable[[Scene], Awaitable[None]]) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - the kernel tells nobody
+    while not condition():
         await asyncio.sleep(0.005)
 
 
@@ -280,7 +280,7 @@ def test_the_source_address_of_loopback_is_kept(new_loop: Loop) -> None:
     async def story(made: Scene) -> None:
         for source in ("127.0.0.1", "127.0.0.7"):
             await made.connect(source)
-            await until(lambda: source in made.far.sources)  # noqa: B023 - awaited in this turn
+            await until(lambda: source in made.far.sources)
 
     run(new_loop, story)
 

@@ -31,7 +31,7 @@ async def test_who_is_revoked_while_he_asks_for_a_token_gets_none(fleet: Fleet, 
         assert let_go.wait(PATIENCE)
 
     async def waiting(number: int) -> None:
-        while fleet.database._writer._waiting < number:  # noqa: ASYNC110 - nothing tells
+        while fleet.database._writer._waiting < number:
             await asyncio.sleep(0)
 
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import HttpUrl, SecretStr
+from sqlalchemy import delete
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities.authority import urls_of_root
@@ -28,6 +29,8 @@ from provisioning.ca.ceremony import (
 )
 from provisioning.ca.issuer import Issuer
 from provisioning.directory.files import AuthorityFiles
+from provisioning.doctor.doctor_authorities import authority_findings
+from provisioning.doctor.doctor_finding import Finding
 from provisioning.enrolment.issuing import Issuing
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.keys import generate_key, key_to_pem
@@ -44,6 +47,7 @@ from provisioning.store import (
     groups,
     known_authorities,
     revocations,
+    tables,
 )
 from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
@@ -110,6 +114,29 @@ async def test_a_successor_is_made_though_the_key_that_it_replaces_is_lost(fleet
         await NextAuthority(replace(fleet_cas.life, settings=settings)).export_csr()
     files.key("root-ca").unlink()
     read_issuing_ca_csr(await NextAuthority(fleet_cas.life).export_csr())
+
+
+async def test_a_ca_that_the_store_has_lost_is_not_made_again_with_the_same_key(fleet_cas: Ceremonies) -> None:
+    """After a recovery to before it was announced, and revoked: its key was taken for one that waits."""
+    files, following = AuthorityFiles(fleet_cas.settings.directory), NextAuthority(fleet_cas.life)
+    await following.begin()
+    lost = delete(tables.authorities).where(tables.authorities.c.name == "issuing-2")
+    await fleet_cas.database.write(lambda connection: connection.execute(lost))
+    for begin in (following.begin, following.export_csr):
+        with pytest.raises(ConfigurationError, match=r"has a certificate here, .*issuing-2\.crt, which the store does"):
+            await begin()
+    assert "issuing-2.crt announces it" in str(await doctor_says(fleet_cas))
+    certificate = files.certificate("issuing-2").read_bytes()
+    assert await following.announce(certificate) == "issuing-2"
+    assert files.certificate("issuing-2").read_bytes() == certificate
+    assert await doctor_says(fleet_cas) == []
+
+
+async def doctor_says(fleet_cas: Ceremonies) -> list[Finding]:
+    """Return what the doctor finds wrong with the CAs."""
+    settings, now = fleet_cas.settings, fleet_cas.clock()
+    found = await fleet_cas.database.read(lambda connection: list(authority_findings(connection, settings, now)))
+    return [each for each in found if each.remedy]
 
 
 async def test_a_step_that_cannot_be_shown_is_not_taken(fleet_cas: Ceremonies) -> None:

@@ -230,7 +230,7 @@ async def test_files_that_cannot_be_read_for_a_while_end_no_service(
         path.unlink()
         path.symlink_to(path.name)
         async with asyncio.timeout(60):
-            while len(logs) < 4:  # noqa: ASYNC110 - by a task that tells nobody
+            while len(logs) < 4:
                 await asyncio.sleep(0.01)
         path.unlink()
         path.write_bytes(content)
@@ -352,7 +352,7 @@ async def test_trust_that_changes_counts_though_the_bundle_cannot_be_written_whi
     monkeypatch.setattr(https_credential, "_LONGEST_WAIT_SECONDS", 0.01)
     running = asyncio.create_task(credential.run())
     async with asyncio.timeout(60):
-        while bundle.read_bytes() == before:  # noqa: ASYNC110 - it has no event
+        while bundle.read_bytes() == before:
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The CAs of a service that starts: what was decided while none ran."""
+"""The CAs of a service that starts, or whose store goes back: what was decided while none ran."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
-from sqlalchemy import select, text
+from sqlalchemy import delete, select, text, update
+from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from provisioning.authorities.authority import open_authority, root_crl_plan
@@ -22,6 +23,7 @@ from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import ISSUING_LIFE, read_issuing_ca_csr
 from provisioning.ca.issuer import Issuer
+from provisioning.directory.files import AuthorityFiles, read_certificate
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier, key_to_pem, write_private
 from provisioning.pki.revocation_reason import RevocationReason
@@ -30,6 +32,7 @@ from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import RevocationService
 from provisioning.store import tables
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityState
 from provisioning.store.serials import SerialNumbers
 from tests.support.ceremonies import Ceremonies
 from tests.support.openssl import openssl
@@ -62,7 +65,7 @@ async def listed_by_next_service(fleet_cas: Ceremonies, number: int) -> set[int]
     running = asyncio.create_task(live.run())
     try:
         async with asyncio.timeout(60):
-            while (crl := live.publishers[ROOT].current) is None or crl.number <= number:  # noqa: ASYNC110 - it has no event
+            while (crl := live.publishers[ROOT].current) is None or crl.number <= number:
                 await asyncio.sleep(0.01)
     finally:
         running.cancel()
@@ -271,7 +274,7 @@ async def test_what_another_process_revokes_while_a_list_is_first_made_is_in_the
     running = asyncio.create_task(live.run())
     try:
         async with asyncio.timeout(60):
-            while not revoked <= listed(live.publishers["issuing-ca"]):  # noqa: ASYNC110 - it has no event
+            while not revoked <= listed(live.publishers["issuing-ca"]):
                 await asyncio.sleep(0.01)
     finally:
         running.cancel()
@@ -281,3 +284,29 @@ async def test_what_another_process_revokes_while_a_list_is_first_made_is_in_the
 def listed(publisher: CrlPublisher) -> set[int]:
     assert publisher.current is not None
     return {each.serial_number for each in x509.load_der_x509_crl(publisher.current.der)}
+
+
+async def test_a_ca_that_the_store_has_lost_ends_and_the_service_goes_on(fleet_cas: Ceremonies) -> None:
+    """A recovery to before it was announced ended the running service: its list had no number any more."""
+    assert await fleet_cas.successor() == "issuing-2"
+    live = opened(fleet_cas)
+    await live.start()
+    publisher = live.publishers["issuing-2"]
+
+    def go_back(connection: Connection) -> None:
+        connection.execute(delete(tables.authorities).where(tables.authorities.c.name == "issuing-2"))
+        connection.execute(delete(tables.counters).where(tables.counters.c.name == "crl/issuing-2"))
+        connection.execute(update(tables.authorities).values(state=AuthorityState.ACTIVE))
+
+    await fleet_cas.database.write(go_back)
+    with pytest.raises(Refused, match="does not know the list issuing-2"):
+        await publisher.publish()
+    with capture_logs() as logs:
+        await live._take_over()
+    assert [(each["code"], each["cas"]) for each in logs if "code" in each] == [("STORE_WENT_BACK", ["issuing-2"])]
+    assert "issuing-2" not in live.publishers
+    first = AuthorityFiles(fleet_cas.settings.directory).certificate("issuing-ca")
+    assert live.issuing(DEFAULT_LINE).issuer.certificate == read_certificate(first)
+    with capture_logs() as logs:
+        await live._take_over()
+    assert logs == []

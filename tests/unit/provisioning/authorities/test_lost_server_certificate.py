@@ -14,9 +14,10 @@ from structlog.testing import capture_logs
 
 from provisioning.authorities.own_credentials import OwnCredentials
 from provisioning.ca.profile import Profile, ProfileConfig, ProfileName, profile_of
-from provisioning.directory.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
+from provisioning.directory.files import OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import load_key
+from provisioning.pki.pem import pem_of
 from tests.support.fleet import Fleet
 
 PROFILES: dict[str, Profile] = {name: profile_of(ProfileConfig(name, timedelta(days=90))) for name in ProfileName}

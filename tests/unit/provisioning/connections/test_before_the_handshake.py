@@ -44,7 +44,7 @@ async def test_where_an_operator_was_answered_is_before_others_and_these_by_addr
         door = Door(listening, lambda: context, Noted, places)
         door.open()
         async with asyncio.timeout(PATIENCE):
-            while len(begun) < 16:  # noqa: ASYNC110 - nobody tells
+            while len(begun) < 16:
                 await asyncio.sleep(0)
         assert [int(key[-1:]) for key in begun] == [4, 2, 3, 5, 2, 5, *10 * [2]]
         assert len(places) == 16
@@ -71,7 +71,7 @@ async def test_who_is_cut_off_before_his_handshake_begins_costs_no_descriptor() 
         assert (len(line), len(places), len(door._next), descriptors()) == (4, 0, 4, before + 4)
         assert [(each["code"], each["connections"]) for each in logs] == [("CROWDED", 4)]
         async with asyncio.timeout(PATIENCE):
-            while len(places) < 4:  # noqa: ASYNC110 - nobody tells
+            while len(places) < 4:
                 await asyncio.sleep(0)
         assert len(line) == 0
         door.close()

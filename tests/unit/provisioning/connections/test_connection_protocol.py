@@ -282,7 +282,7 @@ async def test_nothing_is_kept_of_one_who_has_reset_his_connection(request_: byt
         drop(writer.get_extra_info("socket"))
         writer.transport.abort()
         async with asyncio.timeout(10):
-            while state.connections:  # noqa: ASYNC110 - nobody tells
+            while state.connections:
                 await asyncio.sleep(0)
     await asyncio.sleep(0)  # The loop's own handle of the loss is gone.
     gc.collect()

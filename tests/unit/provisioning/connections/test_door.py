@@ -89,7 +89,7 @@ async def greeted(client: socket.socket) -> bytes:
 
 
 async def empty(places: Places) -> None:
-    while len(places):  # noqa: ASYNC110 - nobody tells
+    while len(places):
         await asyncio.sleep(FEW)
 
 
@@ -188,7 +188,7 @@ async def test_without_a_descriptor_nobody_is_accepted_for_a_moment_and_that_is_
     with capture_logs() as logs:
         async with opened(Places(2)) as (_, client):
             with no_descriptors():
-                while not logs:  # noqa: ASYNC110 - nobody tells
+                while not logs:
                     await asyncio.sleep(0)
             assert await greeted(client) == b"come in"
     assert {(each["code"], each["detail"]) for each in logs} == {("ACCEPT_FAILED", "Too many open files")}
@@ -199,7 +199,7 @@ async def test_for_that_moment_it_is_not_tried_again(monkeypatch: pytest.MonkeyP
     with capture_logs() as logs:
         async with opened(Places(2)):
             with no_descriptors():
-                while not logs:  # noqa: ASYNC110 - nobody tells
+                while not logs:
                     await asyncio.sleep(0)
                 for _ in range(20):
                     await asyncio.sleep(0)
@@ -212,7 +212,7 @@ async def test_a_door_that_is_closed_meanwhile_stays_closed(monkeypatch: pytest.
     with capture_logs() as logs:
         async with opened(places) as (door, client):
             with no_descriptors():
-                while not logs:  # noqa: ASYNC110 - nobody tells
+                while not logs:
                     await asyncio.sleep(0)
                 door.close()
             await asyncio.sleep(10 * FEW)
@@ -227,7 +227,7 @@ async def test_who_fails_the_handshake_gives_his_place_back() -> None:
         shared_pki().broker().credential, shared_pki().anchors, client_certificate=ClientCertificate.OPTIONAL
     )
     async with opened(places, context=context) as (_, client):
-        while not len(places):  # noqa: ASYNC110 - nobody tells
+        while not len(places):
             await asyncio.sleep(FEW)
         client.send(b"GET / HTTP/1.1\r\n\r\n")
         await empty(places)
@@ -268,7 +268,7 @@ class BusyLoop:
         return getattr(self._loop, name)
 
     async def connect_accepted_socket(self, make: Any, accepted: socket.socket) -> Any:
-        while not struct.unpack("ii", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]:  # noqa: ASYNC110
+        while not struct.unpack("ii", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]:
             await asyncio.sleep(FEW)
         return await self._loop.connect_accepted_socket(make, accepted)
 
@@ -294,7 +294,7 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
         async with opened(places, context=RenewableContext(context), handshake_seconds=FEW) as (door, client):
             monkeypatch.setattr(door, "_turns", Turns(cast("asyncio.AbstractEventLoop", BusyLoop())))
             coming = asyncio.create_task(asyncio.to_thread(comes, client))
-            while not len(places):  # noqa: ASYNC110 - nobody tells
+            while not len(places):
                 await asyncio.sleep(FEW)
             assert await coming == b"come in"
             await empty(places)
@@ -341,7 +341,7 @@ def test_who_is_refused_reads_the_alert_and_then_the_end(
             assert answer == alert
             await empty(places)
             # asyncio's own transport keeps it.
-            while handshakes() and loop is uvloop.new_event_loop:  # noqa: ASYNC110 - nobody tells
+            while handshakes() and loop is uvloop.new_event_loop:
                 await asyncio.sleep(FEW)
 
     gc.collect()
@@ -457,7 +457,7 @@ async def test_a_quarter_of_the_places_may_wait_for_a_header_and_the_longest_wai
     async with opened(Places(places), proxies=ProxyNetworks(["127.0.0.1/32"])) as (door, client):
         with contextlib.ExitStack() as others:
             for number in range(1, most + 1):
-                while len(door._arrivals) < number:  # noqa: ASYNC110 - nobody tells
+                while len(door._arrivals) < number:
                     await asyncio.sleep(FEW)
                 other = others.enter_context(socket.socket())
                 other.setblocking(False)
@@ -468,7 +468,7 @@ async def test_a_quarter_of_the_places_may_wait_for_a_header_and_the_longest_wai
 
 async def test_those_whose_header_is_awaited_end_with_the_door() -> None:
     async with opened(Places(16), proxies=ProxyNetworks(["127.0.0.1/32"])) as (door, client):
-        while not len(door._arrivals):  # noqa: ASYNC110 - nobody tells
+        while not len(door._arrivals):
             await asyncio.sleep(FEW)
         door.close()
         assert len(door._arrivals) == 0

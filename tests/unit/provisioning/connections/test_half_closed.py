@@ -59,7 +59,7 @@ async def test_what_never_comes_whole_is_not_waited_for_behind_an_answer() -> No
     async with connected(state=state, app_state={"go_on": go_on}) as (reader, writer):
         writer.write(post(b"first", "/told") + post(b"body", "/other")[:-1])
         writer.write_eof()
-        while not any(getattr(each, "_ended", False) for each in state.connections):  # noqa: ASYNC110 - nobody tells
+        while not any(getattr(each, "_ended", False) for each in state.connections):
             await asyncio.sleep(0)
         go_on.set()
         assert (await answered(reader))[1] == b"okfirst"

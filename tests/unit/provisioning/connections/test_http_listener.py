@@ -127,7 +127,7 @@ async def test_of_a_connection_that_is_gone_tls_keeps_nothing_until_garbage_is_c
             reader, writer = await served.connect()
             if way == "reset while it is answered":
                 writer.write(ASK.replace(b"/", b"/never", 1) + b"\r\n")
-                while not served.listener.server_state.tasks:  # noqa: ASYNC110 - until it is
+                while not served.listener.server_state.tasks:
                     await asyncio.sleep(0.01)
                 writer.transport.abort()
             elif way == "service closes":
@@ -221,7 +221,7 @@ async def test_a_connection_gives_its_place_back_when_it_ends() -> None:
         await writer.wait_closed()
         await served.asked(ASK + CLOSE)
         async with asyncio.timeout(10):
-            while served.places:  # noqa: ASYNC110 - nothing tells
+            while served.places:
                 await asyncio.sleep(0)
 
 
@@ -232,7 +232,7 @@ async def test_who_is_told_to_end_does_not_wait_for_those_whose_handshake_is_not
         writer.write(ASK.replace(b"/", b"/slowly", 1) + b"\r\n")
         with socket.create_connection(served.listening.getsockname()) as late:
             late.setblocking(False)
-            while len(served.places) < 2 or not served.listener.server_state.tasks:  # noqa: ASYNC110 - nobody tells
+            while len(served.places) < 2 or not served.listener.server_state.tasks:
                 await asyncio.sleep(0)
             served.listener.stop()
             loop = asyncio.get_running_loop()
@@ -269,11 +269,11 @@ async def test_an_answer_that_the_kernel_still_has_is_not_over(tmp_path: Path, s
         reads = await asyncio.to_thread(served.trusting.wrap_socket, client, server_hostname="localhost")
         await asyncio.to_thread(reads.sendall, ASK.replace(b"/", b"/much?%d" % size, 1) + CLOSE)
         connections = served.listener.server_state.connections
-        while not connections:  # noqa: ASYNC110 - the client's handshake is over before the server's
+        while not connections:
             await asyncio.sleep(0)
         (connection,) = connections
         assert isinstance(connection, ConnectionProtocol)
-        while not connection.transport.is_closing():  # noqa: ASYNC110 - nobody tells
+        while not connection.transport.is_closing():
             await asyncio.sleep(0)
         for _ in range(100):
             await asyncio.sleep(0)
@@ -301,7 +301,7 @@ async def end_while_one_waits() -> None:
         async with serving() as served:
             reader, writer = await served.connect()
             writer.write(ASK.replace(b"/", b"/never", 1) + b"\r\n")
-            while not served.listener.server_state.tasks:  # noqa: ASYNC110 - nothing tells
+            while not served.listener.server_state.tasks:
                 await asyncio.sleep(0)
             descriptor = served.listening.fileno()
         await reader.read()
@@ -317,7 +317,7 @@ async def test_requests_that_are_under_way_are_waited_for_and_streams_are_not(mo
             _, writer = await served.connect()
             writers.append(writer)
             writer.write(ASK.replace(b"/", path, 1) + b"\r\n")
-            while len(tasks) < number:  # noqa: ASYNC110 - nothing tells
+            while len(tasks) < number:
                 await asyncio.sleep(0)
         await served.listener.answered(lambda: 1)
         (stream,) = tasks

@@ -126,7 +126,7 @@ async def serving(*, tls: bool) -> AsyncIterator[Served]:
         client = opened.enter_context(connected)
         connections: set[Any] = listener.server_state.connections
         async with asyncio.timeout(PLENTY):
-            while not connections:  # noqa: ASYNC110 - nobody tells
+            while not connections:
                 await asyncio.sleep(0)
         (connection,) = connections
         descriptor = os.dup(connection.transport.get_extra_info("socket").fileno())

@@ -113,7 +113,7 @@ async def test_who_leaves_has_nothing_more_taken_apart() -> None:
         connection = await of(state)
         writer.transport.abort()
         whole.go_on.set()
-        while state.connections:  # noqa: ASYNC110 - nobody tells
+        while state.connections:
             await asyncio.sleep(0)
         await turns(20)
         assert state.total_requests < 200

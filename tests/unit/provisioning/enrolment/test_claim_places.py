@@ -78,7 +78,7 @@ async def test_it_is_what_counting_by_every_trial_gives(
     fleet: Fleet, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim_places, "_FREED_AT_ONCE", 2)
-    choose = random.Random(seed)  # noqa: S311 - no secret
+    choose = random.Random(seed)
     await group(fleet, "claim", new_key=groups.NewKey.REPLACE, same_key_window=timedelta())
     shared = {name: await claim(fleet, name=name, devices=3) for name in ("batch", "other")}
     newest: dict[str, x509.Certificate] = {}
@@ -111,8 +111,8 @@ async def test_it_is_what_counting_by_every_trial_gives(
                     assert 3 in seen
         now = fleet.clock()
         for each in shared:
-            found = await fleet.database.read(lambda connection: claims.find_named(connection, each, now))  # noqa: B023
-            counted = await fleet.database.read(lambda connection: by_the_book(connection, each, now))  # noqa: B023
+            found = await fleet.database.read(lambda connection: claims.find_named(connection, each, now))
+            counted = await fleet.database.read(lambda connection: by_the_book(connection, each, now))
             assert found is not None
             assert found.used == counted
             assert counted <= 3
@@ -152,7 +152,7 @@ async def test_a_place_lasts_as_long_as_the_longest_of_its_trials_and_an_activat
         (None, None),
         (begun + 3 * HOUR, None),
     ):
-        assert await fleet.database.write(lambda connection: end_after(connection, ends_at)) == lasts_until  # noqa: B023
+        assert await fleet.database.write(lambda connection: end_after(connection, ends_at)) == lasts_until
 
 
 @pytest.mark.parametrize("places", ["given back", "lost since"])

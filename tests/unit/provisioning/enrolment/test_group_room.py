@@ -49,7 +49,7 @@ async def enrol_by_token(fleet: Fleet, name: str, group_name: str) -> x509.Certi
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_it_is_what_counting_by_every_certificate_gives(fleet: Fleet, seed: int) -> None:
-    choose = random.Random(seed)  # noqa: S311 - no secret
+    choose = random.Random(seed)
     await group(fleet, "claim", "token", new_key=groups.NewKey.REPLACE, same_key_window=timedelta())
     shared = await claim(fleet, devices=100)
     newest: dict[str, object] = {}
@@ -72,9 +72,9 @@ async def test_it_is_what_counting_by_every_certificate_gives(fleet: Fleet, seed
         with contextlib.suppress(Refused):
             newest[name] = await doing
         now = fleet.clock()
-        counted = await fleet.database.read(lambda connection: groups.count_devices(connection, "line", now, ANY))  # noqa: B023
-        assert counted == await fleet.database.read(lambda connection: by_the_book(connection, now))  # noqa: B023
-        bounded = await fleet.database.read(lambda connection: groups.count_devices(connection, "line", now, 2))  # noqa: B023
+        counted = await fleet.database.read(lambda connection: groups.count_devices(connection, "line", now, ANY))
+        assert counted == await fleet.database.read(lambda connection: by_the_book(connection, now))
+        bounded = await fleet.database.read(lambda connection: groups.count_devices(connection, "line", now, 2))
         assert bounded == min(counted, 2)
         seen.add(counted)
     assert len(seen) > 2
@@ -82,7 +82,7 @@ async def test_it_is_what_counting_by_every_certificate_gives(fleet: Fleet, seed
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_group_is_full_when_counting_says_so_and_its_row_is_never_below(fleet: Fleet, seed: int) -> None:
-    choose = random.Random(seed)  # noqa: S311 - no secret
+    choose = random.Random(seed)
     most = 4
     await group(fleet, "claim", "token", maximum_devices=most, new_key=groups.NewKey.REPLACE)
     shared = await claim(fleet, devices=100)
@@ -90,8 +90,8 @@ async def test_a_group_is_full_when_counting_says_so_and_its_row_is_never_below(
     for step in range(40):
         name = f"meter-{choose.randrange(9)}"
         now = fleet.clock()
-        before = await fleet.database.read(lambda connection: by_the_book(connection, now))  # noqa: B023
-        is_new = await fleet.database.read(lambda connection: devices.find(connection, name)) is None  # noqa: B023
+        before = await fleet.database.read(lambda connection: by_the_book(connection, now))
+        is_new = await fleet.database.read(lambda connection: devices.find(connection, name)) is None
         match choose.randrange(8):
             case 0 | 1 | 2:
                 doing = enrol(fleet, name, certificate=shared)
@@ -119,7 +119,7 @@ async def test_a_group_is_full_when_counting_says_so_and_its_row_is_never_below(
             assert (code is Code.GROUP_FULL) == (before >= most), (step, code, before, most)
         outcomes.add(code)
         taken = await fleet.database.read(lambda c: c.execute(text("SELECT taken FROM group_rooms")).scalar())
-        after = await fleet.database.read(lambda connection: by_the_book(connection, now))  # noqa: B023
+        after = await fleet.database.read(lambda connection: by_the_book(connection, now))
         assert taken is None or taken >= after
     assert {None, Code.GROUP_FULL} <= outcomes
 

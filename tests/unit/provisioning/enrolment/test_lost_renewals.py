@@ -26,7 +26,7 @@ _STEPS = 16
 async def test_lost_answers_in_any_order_lock_no_device_out(
     fleet: Fleet, seed: int, window: timedelta, *, rotates: bool
 ) -> None:
-    chance = random.Random(seed)  # noqa: S311 - not for keys
+    chance = random.Random(seed)
     await fleet.groups.create(Group("north", renewal_grace=_GRACE, same_key_window=window), by="admin")
     key = following = generate_key()
     held = await fleet.enrol(csr=csr_der(key))

@@ -199,7 +199,7 @@ async def test_it_is_what_a_look_at_every_certificate_gives(
     fleet: Fleet, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certificates_of_device, "_PAGE", 1)
-    choose = random.Random(seed)  # noqa: S311 - no secret
+    choose = random.Random(seed)
     mine = await identifying(fleet, "claim", "token")
     shared = await claim(fleet, devices=100)
     newest: x509.Certificate | None = None

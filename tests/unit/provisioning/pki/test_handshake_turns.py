@@ -92,7 +92,7 @@ async def visited(visit: Callable[[socket.socket], object], said: bytes = b"") -
             async with asyncio.timeout(PATIENCE):
                 await asyncio.to_thread(visit, client)
                 client.close()
-                while len(places):  # noqa: ASYNC110 - nobody tells
+                while len(places):
                     await asyncio.sleep(0.001)
         finally:
             door.close()

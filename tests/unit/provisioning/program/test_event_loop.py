@@ -107,7 +107,7 @@ def test_there_are_so_many_at_a_time_and_they_keep_the_loop_from_no_end(
         with pytest.raises(socket.gaierror, match="3 names are being looked up already"):
             await find("here.example")
         names.end.set()
-        while any(thread.name == "look-up" for thread in threading.enumerate()):  # noqa: ASYNC110 - nothing tells
+        while any(thread.name == "look-up" for thread in threading.enumerate()):
             await asyncio.sleep(0.01)
         assert await find("here.example") == "192.0.2.1"
 
@@ -147,7 +147,7 @@ def test_names_that_others_have_chosen_leave_room_for_each_other_and_for_our_own
             each.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         names.end.set()
-        while any(thread.name == "look-up" for thread in threading.enumerate()):  # noqa: ASYNC110 - nothing tells
+        while any(thread.name == "look-up" for thread in threading.enumerate()):
             await asyncio.sleep(0.01)
         assert await asyncio.create_task(find_for("shop")) == "192.0.2.1"
 

@@ -83,7 +83,7 @@ def test_a_header_that_comes_byte_by_byte_is_awaited_and_the_loop_is_woken_once_
         if number >= len(header):
             break
         theirs.sendall(bytes([each]) if number < len(header) - 1 else bytes([each]) + TLS)
-        yard.until(lambda: len(looked) == number + 2)  # noqa: B023 - used before the next
+        yard.until(lambda: len(looked) == number + 2)
         for _ in range(3):
             yard.go_round()
         assert len(looked) == number + 2, "what was seen once is no event again"

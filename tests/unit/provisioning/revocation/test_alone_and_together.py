@@ -133,7 +133,7 @@ async def test_one_alone_and_a_batch_of_one_are_the_same(
 ) -> None:
     if in_portions:
         make_portions_small(monkeypatch)
-    random = Random(seed)  # noqa: S311 - the same on each run
+    random = Random(seed)
     reasons = sorted(OPERATOR_REASONS)
     done: set[str] = set()
     pair: list[Life] = []
@@ -154,9 +154,9 @@ async def test_one_alone_and_a_batch_of_one_are_the_same(
         since = random.choice([None, fleet.clock() - timedelta(hours=1)])
 
         async def request(life: Life) -> Any:
-            if what in {"enrol", "renew", "token"}:  # noqa: B023
-                return await getattr(life, what)()  # noqa: B023
-            return await life.end(what, None if what == "decommission" else which, reason, since)  # noqa: B023
+            if what in {"enrol", "renew", "token"}:
+                return await getattr(life, what)()
+            return await life.end(what, None if what == "decommission" else which, reason, since)
 
         alone, together = [await life.became(request) for life in pair]
         done.add(f"{what} {'refused' if isinstance(alone[0][0], Code) else 'done'}")

@@ -52,7 +52,7 @@ async def test_a_feed_that_cannot_read_the_store_says_nothing_until_it_can(
 
         back.clear()
         await gone.wait()  # A look that was under way has ended.
-        while feed.is_current:  # noqa: ASYNC110 - time alone changes it
+        while feed.is_current:
             await asyncio.sleep(HEARTBEAT)
         await fleet.revocation.revoke_device("meter-1", RevocationReason.KEY_COMPROMISE, by="another process")
         async with contextlib.aclosing((await feed.subscribe(0)).batches()) as late:

@@ -283,7 +283,7 @@ async def test_no_order_of_decisions_makes_a_certificate_good_without_its_own_re
     fleet: Fleet, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One by one, at the same time, in portions, by a process that dies between them, and renewed meanwhile."""
-    random = Random(seed)  # noqa: S311 - the same on each run
+    random = Random(seed)
     if seed % 2:
         make_portions_small(monkeypatch)
     model = Model(issued=await many_of(fleet, NAME, 3))

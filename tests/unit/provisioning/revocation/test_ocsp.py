@@ -388,7 +388,7 @@ async def test_the_signer_is_renewed_at_half_of_its_life_and_a_failure_is_repeat
     monkeypatch.setattr(certificates, "add", fail_once)
     fleet.clock.advance(7 * DAY / 2)
     task = asyncio.create_task(signer.run())
-    while signer.current(fleet.clock()) is first:  # noqa: ASYNC110 - it has no event to wait for
+    while signer.current(fleet.clock()) is first:
         await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -409,7 +409,7 @@ async def test_a_signer_that_is_revoked_is_replaced_and_what_it_has_signed_is_no
     serial = f"{first.certificate.serial_number:x}"
     running = asyncio.create_task(signer.run())
     await responding.revocation.revoke_serial(serial, RevocationReason.KEY_COMPROMISE, by="admin")
-    while signer.current(fleet.clock()) is first:  # noqa: ASYNC110 - it has no event to wait for
+    while signer.current(fleet.clock()) is first:
         await asyncio.sleep(0.001)
     running.cancel()
     second = signer.current(fleet.clock())

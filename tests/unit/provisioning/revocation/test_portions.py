@@ -247,7 +247,7 @@ async def test_what_a_process_has_left_another_ends_unless_it_ends_itself(
         running = asyncio.create_task(started.run())
         await begun.wait()
         async with asyncio.timeout(60):
-            while not is_to_end and await unfinished(fleet):  # noqa: ASYNC110 - the store tells nobody
+            while not is_to_end and await unfinished(fleet):
                 await asyncio.sleep(0)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -292,7 +292,7 @@ async def test_an_admin_of_many_certificates_is_no_admin_from_the_first_moment(
         await fleet.database.write(
             partial(
                 Connection.exec_driver_sql,
-                statement=f"INSERT INTO operators (name, role, granted_at, granted_by) VALUES ('{name}', 'admin', "  # noqa: S608
+                statement=f"INSERT INTO operators (name, role, granted_at, granted_by) VALUES ('{name}', 'admin', "
                 "'2026-01-01 00:00:00+00:00', 'x')",
             )
         )

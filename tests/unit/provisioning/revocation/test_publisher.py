@@ -118,7 +118,7 @@ async def test_no_two_lists_are_of_the_same_second(fleet: Fleet) -> None:
         await fleet.revocation.revoke_device(f"meter-{number}", RevocationReason.SUPERSEDED, by="admin")
         publisher.changed()
         async with asyncio.timeout(30):
-            while certificate.serial_number not in serials(publisher):  # noqa: ASYNC110 - it has no event to wait for
+            while certificate.serial_number not in serials(publisher):
                 await asyncio.sleep(0.01)
     task.cancel()
     assert told == sorted(set(told))
@@ -283,7 +283,7 @@ async def test_a_burst_makes_one_list_and_a_failure_is_repeated(fleet: Fleet, mo
         publisher.changed()
         await asyncio.sleep(0)
     await opened.wait()
-    while publisher.current is None or publisher.current.number == FIRST:  # noqa: ASYNC110 - it has no event to wait for
+    while publisher.current is None or publisher.current.number == FIRST:
         await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -301,7 +301,7 @@ async def test_a_list_is_renewed_in_time_after_a_change_too(fleet: Fleet, monkey
     await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
     publisher.changed()
     for number in (first.number + 1, first.number + 2):
-        while publisher.current is None or publisher.current.number < number:  # noqa: ASYNC110 - it has no event
+        while publisher.current is None or publisher.current.number < number:
             await asyncio.sleep(0.001)
         fleet.clock.advance(timedelta(minutes=31))
     task.cancel()
@@ -412,9 +412,9 @@ async def test_a_failure_after_the_changes_were_read_loses_none(fleet: Fleet, mo
         patched.setattr(crls, "add", fail)
         task = asyncio.create_task(publisher.run())
         publisher.changed()
-        while not publisher._owed:  # noqa: ASYNC110 - it has no event to wait for
+        while not publisher._owed:
             await asyncio.sleep(0.001)
-    while serials(publisher) != {certificate.serial_number}:  # noqa: ASYNC110
+    while serials(publisher) != {certificate.serial_number}:
         await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

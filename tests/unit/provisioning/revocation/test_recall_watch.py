@@ -260,7 +260,7 @@ async def test_who_has_come_in_by_something_else_since_is_left_alone(fleet: Flee
     assert (await watch.look(), await state_of(fleet, "SN2"), await known(fleet)) == (0, DeviceState.ACTIVE, [])
     for table in (idevids, recalls_table):
         rows = select(table)
-        assert await fleet.database.read(lambda connection: connection.execute(rows).all()) == []  # noqa: B023
+        assert await fleet.database.read(lambda connection: connection.execute(rows).all()) == []
 
 
 async def test_a_device_that_came_by_token_first_is_its_manufacturer_s_until_the_next_token(

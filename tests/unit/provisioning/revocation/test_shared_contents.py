@@ -39,7 +39,7 @@ def plan(issuer: CrlIssuer, name: str, shard: CrlShard | None = None) -> CrlPlan
 
 def scramble(connection: Connection, second: bytes, now: datetime, seed: int) -> None:
     """Give the revoked certificates two issuers, shards and ends, and release and hold some of them."""
-    choose = random.Random(seed)  # noqa: S311 - Not for secrets.
+    choose = random.Random(seed)
     for shard in SHARDS:
         row = {"id": shard.id, "url": shard.url}
         connection.execute(text("INSERT INTO crl_shards (id, issuer, url) VALUES (:id, 'first', :url)"), row)
@@ -51,7 +51,7 @@ def scramble(connection: Connection, second: bytes, now: datetime, seed: int) ->
     for change, share, value in parts:
         for number in range(1, MANY + 1):
             if choose.random() < share:
-                changed = f"UPDATE certificates SET {change} WHERE id = :id"  # noqa: S608 - Of the names above.
+                changed = f"UPDATE certificates SET {change} WHERE id = :id"
                 connection.execute(text(changed), {"value": value, "id": _BASE + number})
     some = choose.sample(range(_BASE + 1, _BASE + MANY + 1), 80)
     revocations.release(connection, some, released_at=now, actor="admin")

@@ -27,7 +27,7 @@ async def shown(fleet: Fleet, **search: object) -> dict[str, Standing]:
     while True:
         wanted, start = DeviceSearch(**search), after  # type: ignore[arg-type]
         page, after = await fleet.database.read(
-            lambda connection: device_inventory.page(connection, wanted, limit=2, after=start, now=fleet.clock())  # noqa: B023
+            lambda connection: device_inventory.page(connection, wanted, limit=2, after=start, now=fleet.clock())
         )
         assert len(page) <= 2
         found |= {each.device.name: each.certificate for each in page}
@@ -67,7 +67,7 @@ async def test_a_device_that_is_active_and_has_nothing_to_show_is_seen_and_found
     assert await shown(fleet, group="south") == {}
     assert set(await shown(fleet, group="north", certificate=Standing.NONE)) == set()
     for name, end in (("a-expired", kept), ("e-renewed", newest["e-renewed"])):
-        found = await fleet.database.read(lambda c: device_inventory.find(c, name, fleet.clock()))  # noqa: B023
+        found = await fleet.database.read(lambda c: device_inventory.find(c, name, fleet.clock()))
         assert found is not None
         assert found.not_after == end.not_valid_after_utc
 
@@ -101,7 +101,7 @@ async def test_a_search_looks_at_so_many_devices_and_goes_on_behind_them(
     after: str | None = None
     while True:
         page, after = await fleet.database.read(
-            lambda connection: device_inventory.page(connection, search, limit=3, after=after, now=fleet.clock())  # noqa: B023
+            lambda connection: device_inventory.page(connection, search, limit=3, after=after, now=fleet.clock())
         )
         pages.append([each.device.name for each in page])
         if after is None:
@@ -147,7 +147,7 @@ async def test_a_search_by_state_looks_up_the_certificates_of_those_in_it_only(
     after: str | None = None
     while True:
         page, after = await fleet.database.read(
-            lambda connection: device_inventory.page(connection, active, limit=2, after=after, now=fleet.clock())  # noqa: B023
+            lambda connection: device_inventory.page(connection, active, limit=2, after=after, now=fleet.clock())
         )
         found.append([each.device.name for each in page])
         if after is None:
@@ -177,6 +177,6 @@ async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet, monkeypatc
     ):
         if search.narrows:  # Without statistics it would read a table that is hardly larger than a part.
             monkeypatch.setattr(device_inventory, "_AT_ONCE", 20)
-        asked, read = await noted(fleet.database.read(lambda connection: look(connection, search)))  # noqa: B023
+        asked, read = await noted(fleet.database.read(lambda connection: look(connection, search)))
         assert read == 0, search
-        assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set(), search  # noqa: B023
+        assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set(), search

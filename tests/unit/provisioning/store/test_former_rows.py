@@ -47,7 +47,7 @@ async def test_former_versions_that_are_kept_are_counted(postgresql: PostgresqlS
         with psycopg.connect(url.replace("+psycopg", "")) as other:
             other.execute(_OFTEN.format(MANY).encode())
         async with asyncio.timeout(60):  # The server reports what a session has done when that ends.
-            while await database.read(schema.former_rows) < MANY // 2:  # noqa: ASYNC110
+            while await database.read(schema.former_rows) < MANY // 2:
                 await asyncio.sleep(0.05)
     finally:
         await database.close()

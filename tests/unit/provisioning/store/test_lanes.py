@@ -24,6 +24,8 @@ from provisioning.store.database import Database
 from provisioning.store.engines import _KEPT_LOG_BYTES
 from provisioning.store.sqlite_group import SqliteGroup
 from provisioning.store.sqlite_lane import SqliteLane
+from tests.support.notes import note, thread_of
+from tests.support.notes import noted as noted_words
 from tests.support.panic import panic
 
 
@@ -59,11 +61,6 @@ def driver_of(database: Database) -> Any:
 def on_commit(database: Database, tell: Callable[[], None]) -> None:
     """Have *tell* called where the writer says COMMIT."""
     driver_of(database).set_trace_callback(lambda said: tell() if said == "COMMIT" else None)
-
-
-def note(connection: Connection, word: str) -> str:
-    connection.execute(text("INSERT INTO notes VALUES (:word)"), {"word": word})
-    return word
 
 
 async def noted(database: Database) -> set[str]:
@@ -211,14 +208,6 @@ async def test_a_file_that_is_damaged_or_no_database_cannot_be_used(tmp_path: Pa
         with pytest.raises(Refused, match="UNAVAILABLE"):
             await refused
     await database.close()
-
-
-def noted_words(connection: Connection) -> set[str]:
-    return set(connection.execute(text("SELECT word FROM notes")).scalars())
-
-
-def thread_of(_connection: Connection) -> str:
-    return threading.current_thread().name
 
 
 def slow_thread_of(connection: Connection) -> str:

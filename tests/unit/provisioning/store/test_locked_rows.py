@@ -74,7 +74,7 @@ async def all_of(database: Database, works: list[Work], way: str, *, short: bool
             asyncio.create_task(database.write(work, apart(number), short=short))
             for number, work in enumerate([noted, *works])
         ]
-        while database._writer._waiting < len(asked):  # noqa: ASYNC110 - There is no event for a longer queue.
+        while database._writer._waiting < len(asked):
             await asyncio.sleep(0)
     return (await asyncio.gather(*asked, return_exceptions=True))[1:]
 
@@ -155,7 +155,7 @@ async def test_a_commit_waits_as_long_as_ever_since_all_are_refused_with_it(data
     with somebody_else(database, "SELECT pg_advisory_xact_lock(42)") as other:
         writing = asyncio.create_task(database.write(ours("mine"), short=short))
         waiting = b"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted"
-        while not writing.done() and other.execute(waiting).fetchone() != (1,):  # noqa: ASYNC110 - The server has none.
+        while not writing.done() and other.execute(waiting).fetchone() != (1,):
             await asyncio.sleep(0)
         await asyncio.wait({writing}, timeout=4 * BRIEF_SECONDS)
         assert not writing.done(), writing.exception()

@@ -300,7 +300,7 @@ async def test_a_read_that_has_waited_behind_one_that_waited_in_vain_is_refused_
     monkeypatch.setattr("provisioning.store.lanes.is_locked", lambda _failure: True)
     try:
         asked = [asyncio.create_task(database.read(fail)) for _ in range(MANY)]
-        while len(tried) < 4:  # noqa: ASYNC110 - threads tell nobody
+        while len(tried) < 4:
             await asyncio.sleep(0.01)
         goes_on.set()
         told = await asyncio.gather(*asked, return_exceptions=True)

@@ -245,7 +245,7 @@ async def test_a_host_name_is_of_the_device_that_had_it_first_after_the_upgrade(
             token = TokenCredential(device, await fleet.token(device))
             await fleet.enrolment.enrol(csr_der(names=[device], extensions=[extension]), token)
             forget = delete(tables.host_names)
-            await fleet.database.write(lambda connection: connection.execute(forget))  # noqa: B023
+            await fleet.database.write(lambda connection: connection.execute(forget))
 
         def back_and_forth(connection: Connection) -> dict[str, str]:
             connection.execute(text("UPDATE certificates SET not_after = '2999-01-01 00:00:00'"))

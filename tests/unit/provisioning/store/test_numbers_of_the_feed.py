@@ -41,7 +41,7 @@ async def test_the_second_number_is_given_when_the_first_is_seen_or_was_never_ta
     (one,) = counters.take(first, counters.REVOCATION)
     later = asyncio.create_task(asyncio.to_thread(counters.take, second, counters.REVOCATION))
     async with asyncio.timeout(PATIENCE):
-        while not looks.execute(_WAITING, {"pid": pid}).scalar_one():  # noqa: ASYNC110 - the server tells nobody
+        while not looks.execute(_WAITING, {"pid": pid}).scalar_one():
             await asyncio.sleep(0.01)
         assert not later.done()
         getattr(first.connection.driver_connection, ends)()

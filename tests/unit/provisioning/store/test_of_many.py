@@ -60,7 +60,7 @@ STATEMENTS = [
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=["name", "serial", "moment", "several", "first two"])
 async def test_it_is_what_one_by_one_gives(fleet: Fleet, statement: Prepared) -> None:
-    choose = random.Random(5)  # noqa: S311 - no secret
+    choose = random.Random(5)
 
     def look(connection: Connection) -> None:
         for name in ODD:

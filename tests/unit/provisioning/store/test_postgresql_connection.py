@@ -140,7 +140,7 @@ async def test_a_socket_that_speaks_while_nobody_listens_does_not_keep_the_loop_
     assert waits._watched
     await cut(database)
     async with asyncio.timeout(PATIENCE):
-        while waits._watched:  # noqa: ASYNC110
+        while waits._watched:
             await asyncio.sleep(0)
 
 
@@ -240,7 +240,7 @@ async def test_a_server_that_cannot_be_reached_is_not_waited_for_by_one_after_th
         how = {"write, short": functools.partial(database.write, short=True)}.get(ask) or getattr(database, ask)
         waiting = [asyncio.create_task(how(noted)) for _ in range(30)]
         async with asyncio.timeout(PATIENCE):
-            while mute.taken == 0:  # noqa: ASYNC110
+            while mute.taken == 0:
                 await asyncio.sleep(0)
         mute.give_up()
         for refused in await asyncio.gather(*waiting, return_exceptions=True):

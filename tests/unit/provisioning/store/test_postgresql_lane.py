@@ -112,7 +112,7 @@ async def test_a_transaction_that_does_not_end_is_late(
     with lock(database):
         waiting = asyncio.create_task(database.write(lambda c: note(c, "b"), short=short))
         async with asyncio.timeout(PATIENCE):
-            while not database.write_is_late:  # noqa: ASYNC110 - Nobody tells.
+            while not database.write_is_late:
                 await asyncio.sleep(0.01)
         assert await readiness.checks()["store"]() == "slow"
         assert database._writer.seconds_at_work() < PATIENCE, "since it began, and not since the machine did"
@@ -320,7 +320,7 @@ async def test_closing_finishes_what_waits_and_leaves_no_session(postgresql: Pos
         await opened.close()
         with somebody_else(opened) as other:
             ours = f"datname = current_database() AND application_name = '{SESSION_NAME}'"
-            count = f"SELECT count(*) FROM pg_stat_activity WHERE {ours}"  # noqa: S608 - Nobody else's words.
+            count = f"SELECT count(*) FROM pg_stat_activity WHERE {ours}"
             async with asyncio.timeout(PATIENCE):
                 while other.execute(count.encode()).fetchone() != (0,):
                     other.rollback()  # What it is told is of one moment until then.
@@ -377,7 +377,7 @@ async def test_works_that_meet_end_as_if_each_had_come_alone(
 ) -> None:
     """In a thread, on the event loop, and one after the other: the same answers, and the same in the store."""
     monkeypatch.setattr(loop_waits, "_SLICE_SECONDS", 0.0)
-    chosen = random.Random(seed)  # noqa: S311 - which works meet, not a secret
+    chosen = random.Random(seed)
     plan = [
         (chosen.choice("abcdefgh"), chosen.choice(["", "", "", "before", "after"]), chosen.random() < 0.7)
         for _ in range(12)

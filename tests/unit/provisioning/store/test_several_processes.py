@@ -84,7 +84,7 @@ async def test_a_device_that_two_processes_meet_for_the_first_time_is_one_device
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
     """Wait for what another process does: nothing here is told of it."""
     async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110
+        while not await condition():
             await asyncio.sleep(0.01)
 
 

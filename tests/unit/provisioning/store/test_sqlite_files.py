@@ -210,11 +210,71 @@ async def test_an_emptied_log_of_which_all_is_in_the_file_is_begun_anew(
             assert (busy, moved) == (0, pages) != (0, 0)
         os.truncate(path.with_name("fleet.db-wal"), 0)
         async with moves_the_log(path):
-            assert "fleet.db-wal is being moved into the file by another program" in await refused(kept)
-        assert "fleet.db-wal was emptied, or cut: nothing is lost, all of it is in the file; but" in await refused(kept)
+            said = await refused(kept)
+            assert "fleet.db-wal was emptied, or cut: nothing is lost, all of it is in the file; but" in said
+        with pytest.raises(Refused):
+            await add(kept, "meter-2", short=short)
     await add(kept, "meter-2", short=short)
     await add(kept, "meter-3", short=short)
     assert after_kill(path, tmp_path / "killed") == ["meter-1", "meter-2", "meter-3"]
+
+
+async def test_what_is_left_of_a_log_that_was_moved_into_the_file_does_not_undo_it(
+    kept: Database, path: Path, tmp_path: Path
+) -> None:
+    """SQLite takes it for all there is, and what is later in the file for older: revocations were gone."""
+    length = path.with_name("fleet.db-wal").stat().st_size
+    await add(kept, "meter-2")
+    other = left_by_a_kill(path, tmp_path / "said")
+    os.truncate(other.with_name("fleet.db-wal"), length)
+    assert await told_at_start(other) == ["STORE_LOG_MISSING"]
+    assert names_in(other) == ["meter-1"]
+    with contextlib.closing(sqlite3.connect(path)) as shell:
+        busy, pages, moved = shell.execute("PRAGMA wal_checkpoint").fetchone()
+        assert (busy, moved) == (0, pages)
+    other = left_by_a_kill(path, tmp_path / "refused")
+    os.truncate(other.with_name("fleet.db-wal"), length)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"nothing is lost if fleet\.db-wal, fleet\.db-shm and fle"):
+            Database(f"sqlite:///{other}")
+    for end in ("-wal", "-shm", "-files"):
+        other.with_name(f"fleet.db{end}").unlink()
+    assert await told_at_start(other) == []
+    assert names_in(other) == ["meter-1", "meter-2"]
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def left_by_a_kill(path: Path, place: Path) -> Path:
+    place.mkdir()
+    for each in path.parent.glob("fleet.db*"):
+        shutil.copy(each, place)
+    return place / path.name
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_what_is_left_of_a_log_that_was_cut_is_not_moved_into_the_file(
+    path: Path, made: Path, noticed: bool
+) -> None:
+    """Of the transaction that was cut in two some pages were, and the others were not there."""
+    shutil.copy(made, path)
+    database = Database(f"sqlite:///{path}")
+    await add(database, "meter-1")
+    database.keep_files()
+    before = content(path)
+    length = path.with_name("fleet.db-wal").stat().st_size
+    await add(database, "meter-2")
+    os.truncate(path.with_name("fleet.db-wal"), length + 5000)
+    if noticed:
+        assert "fleet.db-wal was emptied, or cut: what was committed last is lost" in await refused(database)
+    with capture_logs() as logs:
+        await database.close()
+    assert [each["code"] for each in logs] == ["STORE_FAILED"]
+    assert content(path) == before
+    assert await told_at_start(path) == ["STORE_LOG_MISSING"]
+    assert names_in(path) == ["meter-1"]
 
 
 @pytest.mark.usefixtures("kept")

@@ -48,7 +48,7 @@ async def walked(fleet: Fleet, page: Page, limit: int) -> tuple[list[Numbered], 
     after: int | None = 0
     while after is not None:
         asked, (rows, following) = await noted(
-            fleet.database.read(lambda connection: page(connection, limit, after or 0))  # noqa: B023
+            fleet.database.read(lambda connection: page(connection, limit, after or 0))
         )
         assert len(rows) <= limit
         assert following is None or following > (after or 0)
@@ -92,7 +92,7 @@ async def test_the_pages_of_a_search_find_all_and_none_looks_at_more_than_its_pa
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("seed", range(3))
 async def test_pages_of_any_size_find_what_one_page_of_everything_does(fleet: Fleet, seed: int) -> None:
-    choose = random.Random(seed)  # noqa: S311 - no secret
+    choose = random.Random(seed)
     for number in range(12):
         await fleet.enrol(f"meter-{number}")
         if choose.random() < 0.3:
@@ -109,7 +109,7 @@ async def test_pages_of_any_size_find_what_one_page_of_everything_does(fleet: Fl
         CertificateSearch(device="meter-3", state=CertificateState.ACTIVE),
         CertificateSearch(),
     ):
-        counted = await fleet.database.read(lambda connection: inventory.count(connection, now, search))  # noqa: B023
+        counted = await fleet.database.read(lambda connection: inventory.count(connection, now, search))
         for limit in (1, 3, 50):
             found, _ = await walked(fleet, certificates(fleet, search), limit)
             assert len(found) == sum(counted.values()), (search, limit)
@@ -201,7 +201,7 @@ async def test_no_page_of_a_search_scans_the_store(fleet: Fleet, monkeypatch: py
 
         def read(connection: Connection) -> int:
             before = rows_read(connection)
-            found, _ = page(connection, 100, 0)  # noqa: B023
+            found, _ = page(connection, 100, 0)
             assert found == []
             return rows_read(connection) - before
 
@@ -209,7 +209,7 @@ async def test_no_page_of_a_search_scans_the_store(fleet: Fleet, monkeypatch: py
         assert read_rows == 0, search
         assert len(asked) - 2 <= 2 * 10  # Two ask what was read.
         if fleet.database.url.get_backend_name() == "sqlite":
-            plan = await fleet.database.read(lambda connection: plans(connection, asked))  # noqa: B023
+            plan = await fleet.database.read(lambda connection: plans(connection, asked))
             assert "ix_certificates_not_after" not in plan, plan
             assert "ix_devices_group_name" not in plan, plan
 
@@ -251,7 +251,7 @@ async def test_no_count_keeps_a_row_of_each_certificate_or_device_in_memory(flee
     ):
         asked, _ = await noted(fleet.database.read(count))
         if fleet.database.url.get_backend_name() == "sqlite":
-            plan = await fleet.database.read(lambda connection: plans(connection, asked))  # noqa: B023
+            plan = await fleet.database.read(lambda connection: plans(connection, asked))
             assert "TEMP B-TREE" not in plan
 
 
