@@ -60,6 +60,7 @@ def postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
             poolclass=QueuePool,
             pool_size=size,
             max_overflow=0,
+            use_native_hstore=False,  # Else the server is asked for that type, of which there is none.
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
@@ -100,9 +101,15 @@ def refuse_other_schemas(engine: Engine, expected: Callable[[], str | None]) -> 
         found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.rollback()
         if found != (wanted,):
+            (there,) = found or ("of no version",)
+            what = "another version has changed it; stop this process, and start the newer version"
+            if there < wanted:
+                what = (
+                    "it is a copy from before it was changed; restart this process, which changes it again, and repeat "
+                    "what is lost (docs/backup.md)"
+                )
             raise engine.dialect.loaded_dbapi.OperationalError(
-                f"the database has schema {found and found[0]}, this process is for {wanted}: another version has "
-                "changed it; stop this process, and start the newer version"
+                f"the database has schema {there}, this process is for {wanted}: {what}"
             )
         if (filled := subscribed.found_by(connection)) is not None:  # Who only reads would miss revocations.
             raise UnfitServer(*filled)

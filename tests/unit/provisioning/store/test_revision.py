@@ -105,24 +105,31 @@ async def test_sessions_of_the_same_version_and_of_others_programs_are_in_nobody
             assert await schema.upgrade_founded(database, OWNER)
 
 
+async def check_refused(database: Database, wrong: str) -> None:
+    with capture_logs() as said:
+        for ask in (database.probe(), database.read(revocations.newest), database.look(revocations.newest)):
+            with pytest.raises(Refused) as caught:
+                await ask
+            assert caught.value.code is Code.UNAVAILABLE
+    warnings = [each for each in said if each["event"] == "store cannot be used"]
+    assert all(wrong in each["detail"] for each in warnings)
+    assert [each["times"] for each in warnings] == [1], "the same words are logged once a minute"
+
+
 async def test_a_process_does_not_go_on_with_a_schema_that_is_not_its_own(url: str) -> None:
     async with opened(url) as database:
         await schema.upgrade_founded(database, OWNER)
         database.keep_to(CURRENT)
         with session(url) as administrator:
-            administrator.execute("UPDATE alembic_version SET version_num = '9999'")
-            administrator.execute(
-                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-            with capture_logs() as said:
-                for ask in (database.probe(), database.read(revocations.newest), database.look(revocations.newest)):
-                    with pytest.raises(Refused) as caught:
-                        await ask
-                    assert caught.value.code is Code.UNAVAILABLE
-            warnings = [each for each in said if each["event"] == "store cannot be used"]
-            wrong = f"schema 9999, this process is for {CURRENT}: another version has changed it; stop"
-            assert all(wrong in each["detail"] for each in warnings)
-            assert [each["times"] for each in warnings] == [1], "the same words are logged once a minute"
+            for schema_there, what in (
+                ("0039", "it is a copy from before it was changed; restart this process"),
+                ("9999", "another version has changed it; stop this process, and start the newer version"),
+            ):
+                administrator.execute("UPDATE alembic_version SET version_num = %s", (schema_there,))
+                administrator.execute(
+                    "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                await check_refused(database, f"schema {schema_there}, this process is for {CURRENT}: {what}")
             administrator.execute("UPDATE alembic_version SET version_num = %s", (CURRENT,))
         await database.probe()
