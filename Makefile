@@ -50,7 +50,7 @@ setup-tests: $(VENV)/.installed-dev .build/gmqtt/gmqtt test-servers sslyze  ## w
 check: $(VENV)/.installed-dev                               ## ruff, mypy strict on all of it, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy $(MYPY_ARGS)
 	$(BIN)/lint-imports
 
 test: setup-tests                                           ## everything the tests need, then all tests
