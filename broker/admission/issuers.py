@@ -26,7 +26,7 @@ from broker.admission.refusal import Refused
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import extension
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, certificate_key
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, certificate_key, whole_key
 
 if TYPE_CHECKING:
     from broker.admission.bundle import TrustBundle
@@ -108,11 +108,12 @@ def revoked_as(certificate: x509.Certificate, above: bytes | None) -> tuple[Cert
     """Return how the revocation index identifies a CA's *certificate*, issued by the key with the identifier *above*.
 
     By that key, if it is known, as CRLs do; and by what the certificate says about its issuer, as the feed does: an
-    imported root may identify its key differently. A root has no issuer.
+    imported root may identify its key differently. And by its own key, for which there may be another certificate. A
+    root has no issuer.
     """
     keys = [] if above is None else [(above, certificate.serial_number)]
     if certificate.issuer != certificate.subject:
-        keys.append(certificate_key(certificate))
+        keys += [certificate_key(certificate), whole_key(key_identifier(certificate.public_key()))]
     return tuple(dict.fromkeys(keys))
 
 

@@ -14,7 +14,8 @@ Rules
    been suspended once more since. And only if it is later than that suspension, which the service may have lost: then
    what is read is the end of an earlier one.
 5. If a CA is revoked, it may have issued certificates that were never recorded: then every client below it is
-   disconnected, whether or not the feed names its certificate.
+   disconnected, whether or not the feed names its certificate. So is who is below another certificate for the CA's key,
+   as one that was signed and never imported.
 6. A server whose certificate, or a CA's above it, is revoked is not the service: whoever has copied its key, or has
    that of a revoked CA, could claim for ever that nothing is revoked. This also holds at the start
    (`broker.revocation.revoked_services`). A broker that was off, or cut off, when the service's certificate was revoked
@@ -30,6 +31,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,7 +47,7 @@ from broker.timing.growing_pause import GrowingPause
 from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS, FeedAhead, FeedRefused, follow_together, tell_known
 from provisioning.client.feed_reader import FeedEvent, FeedLost, IssuingAuthority, ReleaseEvent, RevocationEvent
 from provisioning.pki.identity import AUTHORITY_PREFIX
-from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation import CertificateKey, Revocation, whole_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import Credential, TlsConfigurationError
@@ -307,6 +309,9 @@ class RevocationFeed:
         self._after, self._mark = event.sequence, event.mark
         self._read_again([event])
         closed = revoke(self._engine, event.revocation, now)
+        if (of_key := _of_authority_key(event)) is not None:
+            self._engine.admission.status.index.add(of_key)
+            await self._revoked_services.note(of_key, event.device)
         is_authority = event.device.startswith(AUTHORITY_PREFIX)
         if is_authority or self._engine.admission.stands_above(event.revocation.key):
             closed += await judge_connected(self._engine, self._clock)
@@ -394,6 +399,14 @@ def _facts(event: RevocationEvent, closed: int) -> dict[str, object]:
         "sequence": event.sequence,
         "sessions_closed": closed,
     }
+
+
+def _of_authority_key(event: RevocationEvent) -> Revocation | None:
+    """Return the revocation of the CA's own key, if *event* tells it, for other certificates that there may be."""
+    if event.authority_key is None:
+        return None
+    issuer_key_id, serial = whole_key(event.authority_key)
+    return replace(event.revocation, issuer_key_id=issuer_key_id, serial=serial)
 
 
 def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]:

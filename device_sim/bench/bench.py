@@ -95,6 +95,8 @@ class Figures:
     end_to_end: Latency = field(default_factory=Latency)
     health: list[HealthSample] = field(default_factory=list)
     connecting_seconds: float = 0.0
+    while_connecting: tuple[int, int] = (0, 0)
+    """How many messages were published, and received, before the last client had tried to connect."""
     seconds: float = 0.0
     invalid: list[str] = field(default_factory=list)
 
@@ -322,7 +324,9 @@ class Bench:
                 due = self.started + offset
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 tasks.create_task(self._open(client, due, keep_alive), name="connect")
-        self.figures.connecting_seconds = time.monotonic() - self.started
+        figures = self.figures
+        figures.connecting_seconds = time.monotonic() - self.started
+        figures.while_connecting = figures.published, figures.received
 
     async def _open(self, client: Client, due: float, keep_alive: KeepAlive) -> None:
         figures, party, subscribing = self.figures, client.party, self.plan.kind is Kind.SUB

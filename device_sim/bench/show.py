@@ -20,6 +20,8 @@ from provisioning.program.counted import counted
 from provisioning.program.version import version_and_build
 
 _PERCENTS = (50.0, 95.0, 99.0)
+_LONG_ENOUGH = 1.0
+"""Seconds in which a rate can be measured."""
 _OTHER_CLOCK = "whose clock is not this one's: they have no latency; subscribe on the machine that publishes"
 _NOT_CHECKED = "whether such messages are missing, duplicated, out of order or altered is not known"
 
@@ -94,9 +96,10 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
 def _messages(plan: Plan, figures: Figures) -> list[RenderableType]:
     """Return what became of the messages, and what of that is not known."""
     parts: list[RenderableType] = []
-    for what, count in (("published", figures.published), ("received", figures.received)):
+    counts = (("published", figures.published), ("received", figures.received))
+    for (what, count), before in zip(counts, figures.while_connecting, strict=True):
         if count:
-            parts.append(Text(f"  {count} messages {what}, {count / max(figures.seconds, 1e-9):.0f}/s"))
+            parts.append(Text(f"  {count} messages {what}, {_rate(count, before, figures)}"))
     came = [("missing", figures.missing), ("duplicated", figures.duplicated), ("out of order", figures.out_of_order)]
     came += [("altered", figures.altered)] if figures.altered else []
     if figures.unchecked:
@@ -109,6 +112,16 @@ def _messages(plan: Plan, figures: Figures) -> list[RenderableType]:
     if any(count for _, count in came):
         parts.append(Text("  " + ", ".join(f"{count} {what}" for what, count in came), "yellow"))
     return parts
+
+
+def _rate(count: int, before: int, figures: Figures) -> str:
+    """Return how many of *count* messages there were a second; and when all had connected, *before* which some came."""
+    rate = f"{count / max(figures.seconds, 1e-9):.0f}/s"
+    left = figures.seconds - figures.connecting_seconds
+    if not figures.connecting_seconds or left < _LONG_ENOUGH:
+        return rate
+    of_all = f"{(count - before) / left:.0f}/s"
+    return rate if of_all == rate else f"{rate}, {of_all} when all had connected"
 
 
 def exit_code_of(plan: Plan, figures: Figures) -> ExitCode:
@@ -132,6 +145,7 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
         "connecting_seconds": round(figures.connecting_seconds, 3),
         "admitted": figures.admitted.count,
         "subscribed": figures.subscribed,
+        "while_connecting": dict(zip(("published", "received"), figures.while_connecting, strict=True)),
         "published": figures.published,
         "acknowledged": figures.acknowledged,
         "rejected": figures.rejected,

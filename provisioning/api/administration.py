@@ -11,6 +11,7 @@ from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.claims import ClaimService
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.left_behind import LeftBehindService
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.renewal_info import RenewalService
@@ -27,6 +28,7 @@ class EnrolmentAdministration:
     lists: DeviceListService
     approvals: ApprovalService
     renewals: RenewalService
+    left_behind: LeftBehindService
 
 
 async def _administration_of(request: Request) -> EnrolmentAdministration:

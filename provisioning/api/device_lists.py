@@ -13,6 +13,8 @@ from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Operator, new_
 from provisioning.api.route_roles import for_role
 from provisioning.enrolment.device_list import MAXIMUM_BATCH
 from provisioning.operator_role import OperatorRole
+from provisioning.program.moments import rfc3339
+from provisioning.store.listed_devices import ListEntry
 
 router: Final = new_router()
 
@@ -50,11 +52,29 @@ async def listed_devices(
 ) -> dict[str, Any]:
     """List the devices that a group expects, in order of name. ``next`` is the cursor of the page that follows."""
     found = await administration.lists.page(group, limit=limit + 1, after=after)
-    items = [
-        {"name": each.name, "key_sha256": None if each.spki_sha256 is None else each.spki_sha256.hex()}
-        for each in found
-    ]
-    return page_of(items, limit)
+    return page_of([_item(each) for each in found], limit)
+
+
+def _item(entry: ListEntry) -> dict[str, Any]:
+    key = entry.device.spki_sha256
+    return {
+        "name": entry.device.name,
+        "key_sha256": None if key is None else key.hex(),
+        "added_at": rfc3339(entry.added_at),
+        "added_by": entry.added_by,
+        "also_by": entry.also_by,
+        "ended_at": rfc3339(entry.ended_at),
+    }
+
+
+@router.delete("/operators/{name}/listed")
+async def end_listed_by(name: str, operator: Operator, administration: Administration) -> dict[str, Any]:
+    """End what an operator has put on lists and nobody else has, too: it lets nobody in until another lists it again.
+
+    With keyCompromise that is done by the operator's revocation.
+    """
+    ended = await administration.lists.end_of(name, by=operator.device.name)
+    return {"name": name, "listed_ended": sum(ended.values()), "lists_ended": [*ended]}
 
 
 @router.delete("/groups/{group}/listed/{name}", status_code=HTTPStatus.NO_CONTENT)

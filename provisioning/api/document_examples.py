@@ -31,6 +31,9 @@ _LIST: dict[str, Any] = {
     "taken_at": _NOW, "taken_by": "admin",
 }  # fmt: skip
 _OPERATOR = {"name": "anna", "role": "enroller", "granted_at": _FROM, "granted_by": "admin"}
+_RULE_CHANGE: dict[str, Any] = {
+    "entry": 4711, "at": _NOW, "group": "north", "before": {"ways": "listed+token"}, "after": {"ways": "token"},
+}  # fmt: skip
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     # What is sent.
@@ -70,16 +73,30 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     },
     "DepartedOperator": {
         "name": "anna", "tokens_voided": 3, "approvals_undone": 1, "claims_ended": 0, "trials_ended": 0,
-        "manufacturers_ended": [], "tokens_left": 0, "approvals_left": 0, "claims_left": 1, "listed_left": 250,
+        "manufacturers_ended": [], "listed_ended": 250, "lists_ended": ["north"], "tokens_left": 0,
+        "approvals_left": 0, "claims_left": 0, "listed_left": 0,
         "manufacturers_left": 0, "operators_left": 1, "operators_made": ["bert"], "devices_left": 0,
+        "groups_changed": ["north"], "manufacturers_changed": [], "devices_resumed": ["meter-17"],
     },
+    "LeftByOperator": {
+        "name": "anna", "tokens_left": 0, "approvals_left": 0, "claims_left": 0, "listed_left": 250,
+        "manufacturers_left": 0, "operators_left": 1, "operators_made": ["bert"], "devices_left": 0,
+        "groups_changed": ["north"], "manufacturers_changed": [], "devices_resumed": ["meter-17"],
+        "changes": [_RULE_CHANGE],
+    },
+    "RuleChange": _RULE_CHANGE,
+    "EndedEntries": {"name": "anna", "listed_ended": 250, "lists_ended": ["north"]},
+    "OtherForKey": {"serial": _SERIAL, "device": "meter-17"},
     "ReleasedCertificate": {"serial": _SERIAL, "device": "meter-17", "released_at": _NOW, "sequence": 1043},
     "StillSuspended": {"serial": _SERIAL, "device": "meter-17", "by_itself": True},
     "EnrolmentGroup": {
         "name": "north", **_RULES, "lifetime_seconds": None, "maximum_devices": None, "certificates_per_minute": 60,
         "webhook_url": None, **_MADE, "changed_at": _FROM, "changed_by": "admin",
     },
-    "ExpectedDevice": {"name": "meter-18", "key_sha256": _SHA256},
+    "ExpectedDevice": {
+        "name": "meter-18", "key_sha256": _SHA256, "added_at": _FROM, "added_by": "anna", "also_by": None,
+        "ended_at": None,
+    },
     "ListOutcome": {"new": 1, "replaced": 0, "errors": [{"index": 1, "detail": "name: 'a b' is no device's name"}]},
     "ClaimCertificate": _CLAIM,
     "IssuedClaimCertificate": _CLAIM | {"used": 0, "private_key": "-----BEGIN PRIVATE KEY-----\n…\n"},

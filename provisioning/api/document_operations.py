@@ -25,13 +25,16 @@ from provisioning.client.operator_answers import (
     Answer,
     CertificateDetails,
     DepartedOperator,
+    EndedEntries,
     EnrolledDevice,
     GrantedRole,
     IssuedCertificate,
     IssuedToken,
     KnownToken,
+    LeftByOperator,
     ListedOperator,
     Myself,
+    OtherForKey,
     ReleasedCertificate,
     RenewalInfo,
     RevokedCertificate,
@@ -76,6 +79,7 @@ class Operation:
 
 _TOKENS, _CERTIFICATES, _REVOCATION, _LISTED = "tokens", "certificates", "revocation", "expected devices"
 _DEPARTED: Final = "operators", DepartedOperator
+_SAME_KEY: Final = "same_key", OtherForKey
 _MAKERS, _ONE_MAKER, _CLAIMS = "manufacturers", "/v1/manufacturers/{name}", "claims"
 
 OPERATIONS: Final = {
@@ -96,7 +100,7 @@ OPERATIONS: Final = {
         "revoke", _REVOCATION, "Revoke devices or certificates", RevokedCertificate, "revoked", _DEPARTED
     ),
     "POST /v1/suspensions": Operation(
-        "suspend", _REVOCATION, "Suspend devices or certificates", RevokedCertificate, "suspended"
+        "suspend", _REVOCATION, "Suspend devices or certificates", RevokedCertificate, "suspended", _SAME_KEY
     ),
     "POST /v1/resumptions": Operation(
         "resume", _REVOCATION, "End suspensions", ReleasedCertificate, "resumed", ("still_suspended", StillSuspended)
@@ -117,6 +121,9 @@ OPERATIONS: Final = {
         "list_expected_devices", _LISTED, "List expected devices", ExpectedDevice, PAGE
     ),
     "DELETE /v1/groups/{group}/listed/{name}": Operation("unlist_device", _LISTED, "Remove an expected device"),
+    "DELETE /v1/operators/{name}/listed": Operation(
+        "end_expected_devices", _LISTED, "End what an operator has put on lists", EndedEntries
+    ),
     "POST /v1/claims": Operation("create_claim", _CLAIMS, "Make a claim certificate", IssuedClaimCertificate),
     "GET /v1/claims": Operation("list_claims", _CLAIMS, "List claim certificates", ClaimCertificate, PAGE),
     "GET /v1/claims/{name}": Operation("show_claim", _CLAIMS, "Show a claim certificate", ClaimCertificate),
@@ -145,6 +152,9 @@ OPERATIONS: Final = {
     ),
     "GET /v1/operators": Operation("list_operators", "operators", "List operators", ListedOperator, "items"),
     "GET /v1/operators/me": Operation("show_myself", "operators", "Show the calling operator", Myself),
+    "GET /v1/operators/{name}/left": Operation(
+        "show_left", "operators", "Show what an operator leaves behind", LeftByOperator
+    ),
     "PUT /v1/operators/{name}": Operation("grant_role", "operators", "Set an operator's role", GrantedRole),
     "GET /v1/status": Operation("show_status", "service", "Show the state of the service", ServiceStatus),
 }

@@ -19,6 +19,7 @@ from provisioning.api.operators import (
 from provisioning.api.revocations import MAXIMUM_TOGETHER, Target, ended_answer, named_serial, revoked_item
 from provisioning.program.moments import rfc3339
 from provisioning.revocation.holds import Released
+from provisioning.revocation.others_for_key import others_for_keys
 
 router: Final = new_router()
 
@@ -47,18 +48,24 @@ async def suspend(body: Target, operator: Operator, services: Services, response
 
     ``devices`` and ``serials`` are suspended together. If one cannot be, none is; ``items`` of the problem document
     lists each one that cannot. Tokens that an operator has made are void while that is suspended as a whole, by
-    ``device`` or ``devices``.
+    ``device`` or ``devices``. A ``serial`` is one certificate: others for the same key stay good, and ``same_key``
+    tells which, a hundred at most.
     """
     by = operator.device.name
+    serials = body.normal_serials if body.serial is None else [named_serial(body.serial)]
     if body.devices or body.serials:
-        outcome = await services.suspension.suspend_batch(body.devices, body.normal_serials, by=by)
+        outcome = await services.suspension.suspend_batch(body.devices, serials, by=by)
     elif body.device is not None:
         outcome = await services.suspension.suspend_device(body.device, by=by)
     else:
-        outcome = await services.suspension.suspend_serial(named_serial(body.serial or ""), by=by)
+        outcome = await services.suspension.suspend_serial(*serials, by=by)
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
-    return {"suspended": [revoked_item(each) for each in outcome.revoked]}
+    others = await others_for_keys(services.database, services.clock, serials)
+    return {
+        "suspended": [revoked_item(each) for each in outcome.revoked],
+        "same_key": [{"serial": each.serial, "device": each.device} for each in others],
+    }
 
 
 @router.post("/resumptions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)

@@ -40,6 +40,7 @@ from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.claims import ClaimService
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.left_behind import LeftBehindService
 from provisioning.enrolment.manufacturer_lists import RELEASED_SHARE, ManufacturerListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.operator_roles import OperatorRoleService
@@ -126,6 +127,7 @@ def new_operator_application(
         DeviceListService(database, clock),
         ApprovalService(database, clock),
         RenewalService(database, clock),
+        LeftBehindService(database, clock),
     )
     routers = (
         feed_routes(database, feed, clock, stall_seconds),

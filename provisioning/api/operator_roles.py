@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from provisioning.api.administration import Administration
+from provisioning.api.moment import utc_of
 from provisioning.api.operators import Operator, Services, new_router
+from provisioning.api.revocations import left_item
 from provisioning.operator_role import OperatorRole
 from provisioning.program.moments import rfc3339
 from provisioning.store.operators import OperatorGrant, ShownOperator
@@ -38,6 +42,20 @@ async def show_me(operator: Operator) -> dict[str, Any]:
         "serial": operator.certificate.serial,
         "not_after": rfc3339(operator.certificate.not_after),
     }
+
+
+@router.get("/operators/{name}/left")
+async def show_left(name: str, administration: Administration, since: datetime | None = None) -> dict[str, Any]:
+    """Show what an operator leaves behind, or would: what still lets others in, and rules that were changed.
+
+    Of groups, manufacturers and devices a hundred are named, and of each group its last ten changes by that operator.
+    """
+    found = await administration.left_behind.of(name, utc_of(since))
+    changes = [
+        {"entry": each.number, "at": rfc3339(each.at), "group": each.group, "before": each.before, "after": each.after}
+        for each in found.changes
+    ]
+    return {"name": name, **left_item(found.left), "changes": changes}
 
 
 @router.put("/operators/{name}")

@@ -17,6 +17,7 @@ from provisioning.program.moments import rfc3339
 from provisioning.revocation.departed_operators import Departed
 from provisioning.revocation.named_certificate import LONGEST_PEM
 from provisioning.revocation.recording import RevocationOutcome, Revoked
+from provisioning.store.promises import Left
 
 MAXIMUM_TOGETHER: Final = 1000
 """Named in one request: one transaction, which nobody else should have to wait for."""
@@ -84,9 +85,9 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
     A ``certificate`` that this service's CA has signed and its store has lost is recorded, and revoked, in one step.
     An operator who has no valid certificate left leaves: unused tokens that he made are void, and requests that he
     approved wait again, unless ``keep_tokens`` is set: a later call without it takes back what was kept. With
-    keyCompromise claims that he made end as well, devices on trial by them cannot be activated, and manufacturers' CAs
-    that he registered admit nobody. ``operators`` tells of each, without ``operators_made`` and the numbers ending in
-    ``_left`` if they could not be counted.
+    keyCompromise claims that he made end as well, devices on trial by them cannot be activated, manufacturers' CAs that
+    he registered admit nobody, and nor do his entries on lists of expected devices. ``operators`` tells of each; if
+    what is left could not be counted, without what ``GET /v1/operators/{name}/left`` has.
     """
     by, since, keep = operator.device.name, body.invalidity_date, body.keep_tokens
     if body.devices or body.serials:
@@ -125,10 +126,16 @@ def _departed_item(departed: Departed) -> dict[str, Any]:
         "claims_ended": departed.claims_ended,
         "trials_ended": departed.trials_ended,
         "manufacturers_ended": [*departed.manufacturers_ended],
+        "listed_ended": sum(departed.listed_ended.values()),
+        "lists_ended": [*departed.listed_ended],
     }
-    if left is None:  # What could not be counted is left out: it is no zero.
-        return item
-    return item | {
+    # What could not be counted is left out: it is no zero.
+    return item if left is None else item | left_item(left)
+
+
+def left_item(left: Left) -> dict[str, Any]:
+    """Return what an operator leaves behind, as an answer tells it."""
+    return {
         "tokens_left": left.tokens,
         "approvals_left": left.approvals,
         "claims_left": left.claims,
@@ -137,6 +144,9 @@ def _departed_item(departed: Departed) -> dict[str, Any]:
         "operators_left": len(left.operators),
         "operators_made": [*left.operators],
         "devices_left": left.devices,
+        "groups_changed": [*left.groups],
+        "manufacturers_changed": [*left.manufacturers_changed],
+        "devices_resumed": [*left.resumed],
     }
 
 

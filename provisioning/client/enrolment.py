@@ -24,7 +24,7 @@ from provisioning.client.enrolment_answers import (
     TakenList,
 )
 from provisioning.client.operator import OperatorClient
-from provisioning.client.operator_answers import Answer, KnownToken
+from provisioning.client.operator_answers import Answer, EndedEntries, KnownToken
 
 
 class _Voided(Answer):
@@ -129,6 +129,10 @@ class EnrolmentOperatorClient(OperatorClient):
     async def unlist_device(self, group: str, name: str) -> None:
         """Remove a device from a group's list."""
         await self._send("DELETE", f"/v1/groups/{quote(group, safe='')}/listed/{quote(name, safe='')}")
+
+    async def end_listed_by(self, operator: str) -> EndedEntries:
+        """End what *operator* has put on lists and nobody else has, too."""
+        return await self._call(EndedEntries, "DELETE", f"/v1/operators/{quote(operator, safe='')}/listed")
 
     async def tokens(
         self,

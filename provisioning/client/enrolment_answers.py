@@ -126,6 +126,10 @@ class ExpectedDevice(Answer):
 
     name: str
     key_sha256: str | None = None
+    added_at: AwareDatetime | None = None
+    added_by: str | None = None
+    also_by: str | None = None
+    ended_at: AwareDatetime | None = None
 
 
 class ListError(Answer):

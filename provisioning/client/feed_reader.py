@@ -63,6 +63,8 @@ class RevocationEvent:
     """When the service recorded it: *revoked_at*, not truncated to the second."""
     mark: str | None = field(default=None, compare=False)
     """For `follow_together`: distinguishes it from another event with its number; None if the service sends none."""
+    authority_key: bytes | None = field(default=None, compare=False)
+    """Of an issuing CA: the identifier of its own key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,9 @@ class EventReader:
         )
         recorded_at = facts.get("recorded_at")
         moment = revocation.revoked_at if recorded_at is None else _moment_of(recorded_at)
-        return RevocationEvent(sequence, revocation, _text(facts["device"]), moment, _mark_in(facts))
+        key = facts.get("authority_key")
+        authority_key = None if key is None else bytes.fromhex(_text(key))
+        return RevocationEvent(sequence, revocation, _text(facts["device"]), moment, _mark_in(facts), authority_key)
 
     def _released(self, facts: dict[str, Any]) -> ReleaseEvent:
         sequence = self._next(_number(facts["sequence"]))

@@ -32,8 +32,10 @@ from provisioning.client.operator_answers import (
     GrantedRole,
     IssuedCertificate,
     IssuedToken,
+    LeftByOperator,
     ListedOperator,
     Myself,
+    OtherForKey,
     ReleasedCertificate,
     RevokedCertificate,
     ServiceStatus,
@@ -91,6 +93,7 @@ class _Revoked(Answer):
 
 class _Suspended(Answer):
     suspended: list[RevokedCertificate]
+    same_key: Sequence[OtherForKey] = ()
 
 
 class _Resumed(Answer):
@@ -224,13 +227,19 @@ class OperatorClient:
         serial: str | None = None,
         devices: Sequence[str] | None = None,
         serials: Sequence[str] | None = None,
+        tell: Callable[[OtherForKey], object] | None = None,
     ) -> list[RevokedCertificate]:
         """Suspend every certificate of *device*, or the one with *serial*; return those now on hold or revoked.
 
         *devices* and *serials*, a thousand of each at most, are suspended in one step: all, or none if one cannot be.
+        *tell* is called with each other certificate for the key of one with a serial number that is good still.
         """
         request = _target(device, serial, devices, serials)
-        return (await self._call(_Suspended, "POST", "/v1/suspensions", request)).suspended
+        answer = await self._call(_Suspended, "POST", "/v1/suspensions", request)
+        if tell is not None:
+            for each in answer.same_key:
+                tell(each)
+        return answer.suspended
 
     async def resume(
         self,
@@ -338,6 +347,11 @@ class OperatorClient:
         """
         request = {"role": role, "keep_tokens": keep_tokens or None}
         return await self._call(GrantedRole, "PUT", f"/v1/operators/{quote(operator, safe='')}", request)
+
+    async def left_by(self, operator: str, *, since: datetime | None = None) -> LeftByOperator:
+        """Return what *operator* leaves behind, or would, with changes of groups' rules *since* then."""
+        query = {"since": None if since is None else since.isoformat()}
+        return await self._call(LeftByOperator, "GET", f"/v1/operators/{quote(operator, safe='')}/left", query=query)
 
     async def status(self) -> dict[str, Any]:
         """Return the service's own counts: a `ServiceStatus`, and what a newer service adds."""

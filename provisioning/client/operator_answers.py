@@ -74,6 +74,8 @@ class DepartedOperator(Answer):
     claims_ended: int = 0
     trials_ended: int = 0
     manufacturers_ended: list[str] = []
+    listed_ended: int = 0
+    lists_ended: list[str] = []
     tokens_left: int | None = None
     approvals_left: int | None = None
     claims_left: int | None = None
@@ -82,6 +84,55 @@ class DepartedOperator(Answer):
     operators_left: int | None = None
     operators_made: list[str] = []
     devices_left: int | None = None
+    groups_changed: list[str] = []
+    manufacturers_changed: list[str] = []
+    devices_resumed: list[str] = []
+
+
+class RuleChange(Answer):
+    """What an operator has made of a group's rules at one time: rules that changed, *before* and *after*.
+
+    *before* is None of a new group, and where the service's log does not say it: then *after* has all rules.
+    """
+
+    entry: int
+    at: AwareDatetime
+    group: str
+    before: dict[str, str] | None = None
+    after: dict[str, str]
+
+
+class LeftByOperator(Answer):
+    """What an operator leaves behind, or would: what still lets others in, and what was changed."""
+
+    name: str
+    tokens_left: int
+    approvals_left: int
+    claims_left: int
+    listed_left: int
+    manufacturers_left: int
+    operators_left: int
+    operators_made: list[str]
+    devices_left: int
+    groups_changed: list[str]
+    manufacturers_changed: list[str]
+    devices_resumed: list[str]
+    changes: list[RuleChange]
+
+
+class EndedEntries(Answer):
+    """How many entries that an operator has put on lists have ended, and on the lists of which groups they are."""
+
+    name: str
+    listed_ended: int
+    lists_ended: list[str]
+
+
+class OtherForKey(Answer):
+    """A good certificate, for the same key as one that was suspended."""
+
+    serial: str
+    device: str
 
 
 class ReleasedCertificate(Answer):

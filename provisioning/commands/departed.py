@@ -2,13 +2,14 @@
 
 Whoever dismisses an operator has to know both: a production may wait for a token, and somebody may have put one aside.
 A claim is told by its name: the operator was given its key, and so were the devices of a batch, which may be on their
-way. ``--end-claims`` ends those; a key that was compromised has ended them already, and manufacturers. Operators with a
-role from who leaves come first, by their names: each of them may do all this again.
+way. ``--end-claims`` ends those, ``--end-listed`` what he has put on lists; a key that was compromised has ended both
+already, and manufacturers. Operators with a role from who leaves come first, by their names: each of them may do all
+this again. After a theft, what he may have changed is told as well, with what to do about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -34,12 +35,19 @@ EndClaims = Annotated[
         help="Of operators who leave: end the claims that they made. Devices that have not enrolled cannot any more.",
     ),
 ]
+EndListed = Annotated[
+    bool,
+    typer.Option(
+        "--end-listed",
+        help="Of operators who leave: end the entries that they put on lists of expected devices, and nobody else has.",
+    ),
+]
 _NAMED: Final = 20
 _LEFT: Final = (
     ("tokens_left", "open token", "", "token void"),
     ("approvals_left", "approved request", "", "approval deny"),
     ("claims_left", "claim", "", "claim end, or this again with --end-claims"),
-    ("listed_left", "key on lists", "keys on lists", "listed remove"),
+    ("listed_left", "key on lists", "keys on lists", "listed end --by {name}, or this again with --end-listed"),
     ("manufacturers_left", "manufacturer", "", "manufacturer end"),
     ("operators_left", "operator with a role from there", "operators with a role from there", "operator grant"),
 )
@@ -47,24 +55,46 @@ _LEFT: Final = (
 
 async def end_claims_of(client: EnrolmentOperatorClient, operators: list[DepartedOperator]) -> None:
     """End the claims that each of *operators* has made and that go on, and count them there as ended."""
+    going_on = await claims_going_on(client, {each.name for each in operators})
     for place, each in enumerate(operators):
         ended = each.claims_ended
-        for name in await claims_going_on(client, each.name):
+        for name in going_on.pop(each.name, ()):
             await client.end_claim(name)
             ended += 1
             left = None if each.claims_left is None else max(0, each.claims_left + each.claims_ended - ended)
             operators[place] = each.model_copy(update={"claims_ended": ended, "claims_left": left})
 
 
-async def claims_going_on(client: EnrolmentOperatorClient, maker: str) -> list[str]:
-    """Return the names of the claims that *maker* has made and that have neither ended nor expired."""
+async def claims_going_on(client: EnrolmentOperatorClient, makers: Collection[str]) -> dict[str, list[str]]:
+    """Return the names of the claims that *makers* have made and that have neither ended nor expired, by maker.
+
+    All claims are read, once; or none, if nobody has left.
+    """
     now = datetime.now(UTC)
-    made = [each async for each in client.claims() if each.created_by == maker and each.ended_at is None]
-    return [each.name for each in made if now < each.expires_at]
+    going_on: dict[str, list[str]] = {}
+    if not makers:
+        return going_on
+    async for each in client.claims():
+        if each.created_by in makers and each.ended_at is None and now < each.expires_at:
+            going_on.setdefault(each.created_by, []).append(each.name)
+    return going_on
 
 
-def say_who_left(operators: Iterable[DepartedOperator]) -> None:
-    """Say of each of *operators* what is void, and what is left."""
+async def end_listed_of(client: EnrolmentOperatorClient, operators: list[DepartedOperator]) -> None:
+    """End what each of *operators* has put on lists, and count it there as ended."""
+    for place, each in enumerate(operators):
+        ended = await client.end_listed_by(each.name)
+        operators[place] = each.model_copy(
+            update={
+                "listed_ended": each.listed_ended + ended.listed_ended,
+                "lists_ended": sorted({*each.lists_ended, *ended.lists_ended}),
+                "listed_left": 0,
+            }
+        )
+
+
+def say_who_left(operators: Iterable[DepartedOperator], *, stolen: bool = False) -> None:
+    """Say of each of *operators* what is void, and what is left; what was changed as well if a key was *stolen*."""
     for each in operators:
         if each.operators_made:
             _say_who_stays(each.name, each.operators_made)
@@ -77,18 +107,22 @@ def say_who_left(operators: Iterable[DepartedOperator]) -> None:
             )
         if each.manufacturers_ended:
             _say_who_is_not_trusted(each)
+        say_what_is_unlisted(each.name, each.listed_ended, each.lists_ended)
+        if stolen:
+            _say_what_was_changed(each)
         if each.claims_left is None:
             say(
                 f"fleet-provisioning: what {each.name} leaves behind that lets others in could not be counted: "
-                f"audit show --by {each.name}"
+                f"operator left {each.name}, audit show --by {each.name}"
             )
-        named = {"operators_left"} if each.operators_made else set[str]()
+        named = ({"operators_left"} if each.operators_made else set[str]()) | ({"listed_left"} if stolen else set())
         left = [each_kind for each_kind in _LEFT if each_kind[0] not in named and getattr(each, each_kind[0])]
         if left:
             numbers = ", ".join(counted(getattr(each, field), what, plural) for field, what, plural, _ in left)
+            remedies = ", ".join(remedy for *_, remedy in left).format(name=each.name)
             say(
                 f"fleet-provisioning: {each.name} leaves behind what lets others in: {numbers}; if that is not "
-                f"to stay: {', '.join(remedy for *_, remedy in left)} (audit show --by {each.name})"
+                f"to stay: {remedies} (operator left {each.name})"
             )
 
 
@@ -111,12 +145,53 @@ def _say_who_is_not_trusted(departed: DepartedOperator) -> None:
         f"fleet-provisioning: {counted(len(ended), 'manufacturer')} that {departed.name} registered {have} ended: "
         f"{', '.join(ended)}; an admin who knows the CA registers it again: manufacturer add"
     )
-    if departed.devices_left:
-        stay = "stays" if departed.devices_left == 1 else "stay"
+
+
+def say_what_is_unlisted(name: str, entries: int, groups: list[str]) -> None:
+    """Say how many *entries* that the operator called *name* has put on the lists of *groups* have ended."""
+    if entries:
+        have, one = "has" if entries == 1 else "have", len(groups) == 1
         say(
-            f"fleet-provisioning: {counted(departed.devices_left, 'device')} that came in by a manufacturer's CA from "
-            f"{departed.name} {stay}: audit show --by {departed.name}"
+            f"fleet-provisioning: {counted(entries, 'entry', 'entries')} that {name} put on the "
+            f"{'list' if one else 'lists'} of {_few(groups)} {have} ended; whoever knows the devices lists them again: "
+            f"listed import {groups[0] if one else 'GROUP'} --file (listed list says which)"
         )
+
+
+def _say_what_was_changed(departed: DepartedOperator) -> None:
+    """Say what an operator whose key was stolen has changed, or whoever has it, and what to do."""
+    name = departed.name
+    if departed.devices_left:
+        came, stay = counted(departed.devices_left, "device"), "stays" if departed.devices_left == 1 else "stay"
+        say(
+            f"fleet-provisioning: {came} that came in by a manufacturer's CA, or by a key on a list, from {name} "
+            f"{stay}: audit show --by {name}"
+        )
+    if departed.listed_left:
+        lets = "lets its device" if departed.listed_left == 1 else "let their devices"
+        say(
+            f"fleet-provisioning: {counted(departed.listed_left, 'key')} on lists from {name} {lets} in still, as "
+            "others have listed the same: listed list"
+        )
+    if groups := departed.groups_changed:
+        closed = f"group set {groups[0] if len(groups) == 1 else 'NAME'} --closed"
+        say(
+            f"fleet-provisioning: {name} has made, or changed, the rules of {_few(groups)}; operator left {name} shows "
+            f"what they were; put them right: group set; to let nobody in until then: {closed}"
+        )
+    if makers := departed.manufacturers_changed:
+        say(
+            f"fleet-provisioning: {name} has changed the terms or the lists of {_few(makers)}: look at them: "
+            f"manufacturer show, manufacturer set (audit show --by {name})"
+        )
+    if devices := departed.devices_resumed:
+        named = " ".join(f"--device {each}" for each in devices[:_NAMED])
+        say(f"fleet-provisioning: {name} has resumed {_few(devices)}; if nobody else knows why: suspend {named}")
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if names[_NAMED:] else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def say_what_ended(name: str, claims: int) -> None:

@@ -15,9 +15,30 @@ from provisioning.program.counted import counted
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.operator_answers import OtherForKey
 
+_SERIALS: Final = 5
+"""Serial numbers of one device that are told."""
 _MOST: Final = 20
 """Devices that are asked about: of more, only that it may be so is said."""
+
+
+def say_which_are_for_the_same_key(others: Iterable[OtherForKey]) -> None:
+    """Say which certificates are good still for the keys of those that were suspended by themselves."""
+    of_device: dict[str, list[str]] = {}
+    for each in others:
+        of_device.setdefault(each.device, []).append(each.serial)
+    for device, serials in of_device.items():
+        which = f"another certificate for the same key, which is good: {serials[0]}"
+        remedy = " ".join(["suspend", *(f"--serial {each}" for each in serials)])
+        if len(serials) > 1:
+            which = f"{len(serials)} other certificates for the same key, which are good"
+        if len(serials) > _SERIALS:
+            remedy = f"suspend --device {device}"
+        say(
+            f"fleet-provisioning: {device} has {which}; if the key is in doubt: {remedy}; if others have it: "
+            f"revoke --serial {serials[0]} --reason keyCompromise, which ends all that are for it"
+        )
 
 
 async def tell_what_is_left(client: EnrolmentOperatorClient, devices: Iterable[str], ending: str) -> None:

@@ -6,9 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
-from provisioning.commands.departed import EndClaims, KeepTokens, end_claims_of, say_who_left
+from provisioning.commands.departed import (
+    EndClaims,
+    EndListed,
+    KeepTokens,
+    end_claims_of,
+    end_listed_of,
+    say_who_left,
+)
 from provisioning.commands.in_steps import check_none_refused, in_steps
-from provisioning.commands.left_to_the_device import tell_what_is_left
+from provisioning.commands.left_to_the_device import say_which_are_for_the_same_key, tell_what_is_left
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
 from provisioning.commands.printed_rows import printed
 from provisioning.commands.reason_option import reason_option
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
     from provisioning.client.operator_answers import (
         DepartedOperator,
+        OtherForKey,
         ReleasedCertificate,
         RevokedCertificate,
         StillSuspended,
@@ -48,6 +56,7 @@ def revoke(
     invalidity_date: InvalidityDate = None,
     keep_tokens: KeepTokens = False,
     end_claims: EndClaims = False,
+    end_listed: EndListed = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -65,8 +74,9 @@ def revoke(
 
     An operator who has no valid certificate left leaves: tokens that he made and nobody has used are void, and requests
     that he approved wait for another decision. --keep-tokens keeps both, except for keyCompromise, until the command is
-    repeated without it. Claims that he made go on, as devices on their way have their keys, too: --end-claims ends
-    them, and keyCompromise does in any case. With keyCompromise the manufacturers that he registered end as well.
+    repeated without it. Claims that he made go on, as devices on their way have their keys, too, and so does what he
+    put on lists: --end-claims and --end-listed end them, and keyCompromise does in any case. With keyCompromise the
+    manufacturers that he registered end as well, and it is said what he has changed (operator left).
 
     \b
     Example:
@@ -100,7 +110,7 @@ def revoke(
             try:
                 await _each(meant, ask, report, "revoked", goes_on=False)
             finally:  # What was done before a later step failed is done.
-                await _tell_who_left(client, departed, end_claims=end_claims)
+                await _tell_who_left(client, departed, end_claims=end_claims, end_listed=end_listed, stolen=compromised)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
         await tell_what_is_left(client, whose, "revoke")
@@ -120,9 +130,10 @@ def suspend(
 
     A file or a group is suspended in steps of five hundred, each done completely: devices that cannot be suspended
     are reported, the others are suspended. Repeating it is harmless. A suspended device cannot enrol; one of which
-    only a certificate is suspended (--serial) can, with an open token. That certificate stays suspended until it is
-    resumed by itself, whatever becomes of its device. While an operator is suspended as a whole
-    (--device), tokens that he made are void; while only a certificate is, they are good.
+    only a certificate is suspended (--serial) can, with an open token for another key. That certificate stays suspended
+    until it is resumed by itself, whatever becomes of its device; others for its key stay good, and are told. While an
+    operator is suspended as a whole (--device), tokens that he made are void; while only a certificate is, they are
+    good.
 
     \b
     Example:
@@ -135,6 +146,7 @@ def suspend(
     meant = named.meant(named.in_group(connection, doing, yes=yes))
 
     whose: list[str] = []
+    others: list[OtherForKey] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:
         with printed(_SUSPENDED_COLUMNS, _row, as_json=as_json) as show:
@@ -143,7 +155,10 @@ def suspend(
                 show(found)
                 whose.extend(each.device for each in found if meant.kind == "serial")
 
-            await _each(meant, client.suspend, report, "suspended")
+            try:
+                await _each(meant, partial(client.suspend, tell=others.append), report, "suspended")
+            finally:  # What was done before a later step failed is done.
+                say_which_are_for_the_same_key(others)
         await tell_what_is_left(client, whose, "suspend")
 
     connection.run(command)
@@ -204,6 +219,7 @@ def decommission(
     connection: Connection,
     keep_tokens: KeepTokens = False,
     end_claims: EndClaims = False,
+    end_listed: EndListed = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -214,7 +230,7 @@ def decommission(
 
     Tokens that an operator among them has made and nobody has used are void, and requests that he approved wait for
     another decision; --keep-tokens keeps both, until the command is repeated without it. --end-claims also ends the
-    claims that he made.
+    claims that he made, --end-listed what he put on lists.
 
     \b
     Example:
@@ -234,19 +250,26 @@ def decommission(
             try:
                 await _each(meant, ask, show, "decommissioned")
             finally:
-                await _tell_who_left(client, departed, end_claims=end_claims)
+                await _tell_who_left(client, departed, end_claims=end_claims, end_listed=end_listed)
 
     connection.run(command)
 
 
 async def _tell_who_left(
-    client: EnrolmentOperatorClient, departed: list[DepartedOperator], *, end_claims: bool
+    client: EnrolmentOperatorClient,
+    departed: list[DepartedOperator],
+    *,
+    end_claims: bool,
+    end_listed: bool,
+    stolen: bool = False,
 ) -> None:
     try:
+        if end_listed:
+            await end_listed_of(client, departed)
         if end_claims:
             await end_claims_of(client, departed)
     finally:  # They have left, whatever became of their claims.
-        say_who_left(departed)
+        say_who_left(departed, stolen=stolen)
 
 
 async def _each(

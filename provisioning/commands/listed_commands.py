@@ -19,16 +19,18 @@ from provisioning.commands.in_steps import Telling
 from provisioning.commands.known_names import group_names
 from provisioning.commands.named_lines import before_the_loop
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import Connection, connected, progress, say
+from provisioning.commands.service_command import Connection, connected, print_json, progress, say
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.counted import counted
 from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of
 from provisioning.program.json_output import Json, print_document
+from provisioning.program.moments import shown_time
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.enrolment_answers import ExpectedDevice
 
 listed_app = command_group(help="Register the devices that a group expects.")
 
@@ -108,7 +110,7 @@ def list_listed(
     group: Group,
     as_json: Json = False,
 ) -> None:
-    """List the devices that a group expects.
+    """List the devices that a group expects: who has put each there, and since when it lets nobody in, if it has ended.
 
     \b
     Example:
@@ -119,9 +121,46 @@ def list_listed(
         found = [each async for each in client.listed_devices(group)]
         if not found:
             await say_if_shut(client, group, "listed")
-        print_list(found, ("name", "key SHA-256"), lambda each: (each.name, each.key_sha256 or "-"), as_json=as_json)
+        print_list(found, ("name", "key SHA-256", "by", "ended"), _row, as_json=as_json)
 
     connection.run(command)
+
+
+@listed_app.command("end")
+@connected
+def end_listed(
+    connection: Connection,
+    by: Annotated[str, typer.Option(help="The operator who has put them there.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """End what an operator has put on lists, and nobody else has: it lets nobody in until another lists it again.
+
+    Devices that have enrolled stay. The operator's revocation for keyCompromise does the same.
+
+    \b
+    Example:
+      fleet-provisioning listed end --by anna
+    """
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        ended = await client.end_listed_by(by)
+        if as_json:
+            print_json(ended)
+            return
+        of = f", on the lists of {', '.join(ended.lists_ended)}" if ended.lists_ended else ""
+        sys.stdout.write(f"{counted(ended.listed_ended, 'entry', 'entries')} of {by} ended{of}.\n")
+
+    connection.run(command)
+
+
+def _row(entry: ExpectedDevice) -> tuple[str, ...]:
+    by = entry.added_by or "-"
+    return (
+        entry.name,
+        entry.key_sha256 or "-",
+        by if entry.also_by is None else f"{by}, {entry.also_by}",
+        "-" if entry.ended_at is None else shown_time(entry.ended_at),
+    )
 
 
 @listed_app.command("remove")

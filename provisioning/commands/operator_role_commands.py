@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioning.commands.departed import claims_going_on, say_what_ended
+from provisioning.commands.departed import EndListed, claims_going_on, say_what_ended, say_what_is_unlisted
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import Connection, connected, print_answer, say
+from provisioning.commands.service_command import Connection, connected, print_answer, print_facts, print_json, say
 from provisioning.operator_role import OperatorRole
 from provisioning.program.command_group import command_group
 from provisioning.program.counted import counted
+from provisioning.program.given_moment import Since
 from provisioning.program.json_output import Json
 from provisioning.program.moments import shown_time
+from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator import OperatorClient
+    from provisioning.client.operator_answers import RuleChange
 
 operator_app = command_group(help="List operators and grant roles.")
 
@@ -74,6 +78,56 @@ def show_me(
     connection.run(command)
 
 
+@operator_app.command("left")
+@connected
+def show_left(
+    connection: Connection,
+    name: Annotated[str, typer.Argument(help="The operator's name.")],
+    since: Since = None,
+    as_json: Json = False,
+) -> None:
+    """Show what an operator leaves behind, or would: what lets others in, and what he has changed of groups' rules.
+
+    After a theft of the operator's key, look through it, and put right what is not as it should be: group set,
+    manufacturer set, suspend, listed end. --since narrows the changes. audit show --by says all that he has done.
+
+    \b
+    Example:
+      fleet-provisioning operator left anna
+      fleet-provisioning operator left anna --since 2027-01-05
+    """
+
+    async def command(client: OperatorClient) -> None:
+        left = await client.left_by(name, since=since)
+        if as_json:
+            print_json(left)
+            return
+        print_facts(left, without={"changes"})
+        if left.changes:
+            rows = [row for each in left.changes for row in _changed(each)]
+            sys.stdout.write("\n")
+            print_table(("entry", "time", "group", "rule", "before", "after"), rows)
+
+    connection.run(command)
+
+
+def _changed(change: RuleChange) -> list[tuple[str, ...]]:
+    """Return a row for each rule that *change* has changed; of all that are known, where it is unknown which."""
+    before = change.before
+    return [
+        (
+            str(change.entry),
+            shown_time(change.at),
+            change.group,
+            rule.replace("_", " "),
+            "?" if before is None else before.get(rule) or "-",
+            value or "-",
+        )
+        for rule, value in change.after.items()
+        if value or before is not None
+    ]
+
+
 @operator_app.command("grant")
 @connected
 def grant(
@@ -84,13 +138,14 @@ def grant(
         bool, typer.Option("--keep-tokens", help="Keep an auditor's unused tokens, and the requests they approved.")
     ] = False,
     end_claims: Annotated[bool, typer.Option("--end-claims", help="End the claims that an auditor has made.")] = False,
+    end_listed: EndListed = False,
     as_json: Json = False,
 ) -> None:
     """Set an operator's role. The last admin with a valid certificate stays one.
 
     Whoever becomes an auditor lets nobody in any more: tokens that they made and nobody has used are void, and requests
     that they approved wait for another decision, unless --keep-tokens is given. Claims that they made go on, as devices
-    on their way have their keys, too, unless --end-claims is given.
+    on their way have their keys, too, unless --end-claims is given; what they put on lists, unless --end-listed is.
 
     \b
     Example:
@@ -100,15 +155,20 @@ def grant(
     async def command(client: EnrolmentOperatorClient) -> None:
         granted = await client.grant(name, role, keep_tokens=keep_tokens)
         print_answer(granted, as_json=as_json)
-        going_on = [] if role.permits(OperatorRole.ENROLLER) else await claims_going_on(client, name)
+        if role.permits(OperatorRole.ENROLLER):
+            return
+        going_on = (await claims_going_on(client, {name})).get(name, [])
         for each in going_on if end_claims else ():
             await client.end_claim(each)
+        if end_listed:
+            ended = await client.end_listed_by(name)
+            say_what_is_unlisted(name, ended.listed_ended, ended.lists_ended)
         if end_claims:
             say_what_ended(name, len(going_on))
         elif going_on:
             say(
                 f"fleet-provisioning: {name} leaves behind what lets others in: {counted(len(going_on), 'claim')}; if "
-                "that is not to stay: claim end, or this again with --end-claims"
+                f"that is not to stay: claim end, or this again with --end-claims (operator left {name})"
             )
 
     connection.run(command)

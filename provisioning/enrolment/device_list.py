@@ -4,6 +4,7 @@ Rules
 -----
 1. A batch is checked entry by entry: valid entries are recorded, invalid ones are reported with their position.
 2. A name that is listed again takes the new entry's key: the operator's latest entry counts.
+3. What one operator has listed can be ended together, and lets nobody in then until another lists it, too.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from provisioning.enrolment.operator_roles import check_is_operator
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.store import audit, listed_devices
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
-from provisioning.store.listed_devices import ListedDevice
+from provisioning.store.listed_devices import ListedDevice, ListEntry
 
 MAXIMUM_BATCH: Final = 2000
 _SHA256: Final = 32
@@ -90,7 +92,22 @@ class DeviceListService:
         await self._database.write(record)
         log.info("device unlisted", group=group, name=name, by=by)
 
-    async def page(self, group: str, *, limit: int, after: str | None) -> list[ListedDevice]:
+    async def end_of(self, maker: str, *, by: str) -> Mapping[str, int]:
+        """End what *maker* has listed and nobody else has, too; return how many entries, by group; raise `Refused`."""
+
+        def record(connection: Connection) -> Mapping[str, int]:
+            check_is_operator(connection, maker)
+            now = self._clock()
+            groups = listed_devices.end_put_by(connection, {maker: None}, now).get(maker, {})
+            entries = [(group, {"count": number, "created_by": maker}) for group, number in groups.items()]
+            audit.append_each(connection, now, by, Action.LIST_ENTRIES_ENDED, entries)
+            return groups
+
+        ended = await self._database.write(record)
+        log.info("list entries ended", maker=maker, entries=sum(ended.values()), by=by)
+        return ended
+
+    async def page(self, group: str, *, limit: int, after: str | None) -> list[ListEntry]:
         """Return a group's entries in order of name, after the name *after*."""
         return await self._database.read(
             lambda connection: listed_devices.page(connection, group, limit=limit, after=after)

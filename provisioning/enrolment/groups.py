@@ -82,7 +82,9 @@ class GroupService:
             now = self._clock()
             groups.change(connection, group, by=by, now=now)
             group_rooms.forget(connection, name)
-            audit.append(connection, now, by, Action.GROUP_CHANGED, name, _facts(group))
+            before, facts = _facts(stored.group), _facts(group)
+            replaced = {rule: value for rule, value in before.items() if value != facts[rule]}
+            audit.append(connection, now, by, Action.GROUP_CHANGED, name, {**facts, "before": replaced})
             return StoredGroup(group, stored.created_at, stored.created_by, now, by)
 
         changed = await self._database.write(record)

@@ -119,6 +119,12 @@ def is_here(connection: Connection, name: str) -> bool:
     return device is not None and device.role is Role.OPERATOR and not device.state.is_end
 
 
+def check_is_operator(connection: Connection, name: str) -> None:
+    """Raise `Refused` unless somebody is, or was, an operator under *name*, or is to be one."""
+    if not (is_operator(connection, name) or operators.has_role(connection, name)):
+        raise Refused(Code.DEVICE_UNKNOWN, f"no operator is called {name[:80]!r}: operator list has their names")
+
+
 def _end_promise(connection: Connection, name: str, *, by: str, now: datetime) -> None:
     if operators.role_of(connection, name) is not OperatorRole.AUDITOR:
         change_operator_role(connection, name, OperatorRole.AUDITOR, by=by, now=now, has_promised=False)

@@ -50,7 +50,9 @@ def check_name_is_not_promised(
         raise _taken(name, "it begins with the prefix of a manufacturer's devices")
     if any(WayName.LISTED in alternative for alternative in rules.ways):
         found = listed_devices.find(connection, rules.name, name)
-        if found is not None and found[0].spki_sha256 not in (None, attempt.request.key_fingerprint):
+        if found is None or found.ended_at is not None:
+            return
+        if found.device.spki_sha256 not in (None, attempt.request.key_fingerprint):
             raise _taken(name, f"the list of group {rules.name} has it with another public key")
 
 

@@ -39,6 +39,15 @@ CertificateKey = tuple[bytes, int]
 """Issuer's key identifier, serial number."""
 
 
+_ITSELF = b"the key "
+"""Before an identifier: no list is about an issuer that is called so."""
+
+
+def whole_key(key_id: bytes) -> CertificateKey:
+    """Return by what the index has a CA's own key with this identifier, in whichever certificate it is."""
+    return _ITSELF + key_id, 0
+
+
 @dataclass(frozen=True, slots=True)
 class Revocation:
     """One certificate's revocation: which, why, and since when (UTC)."""

@@ -15,10 +15,11 @@ Rules
    (``--end-claims`` of the commands). That cannot be taken back: if a key is reported again, claims go on that were
    made after it was shut out, by another key. Tokens and approvals of then are taken back; they are soon made again.
    So ends the trust in manufacturers' CAs that the operator has registered: a thief's own CA would let in whom he
-   likes, for ever. Another admin who knows a CA registers it again.
-4. What they leave behind otherwise, claims, lists, manufacturers and operators with a role from them, is told. It is
-   counted after the commit, by whole tables: neither does anybody wait for that, nor is anybody let in because it
-   failed.
+   likes, for ever. Another admin who knows a CA registers it again. And so do the operator's entries on lists of
+   expected devices, by one row: whoever knows the devices lists them again (`provisioning.store.listed_devices`).
+4. What they leave behind otherwise, claims, lists, manufacturers and operators with a role from them, is told, and so
+   are rules that they changed and devices that they resumed. It is counted after the commit, by whole tables: neither
+   does anybody wait for that, nor is anybody let in because it failed.
 5. What is taken back is counted with it, by an index. An operator may have made a million tokens: of who has made more
    than `MANY`, such a transaction does not run on the event loop (`check_short`). It then comes behind those that were
    waiting: what the operator gets from one of them is taken back, too.
@@ -46,6 +47,7 @@ from provisioning.store import (
     certificates_of_device,
     certificates_of_key,
     claims,
+    listed_devices,
     manufacturers,
     promises,
     tokens,
@@ -77,6 +79,8 @@ class Departed:
     trials_ended: int = 0
     """Devices on trial, by claims of that operator, ended now or before, which cannot be activated any more."""
     manufacturers_ended: Sequence[str] = ()
+    listed_ended: Mapping[str, int] = field(default_factory=dict)
+    """How many entries of that operator's have ended, by the group on whose list they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +100,16 @@ class Voided:
     trials: Counter[str] = field(default_factory=Counter)
     manufacturers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The manufacturers whose CAs are not trusted any more, by who has registered them."""
+    lists: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """How many entries of device lists have ended, by who has put them there, and group."""
 
     def __bool__(self) -> bool:
-        ended = self.claims or self.trials or self.manufacturers
+        ended = self.claims or self.trials or self.manufacturers or self.lists
         return bool(self.tokens.total() or self.approvals.total() or self.makers or ended)
 
     def changes(self, name: str) -> bool:
         """Whether anything of the party called *name* was good before."""
-        ended = name in self.claims or name in self.trials or name in self.manufacturers
+        ended = any(name in each for each in (self.claims, self.trials, self.manufacturers, self.lists))
         return bool(self.tokens[name] or self.approvals[name] or name in self.makers or ended)
 
     def facts_of(self, name: str) -> dict[str, object]:
@@ -117,6 +123,8 @@ class Voided:
             facts["trials_ended"] = self.trials[name]
         if name in self.manufacturers:
             facts["manufacturers_ended"] = [*self.manufacturers[name]]
+        if name in self.lists:
+            facts["listed_ended"] = dict(self.lists[name])
         if self.kept_tokens[name]:
             facts["tokens_kept"] = self.kept_tokens[name]
         if self.kept_approvals[name]:
@@ -124,17 +132,21 @@ class Voided:
         return facts
 
     def note_what_ended(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
-        """Say in the audit log of each claim and manufacturer that it has ended, as of one that is ended by itself."""
+        """Say in the audit log what has ended of claims, manufacturers and lists, as of what is ended by itself."""
         ended = [(name, maker) for maker, names in self.claims.items() for name in names]
         entries = [(name, {"created_by": maker, "reason": grounds.reason.value}) for name, maker in ended]
         audit.append_each(connection, now, by, Action.CLAIM_ENDED, entries)
         of_cas = [(name, maker) for maker, names in self.manufacturers.items() for name in names]
         entries = [(name, {"created_by": maker, "reason": grounds.reason.value}) for name, maker in of_cas]
         audit.append_each(connection, now, by, Action.MANUFACTURER_ENDED, entries)
+        for maker, groups in self.lists.items():
+            facts = {"created_by": maker, "reason": grounds.reason.value}
+            of_lists = [(group, {"count": number, **facts}) for group, number in groups.items()]
+            audit.append_each(connection, now, by, Action.LIST_ENTRIES_ENDED, of_lists)
 
 
 MANY: Final = 1000
-"""Tokens that are counted on the event loop, or trials that are ended there."""
+"""Tokens and entries of lists that are counted on the event loop, or trials that are ended there."""
 
 
 _SECOND: Final = timedelta(seconds=1)
@@ -145,12 +157,17 @@ class MayBeLong(Exception):
     """This cannot be done on the event loop, as it is about an operator's many tokens; nothing was done."""
 
 
-def check_short(connection: Connection, device: Device) -> None:
-    """Raise `MayBeLong` if *device* is an operator who has made many tokens, or claims that many have used."""
+def check_short(connection: Connection, device: Device, grounds: Grounds) -> None:
+    """Raise `MayBeLong` if *device* is an operator who has made much that is counted, or ended, on these *grounds*."""
     if device.role is not Role.OPERATOR:
         return
-    made = tokens.count_made_by(connection, device.name, MANY + 1)
-    if max(made, claims.places_taken_of(connection, device.name)) > MANY:
+    counted = [
+        tokens.count_made_by(connection, device.name, MANY + 1),
+        claims.places_taken_of(connection, device.name),
+    ]
+    if grounds.reason is RevocationReason.KEY_COMPROMISE:
+        counted.append(listed_devices.count_made_by(connection, device.name, MANY + 1))
+    if max(counted) > MANY:
         raise MayBeLong
 
 
@@ -202,6 +219,7 @@ def take_back(
     until = _until(connection, names, whole, singly) if stolen else {}
     ended = claims.end_made_by(connection, until, now)
     distrusted = manufacturers.end_made_by(connection, until, now)
+    unlisted = listed_devices.end_put_by(connection, until, now)
     departed = [
         Departed(
             each,
@@ -210,6 +228,7 @@ def take_back(
             claims_ended=len(ended.names.get(each, ())),
             trials_ended=ended.trials[each],
             manufacturers_ended=distrusted.get(each, ()),
+            listed_ended=unlisted.get(each, {}),
         )
         for each in names
     ]
@@ -221,6 +240,7 @@ def take_back(
         claims=ended.names,
         trials=ended.trials,
         manufacturers=distrusted,
+        lists=unlisted,
     )
 
 

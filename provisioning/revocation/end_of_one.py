@@ -112,7 +112,7 @@ class EndOfOne:
         """
         certificate = named.locked(connection, self._clock, by)
         if short:
-            check_short(connection, certificate.device)
+            check_short(connection, certificate.device, grounds)
         fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
         if grounds.reason is RevocationReason.KEY_COMPROMISE:
             same_key = first_of_key(connection, key_of(certificate))

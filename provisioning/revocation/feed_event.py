@@ -43,6 +43,8 @@ def event_of(record: RevocationRecord) -> FeedEvent:
         what = f'"released_at": "{when.at}"'
     facts = f"{kind} {issuer} {serial} {record.reason.value} {when.exactly}"
     mark = hashlib.sha256(facts.encode()).hexdigest()[:_MARK_DIGITS]
+    if record.authority_key is not None:
+        what += f', "authority_key": "{record.authority_key}"'
     # As the library's encoder writes it, for a tenth of the steps: only the name is not ours.
     data = (
         f'{{"sequence": {sequence}, "issuer_key_id": "{issuer}", "serial": "{serial}", {what}, '

@@ -167,7 +167,7 @@ class RevocationService:
         now, grounds = self._clock(), end.grounds
         device, bound = _to_be_ended(connection, name, end, now)
         if short:
-            check_short(connection, device)
+            check_short(connection, device, grounds)
         issued = first_of_device(connection, device)
         expired = surely_expired(issued, now)
         ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]

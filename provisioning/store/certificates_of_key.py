@@ -46,6 +46,17 @@ _DOUBT: Final = Prepared(
     .limit(1),
     at_once=True,
 )
+_GOOD: Final = Prepared(
+    select(certificates.c.id, certificates.c.serial)
+    .where(
+        *_OF_KEY,
+        certificates.c.not_after > bindparam("now"),
+        REASON.is_(None),
+    )
+    .order_by(certificates.c.id.desc())
+    .limit(bindparam("most", type_=Integer)),
+    at_once=True,
+)
 _LAST_REVOKED: Final = Prepared(
     select(
         func.max(
@@ -169,6 +180,12 @@ def not_compromised(connection: Connection, key: DeviceKey, now: datetime) -> li
     rows = _LEFT.rows(connection, {"of": key.device_id, "wanted": key.spki_sha256})
     good = {identifier for identifier, not_after, reason in rows if reason is None and now < not_after}
     return sorted((row[0] for row in rows), key=lambda identifier: (identifier not in good, -identifier))
+
+
+def good(connection: Connection, key: DeviceKey, now: datetime, most: int) -> list[str]:
+    """Return the serial numbers of the *most* newest certificates for a key that are good *now*."""
+    asked = {"of": key.device_id, "wanted": key.spki_sha256, "now": now, "most": most}
+    return [row[1] for row in _GOOD.rows(connection, asked)]
 
 
 def doubt(connection: Connection, key: DeviceKey) -> KeyDoubt | None:

@@ -1,20 +1,44 @@
-"""Queries about the devices that operators expect: a name in a group, with its key if that is known."""
+"""Queries about the devices that operators expect: a name in a group, with its key if that is known.
+
+An entry is the word of whoever has put it there. The word of an operator whose key was stolen is worth nothing
+(`end_put_by`), and one row says so of all that he has listed, however many those are.
+
+Rules
+-----
+1. Whoever lists what is listed already, with the same key, gives a word of their own beside the first one that is in
+   force. So what somebody else has listed, before or after a thief, stays; a thief takes nobody's word away by giving
+   his own.
+2. An entry with another key replaces the one before: nobody goes back to a key that was replaced.
+3. What has ended stays on the list, lets nobody in and keeps no name, until somebody lists it again or removes it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Delete, bindparam, delete, insert, select
-from sqlalchemy.engine import Connection
-
-from provisioning.store.tables import listed_devices
-
-_FIND: Final = select(listed_devices.c.spki_sha256, listed_devices.c.added_by).where(
-    listed_devices.c.group_name == bindparam("in_group"), listed_devices.c.name == bindparam("wanted")
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Delete,
+    ScalarSelect,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
 )
+from sqlalchemy.engine import Connection, Row
+
+from provisioning.store.tables import certificates, devices, ended_listers, listed_devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +53,58 @@ class ListedDevice:
         return self.name if self.spki_sha256 is None else f"{self.name} {self.spki_sha256.hex()}"
 
 
-def find(connection: Connection, group: str, name: str) -> tuple[ListedDevice, str] | None:
-    """Return the entry for *name* in the group's list, and who has put it there."""
+@dataclass(frozen=True, slots=True)
+class ListEntry:
+    """An expected device on a list, and whose word that is."""
+
+    device: ListedDevice
+    added_at: datetime
+    added_by: str
+    also_by: str | None
+    """Another who has listed the same before, and whose word counted then."""
+    ended_at: datetime | None
+    """Since when it is nobody's word any more; None: it is in force."""
+    by: str
+    """Whose word counts: mostly that of who has listed it last."""
+
+
+def _ended(by: Column[str] | Column[str | None], at: Column[Any]) -> ScalarSelect[Any]:
+    """Return since when what *by* has listed *at* that time is worth nothing; NULL: it counts."""
+    theirs = ended_listers.c.operator == by, ended_listers.c.through_at >= at
+    return select(func.min(ended_listers.c.ended_at)).where(*theirs).correlate(listed_devices).scalar_subquery()
+
+
+_ADDED: Final = listed_devices.c.added_by, listed_devices.c.added_at
+_ALSO: Final = listed_devices.c.also_by, listed_devices.c.also_at
+_ADDED_ENDED: Final = _ended(*_ADDED)
+_ALSO_ENDED: Final = _ended(*_ALSO)
+_IN_FORCE: Final = or_(_ADDED_ENDED.is_(None), and_(listed_devices.c.also_by.is_not(None), _ALSO_ENDED.is_(None)))
+_ENTRIES: Final[Select[Any]] = select(
+    listed_devices.c.name,
+    listed_devices.c.spki_sha256,
+    listed_devices.c.added_at,
+    listed_devices.c.added_by,
+    listed_devices.c.also_by,
+    _ADDED_ENDED.label("added_ended"),
+    _ALSO_ENDED.label("also_ended"),
+)
+_FIND: Final = _ENTRIES.where(
+    listed_devices.c.group_name == bindparam("in_group"), listed_devices.c.name == bindparam("wanted")
+)
+_WORDS: Final[Sequence[Column[Any]]] = (
+    listed_devices.c.name,
+    listed_devices.c.spki_sha256,
+    listed_devices.c.added_by,
+    listed_devices.c.added_at,
+    listed_devices.c.also_by,
+    listed_devices.c.also_at,
+)
+
+
+def find(connection: Connection, group: str, name: str) -> ListEntry | None:
+    """Return the entry for *name* in the group's list, perhaps one that has ended."""
     row = connection.execute(_FIND, {"in_group": group, "wanted": name}).one_or_none()
-    return None if row is None else (ListedDevice(name, row.spki_sha256), row.added_by)
+    return None if row is None else _from_row(row)
 
 
 def put(
@@ -40,22 +112,43 @@ def put(
 ) -> tuple[int, int, list[ListedDevice]]:
     """Record *entries*, each replacing an older one of its name.
 
-    Return how many were new, how many were there with another key or none, and which of them were not on the list with
-    the same key, put there by the same one.
+    Return how many were new, or had ended; how many were there with another key or none; and which of them were not on
+    the list with the same key, put there by the same one.
     """
     if not entries:
         return 0, 0, []
-    removing = _removing(group, [each.name for each in entries])
-    columns = listed_devices.c.name, listed_devices.c.spki_sha256, listed_devices.c.added_by
-    before = {row.name: (row.spki_sha256, row.added_by) for row in connection.execute(removing.returning(*columns))}
-    rows = [
-        {"group_name": group, "name": each.name, "spki_sha256": each.spki_sha256, "added_at": now, "added_by": by}
-        for each in entries
-    ]
+    removing = _removing(group, [each.name for each in entries]).returning(*_WORDS)
+    before = {row.name: row for row in connection.execute(removing)}
+    ends = _ends_of(connection, {each for row in before.values() for each in (row.added_by, row.also_by) if each})
+    rows, changed, new, replaced = [], [], 0, 0
+    for each in entries:
+        old = before.get(each.name)
+        given: Sequence[tuple[str, datetime]] = () if old is None else _words_of(old, ends)
+        is_same = old is not None and old.spki_sha256 == each.spki_sha256
+        new, replaced = new + (not given), replaced + bool(given and not is_same)
+        words = given if is_same else ()
+        also_by, also_at = next(((who, at) for who, at in words if who != by), (None, None))
+        if not words or words[-1][0] != by:
+            changed.append(each)
+        rows.append({
+            "group_name": group, "name": each.name, "spki_sha256": each.spki_sha256, "added_at": now, "added_by": by,
+            "also_by": also_by, "also_at": also_at,
+        })  # fmt: skip
     connection.execute(insert(listed_devices), rows)
-    changed = [each for each in entries if before.get(each.name) != (each.spki_sha256, by)]
-    replaced = sum(before.get(each.name, (each.spki_sha256,))[0] != each.spki_sha256 for each in entries)
-    return len(entries) - len(before), replaced, changed
+    return new, replaced, changed
+
+
+def _words_of(row: Row[Any], ends: Mapping[str, datetime]) -> list[tuple[str, datetime]]:
+    """Return who has listed what a row says, and when, the last one last: those whose word counts."""
+    given = ((row.also_by, row.also_at), (row.added_by, row.added_at))
+    return [(who, at) for who, at in given if who is not None and not (who in ends and at <= ends[who])]
+
+
+def _ends_of(connection: Connection, operators: Iterable[str]) -> dict[str, datetime]:
+    """Return until when what each of *operators* has listed is worth nothing."""
+    through = func.max(ended_listers.c.through_at)
+    statement = select(ended_listers.c.operator, through).where(ended_listers.c.operator.in_(sorted(operators)))
+    return {row[0]: row[1] for row in connection.execute(statement.group_by(ended_listers.c.operator))}
 
 
 def remove(connection: Connection, group: str, names: Sequence[str]) -> int:
@@ -67,14 +160,106 @@ def _removing(group: str, names: Sequence[str]) -> Delete:
     return delete(listed_devices).where(listed_devices.c.group_name == group, listed_devices.c.name.in_(names))
 
 
-def page(connection: Connection, group: str, *, limit: int, after: str | None) -> list[ListedDevice]:
+def page(connection: Connection, group: str, *, limit: int, after: str | None) -> list[ListEntry]:
     """Return a group's entries in order of name, after the name *after*."""
-    statement = (
-        select(listed_devices.c.name, listed_devices.c.spki_sha256)
-        .where(listed_devices.c.group_name == group)
-        .order_by(listed_devices.c.name)
-        .limit(limit)
-    )
+    statement = _ENTRIES.where(listed_devices.c.group_name == group).order_by(listed_devices.c.name).limit(limit)
     if after is not None:
         statement = statement.where(listed_devices.c.name > after)
-    return [ListedDevice(row.name, row.spki_sha256) for row in connection.execute(statement)]
+    return [_from_row(row) for row in connection.execute(statement)]
+
+
+def end_put_by(
+    connection: Connection, makers: Mapping[str, datetime | None], now: datetime
+) -> dict[str, dict[str, int]]:
+    """End what *makers* have listed; return how many entries are nobody's word any more, by who gave it and group.
+
+    A maker's moment: what was listed later, stays.
+    """
+    fresh = {name: through for name, until in makers.items() if (through := _through(connection, name, until, now))}
+    if not fresh:
+        return {}
+    before = _count_in_force(connection, list(fresh))
+    rows = [{"operator": name, "through_at": through, "ended_at": now} for name, through in fresh.items()]
+    connection.execute(insert(ended_listers), rows)
+    ended: dict[str, dict[str, int]] = {}
+    for (maker, group), number in sorted((before - _count_in_force(connection, list(fresh))).items()):
+        ended.setdefault(maker, {})[group] = number
+    return ended
+
+
+def _through(connection: Connection, name: str, until: datetime | None, now: datetime) -> datetime | None:
+    """Return until when what *name* has listed ends now; None: nothing does."""
+    moments = []
+    for by, at in (_ADDED, _ALSO):
+        in_time = [] if until is None else [at <= until]
+        last: datetime | None = connection.execute(
+            select(func.max(at)).where(by == name, _ended(by, at).is_(None), *in_time)
+        ).scalar_one()
+        moments += [] if last is None else [last]
+    if not moments:
+        return None
+    # By a clock that was ahead, perhaps; and nothing of before is left if one is set back.
+    return until or max(now, *moments)
+
+
+def _count_in_force(connection: Connection, makers: Sequence[str]) -> Counter[tuple[str, str]]:
+    """Count the entries in force that one of *makers* has listed, by maker and group."""
+    last_by, also_by = listed_devices.c.added_by, listed_devices.c.also_by
+    maker = case((last_by.in_(makers), last_by), else_=also_by).label("maker")
+    statement = select(maker, listed_devices.c.group_name, func.count()).where(_by(makers), _IN_FORCE)
+    # By its name: with its parameters written twice it would be two expressions to PostgreSQL.
+    found = connection.execute(statement.group_by("maker", listed_devices.c.group_name))
+    return Counter({(row[0], row[1]): row[2] for row in found})
+
+
+def count_keys_of(connection: Connection, makers: Sequence[str]) -> Counter[str]:
+    """Count the entries with a key that are in force and that each of *makers* has listed."""
+    counted = Counter[str]()
+    for by, its_end in ((listed_devices.c.added_by, _ADDED_ENDED), (listed_devices.c.also_by, _ALSO_ENDED)):
+        theirs = by.in_(makers), listed_devices.c.spki_sha256.is_not(None), its_end.is_(None)
+        found = connection.execute(select(by, func.count()).where(*theirs).group_by(by))
+        counted += Counter({row[0]: row[1] for row in found})
+    return counted
+
+
+def count_let_in(connection: Connection, makers: Sequence[str]) -> Counter[str]:
+    """Count the devices that are in with a key which one of *makers* has listed, and nobody else whose word counts."""
+    alone = or_(listed_devices.c.also_by.is_(None), _ALSO_ENDED.is_not(None))
+    its_key = exists().where(
+        certificates.c.device_id == devices.c.id, certificates.c.spki_sha256 == listed_devices.c.spki_sha256
+    )
+    statement = (
+        select(listed_devices.c.added_by, func.count())
+        .select_from(listed_devices.join(devices, devices.c.name == listed_devices.c.name))
+        .where(
+            listed_devices.c.added_by.in_(makers),
+            alone,
+            devices.c.group_name == listed_devices.c.group_name,
+            devices.c.revoked_at.is_(None),
+            devices.c.decommissioned_at.is_(None),
+            its_key,
+        )
+        .group_by(listed_devices.c.added_by)
+    )
+    return Counter({row[0]: row[1] for row in connection.execute(statement)})
+
+
+def count_made_by(connection: Connection, maker: str, most: int) -> int:
+    """Return how many entries *maker* has listed: *most* at most, and no more are read."""
+    theirs = select(listed_devices.c.name).where(listed_devices.c.added_by == maker).limit(most)
+    number: int = connection.execute(select(func.count()).select_from(theirs.subquery())).scalar_one()
+    return number
+
+
+def _by(makers: Sequence[str]) -> ColumnElement[bool]:
+    return or_(listed_devices.c.added_by.in_(makers), listed_devices.c.also_by.in_(makers))
+
+
+def _from_row(row: Row[Any]) -> ListEntry:
+    ended_at, by = None, row.added_by
+    if row.added_ended is not None:
+        if row.also_by is not None and row.also_ended is None:
+            by = row.also_by
+        else:
+            ended_at = max(row.added_ended, row.also_ended or row.added_ended)
+    return ListEntry(ListedDevice(row.name, row.spki_sha256), row.added_at, row.added_by, row.also_by, ended_at, by)

@@ -2,7 +2,7 @@
 
 A token and an approval are worth one certificate each, and are taken back when the operator leaves. Claims, lists and
 manufacturers are what a production goes by: whether they are still right is for those who stay to say, so they are
-only counted.
+only counted. Rules that he has changed, and devices that he has resumed, are named.
 """
 
 from __future__ import annotations
@@ -11,15 +11,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
-from provisioning.store import approvals, tokens
+from provisioning.store import approvals, listed_devices, rare_changes, tokens
+from provisioning.store.audit import Action
+from provisioning.store.devices import DeviceState, find_all
 from provisioning.store.manufacturer_tables import idevids, manufacturers
-from provisioning.store.tables import claims, devices, listed_devices, operators
+from provisioning.store.tables import claims, devices, operators
+
+NAMED: Final = 100
+"""So many groups, manufacturers and devices are named."""
+_RESUMED: Final = 1000
+"""Devices whose state is looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +38,18 @@ class Left:
     approvals: int
     claims: int
     listed: int
-    """Keys on lists of expected devices: an entry without a key proves nothing."""
+    """Keys on lists of expected devices, in force: an entry without a key proves nothing."""
     manufacturers: int
     operators: Sequence[str]
     """Who was given a role by that one, and may do more than read: their names, not how many."""
     devices: int
-    """Those that are in by a CA which that one has registered, ended or not."""
+    """Those that are in by a CA which that one has registered, or a key that only that one has listed; ended or not."""
+    groups: Sequence[str]
+    """Groups that are there with rules which that one has set, or has changed at some time."""
+    manufacturers_changed: Sequence[str]
+    """Whose terms or lists that one has changed."""
+    resumed: Sequence[str]
+    """Devices whose suspension, or that of a certificate, that one has ended, and that are not suspended now."""
 
 
 def take_back(connection: Connection, names: Sequence[str], now: datetime) -> tuple[Counter[str], Counter[str]]:
@@ -51,7 +65,6 @@ def kept_of(connection: Connection, names: Sequence[str], now: datetime) -> tupl
 def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict[str, Left]:
     """Count what each operator called *names* has made that still lets somebody in *now*: it reads whole tables."""
     going_on = claims.c.created_by, claims.c.ended_at.is_(None), claims.c.expires_at > now
-    pinned = listed_devices.c.added_by, listed_devices.c.spki_sha256.is_not(None)
     trusted = manufacturers.c.created_by, manufacturers.c.ended_at.is_(None)
     # Who has not enrolled yet will only read: the promise ends with who has made it.
     here = select(devices.c.id).where(
@@ -84,15 +97,33 @@ def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict
                 select(maker, func.count()).where(maker.in_(names), *conditions).group_by(maker)
             )
         })
-        for maker, *conditions in (going_on, pinned, trusted)
+        for maker, *conditions in (going_on, trusted)
     ]  # fmt: skip
-    every = [*kept_of(connection, names, now), *counted]
+    every = [*kept_of(connection, names, now), *counted, listed_devices.count_keys_of(connection, names)]
     made: dict[str, list[str]] = {name: [] for name in names}
     for maker, name in connection.execute(raised.order_by(operators.c.name)):
         made[maker].append(name)
     inside = Counter({row[0]: row[1] for row in connection.execute(let_in)})
+    inside += listed_devices.count_let_in(connection, names)
     found: dict[str, Left] = {}
     for name in names:
-        open_tokens, approved, ongoing, keys, registered = (each[name] for each in every)
-        found[name] = Left(open_tokens, approved, ongoing, keys, registered, made[name], inside[name])
+        open_tokens, approved, ongoing, registered, keys = (each[name] for each in every)
+        found[name] = Left(
+            open_tokens,
+            approved,
+            ongoing,
+            keys,
+            registered,
+            made[name],
+            inside[name],
+            rare_changes.subjects(connection, name, rare_changes.RULES, NAMED),
+            rare_changes.subjects(connection, name, rare_changes.MANUFACTURERS, NAMED),
+            _resumed_by(connection, name),
+        )
     return found
+
+
+def _resumed_by(connection: Connection, name: str) -> list[str]:
+    resumed = rare_changes.subjects(connection, name, (Action.RESUMED,), _RESUMED)
+    active = {each.name for each in find_all(connection, resumed) if each.state is DeviceState.ACTIVE}
+    return [each for each in resumed if each in active][:NAMED]

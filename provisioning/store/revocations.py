@@ -15,20 +15,33 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Integer, String, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.pki.identity import AUTHORITY_PREFIX
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.quick_values import quickly_made
 from provisioning.store import announcements, counters
 from provisioning.store.certificates import EXPIRY, StoredRevocation
 from provisioning.store.prepared import Columns, Prepared, Same
-from provisioning.store.tables import activations, certificates, devices, revocation_events, revocations
+from provisioning.store.tables import activations, authorities, certificates, devices, revocation_events, revocations
 from provisioning.store.utc_date_time import UtcDateTime
 
 _EVENTS: Final = revocation_events.c
 _ADD: Final = Prepared(insert(revocations), told_by="sequence")
 _ADD_EVENT: Final = Prepared(insert(revocation_events), told_by="sequence")
+# An issuing CA's own key, of its event alone. Written so that no other row has the CAs looked at.
+_AUTHORITY_KEY: Final = case(
+    (
+        func.substr(devices.c.name, 1, len(AUTHORITY_PREFIX), type_=String) == AUTHORITY_PREFIX,
+        select(authorities.c.key_id)
+        .where(
+            authorities.c.name == func.substr(devices.c.name, len(AUTHORITY_PREFIX) + 1, type_=String),
+            authorities.c.kind == "issuing",
+        )
+        .scalar_subquery(),
+    )
+).label("authority_key")
 _AFTER: Final = Prepared(
     select(
         _EVENTS.sequence,
@@ -39,6 +52,7 @@ _AFTER: Final = Prepared(
         _EVENTS.occurred_at,
         devices.c.name,
         _EVENTS.invalidity_date,
+        _AUTHORITY_KEY,
     )
     .select_from(revocation_events.join(certificates).join(devices))
     .where(_EVENTS.sequence > bindparam("position"))
@@ -127,6 +141,8 @@ class RevocationRecord:
     occurred_at: datetime
     device: str
     invalidity_date: datetime | None = None
+    authority_key: str | None = None
+    """If it is the revocation of an issuing CA: the identifier of that one's own key, in hexadecimal."""
 
 
 def add(

@@ -323,8 +323,23 @@ listed_devices = Table(
     Column("spki_sha256", LargeBinary(32)),
     Column("added_at", UtcDateTime, nullable=False),
     Column("added_by", NAME, nullable=False),
+    # Another who has put the same there before, if one has.
+    Column("also_by", NAME),
+    Column("also_at", UtcDateTime),
+    Index("ix_listed_devices_added_by", "added_by", "added_at"),
+    # On disk it has only those that have one (migration 0041), see `devices`.
+    Index("ix_listed_devices_also_by", "also_by", "also_at"),
 )
 """The devices that operators expect."""
+
+ended_listers = Table(
+    "ended_listers",
+    metadata,
+    Column("operator", NAME, primary_key=True),
+    Column("through_at", UtcDateTime, primary_key=True),
+    Column("ended_at", UtcDateTime, nullable=False),
+)
+"""Operators whose entries in `listed_devices`, up to a moment, are nobody's word any more."""
 
 approvals = Table(
     "approvals",
@@ -401,6 +416,8 @@ audit_entries = Table(
     Column("subject", String(80), nullable=False),
     Column("details", Text, nullable=False),
     Column("mac", LargeBinary(32), nullable=False),
+    # On disk it has only `provisioning.store.rare_changes` (migration 0041), see `devices`.
+    Index("ix_audit_entries_changes", "actor", "action", "subject", "number"),
 )
 """Append-only: see `provisioning.store.audit`."""
 

@@ -36,7 +36,13 @@ class ListedWay(Way):
             raise Refused(
                 Code.NOT_LISTED, f"{name} is not on the list of group {group.name}: the operator has to add it"
             )
-        entry, added_by = found
+        if found.ended_at is not None:
+            raise Refused(
+                Code.NOT_LISTED,
+                f"{name} is not on the list of group {group.name} any more, as whoever put it there cannot vouch for "
+                "it: the operator has to add it again",
+            )
+        entry = found.device
         if entry.spki_sha256 is not None and attempt.server_key:
             raise Refused(
                 Code.NOT_LISTED,
@@ -50,4 +56,4 @@ class ListedWay(Way):
                 "has to correct the list",
             )
         pinned = entry.spki_sha256 is not None
-        return Vouched(added_by, "listed key" if pinned else "listed", proves=pinned, identifies=pinned)
+        return Vouched(found.by, "listed key" if pinned else "listed", proves=pinned, identifies=pinned)

@@ -229,6 +229,8 @@ def test_what_is_answered_is_what_is_told_to_the_last_field(
             ("GET /v1/tokens/{number}", {"number": 1}),
             ("GET /v1/groups/{name}", {"name": "north"}),
             ("GET /v1/groups/{group}/listed", {"group": "north"}),
+            ("GET /v1/operators/{name}/left", {"name": "admin"}),
+            ("DELETE /v1/operators/{name}/listed", {"name": "admin"}),
             ("DELETE /v1/groups/{group}/listed/{name}", {"group": "north", "name": "meter-17"}),
             ("GET /v1/claims/{name}", {"name": "batch-7"}),
             ("DELETE /v1/claims/{name}", {"name": "batch-7"}),

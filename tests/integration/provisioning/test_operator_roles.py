@@ -67,6 +67,9 @@ async def test_each_operator_may_do_what_his_role_says_and_no_more(own_service: 
         for name, client in (("anna", auditor), ("bert", enroller)):
             await admin.grant(name, "admin")
             await client.create_claim(f"of-{name}", group="west", maximum_devices=5, life_seconds=3600)
+            await client.list_devices("west", [(f"of-{name}", "ab" * 32), ("of-both", "cd" * 32)])
+        await enroller.create_group("west", {"ways": ["listed+token"]})
+        await enroller.change_group("west", {"ways": ["listed"], "webhook_url": "https://hook.example/"})
         assert (await admin.grant("anna", "auditor")).tokens_voided == 1
         left = list[DepartedOperator]()
         kept = await admin.decommission(device="bert", keep_tokens=True, tell=left.append)
@@ -80,14 +83,23 @@ async def test_each_operator_may_do_what_his_role_says_and_no_more(own_service: 
         def said(*arguments: str) -> str:
             return service.command(*arguments, "--dir", str(service.dir), "--url", service.https, check=True).stderr
 
-        for name, end in (
-            ("anna", ("operator", "grant", "anna", "--role", "auditor")),
-            ("bert", ("revoke", "--device", "bert")),
-        ):
-            going_on, ended = [await asyncio.to_thread(said, *end, *more) for more in ((), ("--end-claims",))]
-            assert f"{name} leaves behind what lets others in: 1 claim" in going_on
+        grant = "operator", "grant", "anna", "--role", "auditor"
+        assert "anna leaves behind what lets others in: 1 claim" in await asyncio.to_thread(said, *grant)
+        for name, end, entries in (("anna", grant, "1 entry"), ("bert", ("revoke", "--device", "bert"), "2 entries")):
+            ended = await asyncio.to_thread(said, *end, "--end-claims", "--end-listed")
             assert f"fleet-provisioning: 1 claim that {name} made has ended\n" in ended
+            assert f"{entries} that {name} put on the list of west" in " ".join(ended.split())
             assert "; if that is not to stay: claim end" not in ended
+        listed = [each async for each in admin.listed_devices("west")]
+        assert [(each.added_by, each.also_by, each.ended_at is None) for each in listed] == [
+            ("anna", None, False), ("bert", None, False), ("bert", "anna", False),
+        ]  # fmt: skip
+        where = "--dir", str(service.dir), "--url", service.https
+        shown = await asyncio.to_thread(service.command, "operator", "left", "bert", *where, check=True)
+        *_, ways, webhook = [line.split() for line in shown.stdout.splitlines()]
+        assert (ways[-4:], webhook[-5:]) == (
+            ["west", "ways", "token+listed", "listed"], ["west", "webhook", "url", "-", "https://hook.example/"],
+        )  # fmt: skip
         assert [(each.name, each.ended_at is not None) async for each in admin.claims()] == [
             ("of-anna", True),
             ("of-bert", True),

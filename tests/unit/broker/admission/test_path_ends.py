@@ -25,7 +25,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.properties import Properties
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.revocation import RevocationIndex, pack
+from provisioning.pki.revocation import RevocationIndex, pack, whole_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, Held, shared_pki
@@ -301,8 +301,9 @@ def test_who_comes_by_a_root_for_which_another_does_not_vouch_any_more_is_refuse
 def test_a_ca_is_revoked_by_whatever_name_its_issuers_key_goes() -> None:
     as_it_says = FIRST.revocation.key
     by_the_key = b"as a list has it", FIRST.certificate.serial_number
-    assert revoked_as(FIRST.certificate, by_the_key[0]) == (by_the_key, as_it_says)
-    assert revoked_as(FIRST.certificate, None) == revoked_as(FIRST.certificate, as_it_says[0]) == (as_it_says,)
+    itself = whole_key(key_identifier(FIRST.key.public_key()))
+    assert revoked_as(FIRST.certificate, by_the_key[0]) == (by_the_key, as_it_says, itself)
+    assert revoked_as(FIRST.certificate, None) == revoked_as(FIRST.certificate, as_it_says[0]) == (as_it_says, itself)
     assert revoked_as(PKI.root.certificate, None) == (), "nobody has certified a root"
 
 
@@ -311,7 +312,7 @@ def test_of_a_path_that_is_forgotten_no_ca_is_looked_for(monkeypatch: pytest.Mon
     ends = PathEnds()
     for ca in (FIRST, ANOTHER):
         ends.verified(b"a", [b"client", der(ca), der(PKI.root)])
-        assert ends.revoked_as == {ca.revocation.key}
+        assert ends.revoked_as == {ca.revocation.key, whole_key(key_identifier(ca.key.public_key()))}
 
 
 @pytest.mark.parametrize("resumed", [False, True])

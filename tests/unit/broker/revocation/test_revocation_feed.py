@@ -23,6 +23,7 @@ from broker.revocation.revoked_services import RevokedServices
 from broker.sources.crl_intake import CrlIntake
 from provisioning.client.feed_reader import Current, FeedEvent, FeedLost, ReleaseEvent, RevocationEvent
 from provisioning.client.genuine_server import Refuse
+from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import pack
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
@@ -251,6 +252,24 @@ async def test_so_is_he_if_the_broker_has_forgotten_that_path(
     assert not broker.engine.admission.stands_above(below.revocation.key)
     await service.says(revoked(below, device="ca:issuing-ca"))
     assert client.closed
+
+
+async def test_who_is_below_another_certificate_for_the_key_of_a_revoked_ca_is_out(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the root has signed for the same request, say, and that was never imported."""
+    imported = PKI.authority("A CA that is revoked", PKI.root)
+    another = PKI.authority("A CA that is revoked", PKI.root, key=imported.key)
+    thief = PKI.device("meter-1", issuer=another)
+    client = broker.open(thief, path=[each.der for each in (thief, another, PKI.root)])
+    client.connect(client_id="meter-1")
+    event = revoked(imported, device="ca:issuing-2")
+    assert isinstance(event, RevocationEvent)
+    itself = key_identifier(imported.key.public_key())
+    await Service(tmp_path, broker, monkeypatch).says(replace(event, authority_key=itself))
+    assert client.closed
+    shown = [each.der for each in (thief, another, PKI.root)]
+    assert RevokedServices(tmp_path).refuse(shown), "nor is it the service's, after a restart either"
 
 
 @pytest.mark.parametrize("released", [False, True])

@@ -151,6 +151,15 @@ def test_a_stored_message_is_received_and_its_age_is_no_latency() -> None:
     assert figures.end_to_end.highest < 3_000_000
 
 
+@pytest.mark.parametrize(("seconds", "words"), [(20.0, "50/s, 90/s when all had connected"), (10.5, "95/s")])
+def test_the_rate_of_all_clients_is_not_that_of_those_who_connect_one_by_one(seconds: float, words: str) -> None:
+    """Of a thousand clients that connect within ten seconds, the average said half of what they then publish."""
+    figures = Figures(publishers=9, published=1000, while_connecting=(100, 0), seconds=seconds, connecting_seconds=10.0)
+    told = StringIO()
+    Console(file=told, width=200).print(summary(Plan(Kind.PUB, 9, 1.0, topic="a"), figures))
+    assert f"1000 messages published, {words}\n" in told.getvalue()
+
+
 @pytest.mark.parametrize("size", [16, 32])
 def test_another_machines_time_is_no_latency(size: int) -> None:
     """Its clock may be days ahead of this one: each message would have come at once, and all percentiles be 0."""

@@ -57,6 +57,7 @@ CHANGES: dict[tuple[str, str], dict[str, Any] | bytes] = {
     ("DELETE", "/v1/manufacturers/{name}/lists/{sha256}"): {},
     ("POST", "/v1/groups/{group}/listed"): {"devices": [{"name": "meter-2"}]},
     ("DELETE", "/v1/groups/{group}/listed/{name}"): {},
+    ("DELETE", "/v1/operators/{name}/listed"): {},
     ("POST", "/v1/approvals/{number}/decision"): {"decision": "approve"},
     ("POST", "/v1/renewals/hasten"): {"every_group": True},
 }

@@ -253,6 +253,8 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     assert {each.device.name for each in affected} == {"admin", "provisioning"}
     events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert events[0].device == "ca:issuing-ca"
+    (ca,) = [each for each in await fleet_cas.life.every() if each.name == "issuing-ca"]
+    assert [each.authority_key for each in events] == [ca.key_id.hex(), *[None] * len(events[1:])]
     assert await fleet_cas.database.read(devices.count) == {
         "active": 2, "suspended": 0, "revoked": 1, "decommissioned": 0
     }  # fmt: skip

@@ -20,8 +20,8 @@ NOTHING: dict[str, Any] = {
 }
 
 
-def said(capsys: pytest.CaptureFixture[str], **numbers: int | list[str] | None) -> list[str]:
-    say_who_left([DepartedOperator(name="anna", **NOTHING | numbers)])
+def said(capsys: pytest.CaptureFixture[str], *, stolen: bool = False, **numbers: int | list[str] | None) -> list[str]:
+    say_who_left([DepartedOperator(name="anna", **NOTHING | numbers)], stolen=stolen)
     return capsys.readouterr().err.splitlines()
 
 
@@ -40,10 +40,15 @@ def test_what_is_void_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> No
     assert undone == "fleet-provisioning: 3 requests that anna approved wait for another decision"
     assert left.endswith(
         "anna leaves behind what lets others in: 1 claim, 2 keys on lists; if that is not to stay: claim end, or "
-        "this again with --end-claims, listed remove (audit show --by anna)"
+        "this again with --end-claims, listed end --by anna, or this again with --end-listed (operator left anna)"
     )
     first, ended, inside = said(
-        capsys, manufacturers_ended=["acme"], devices_left=3, operators_left=2, operators_made=["carl", "dora"]
+        capsys,
+        stolen=True,
+        manufacturers_ended=["acme"],
+        devices_left=3,
+        operators_left=2,
+        operators_made=["carl", "dora"],
     )
     assert first == (
         "fleet-provisioning: anna has given a role to carl, dora, who may let others in; if that is not to stay: "
@@ -55,18 +60,49 @@ def test_what_is_void_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> No
         "it again: manufacturer add"
     )
     assert inside == (
-        "fleet-provisioning: 3 devices that came in by a manufacturer's CA from anna stay: audit show --by anna"
+        "fleet-provisioning: 3 devices that came in by a manufacturer's CA, or by a key on a list, from anna stay: "
+        "audit show --by anna"
     )
-    unknown: dict[str, None] = {name: None for name in NOTHING if name.endswith("_left")}
-    assert said(capsys, tokens_voided=1, **unknown)[1:] == [
-        "fleet-provisioning: what anna leaves behind that lets others in could not be counted: audit show --by anna"
-    ]
+    unknown: dict[str, Any] = {name: None for name in NOTHING if name.endswith("_left")}
+    (told,) = said(capsys, tokens_voided=1, **unknown)[1:]
+    assert told.endswith("that lets others in could not be counted: operator left anna, audit show --by anna")
 
 
-async def test_a_claim_that_has_expired_does_not_go_on() -> None:
+def test_what_has_ended_on_lists_and_after_a_theft_what_was_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    changed: dict[str, Any] = {
+        "groups_changed": ["west"],
+        "manufacturers_changed": ["acme", "zenith"],
+        "devices_resumed": [f"meter-{number}" for number in range(21)],
+        "listed_left": 1,
+    }
+    assert said(capsys, **changed | {"listed_left": 0}) == [], "of who is dismissed, operator left tells it"
+    unlisted, still, groups, makers, resumed = said(
+        capsys, stolen=True, listed_ended=3, lists_ended=["north", "west"], **changed
+    )
+    assert unlisted == (
+        "fleet-provisioning: 3 entries that anna put on the lists of north, west have ended; whoever knows the devices "
+        "lists them again: listed import GROUP --file (listed list says which)"
+    )
+    assert still.endswith(
+        "1 key on lists from anna lets its device in still, as others have listed the same: listed list"
+    )
+    assert groups == (
+        "fleet-provisioning: anna has made, or changed, the rules of west; operator left anna shows what they were; "
+        "put them right: group set; to let nobody in until then: group set west --closed"
+    )
+    assert "changed the terms or the lists of acme, zenith: look at them: manufacturer show" in makers
+    assert "has resumed meter-0, meter-1," in resumed
+    assert resumed.endswith("--device meter-18 --device meter-19")
+    assert " and 1 more; if nobody else knows why: suspend --device meter-0 " in resumed
+
+
+async def test_claims_that_go_on_are_read_once_for_all_and_one_that_has_expired_does_not() -> None:
     now, moment = datetime.now(UTC), timedelta(minutes=1)
 
+    read = list[str]()
+
     async def claims() -> AsyncIterator[ClaimCertificate]:
+        read.append("all")
         for name, by, expires_at, ended_at in (
             ("a", "anna", now + moment, None),
             ("b", "anna", now - moment, None),
@@ -76,4 +112,5 @@ async def test_a_claim_that_has_expired_does_not_go_on() -> None:
             yield ClaimCertificate.model_construct(name=name, created_by=by, expires_at=expires_at, ended_at=ended_at)
 
     client: Any = SimpleNamespace(claims=claims)
-    assert await claims_going_on(client, "anna") == ["a"]
+    assert await claims_going_on(client, {"anna", "bert", "carl"}) == {"anna": ["a"], "bert": ["d"]}
+    assert (await claims_going_on(client, set()), read) == ({}, ["all"])

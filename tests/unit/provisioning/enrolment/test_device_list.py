@@ -59,7 +59,8 @@ async def test_an_entry_is_replaced_and_removed_in_its_own_list_and_no_other_goe
         await service.add(name, both, by="admin")
 
     async def entries(name: str) -> list[tuple[str, bool]]:
-        return [(each.name, each.spki_sha256 is not None) for each in await service.page(name, limit=9, after=None)]
+        found = [each.device for each in await service.page(name, limit=9, after=None)]
+        return [(each.name, each.spki_sha256 is not None) for each in found]
 
     await service.add("line", [("meter-2", "00" * 32)], by="admin")
     assert await entries("line") == [("meter-1", False), ("meter-2", True)]
@@ -72,7 +73,7 @@ async def test_a_list_takes_what_is_right_and_names_what_is_wrong(fleet: Fleet) 
     errors = await listed(fleet, ("meter-1", None), ("a b", None), ("meter-2", "zz"), ("meter-1", None), ("", None))
     assert list(errors) == [1, 2, 3, 4]
     service = DeviceListService(fleet.database, fleet.clock)
-    assert [each.name for each in await service.page("line", limit=9, after=None)] == ["meter-1"]
+    assert [each.device.name for each in await service.page("line", limit=9, after=None)] == ["meter-1"]
     for new, replaced in ((1, 1), (0, 0)):  # The same again changes nothing.
         outcome = await service.add("line", [("meter-1", "00" * 32), ("meter-2", None)], by="admin")
         assert (outcome.new, outcome.replaced) == (new, replaced)

@@ -51,6 +51,7 @@ from tests.support.ways import enrol, group, refusal, register
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 DAY = timedelta(days=1)
+NOTHING_LEFT = Left(0, 0, 0, 0, 0, operators=[], devices=0, groups=[], manufacturers_changed=[], resumed=[])
 
 
 async def made(fleet: Fleet, by: str, *names: str) -> list[TokenCredential]:
@@ -224,20 +225,22 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
         await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, each.token))
     await fleet.revocation.decommission("emil", by="boss")
     (departed,) = (await fleet.revocation.decommission("anna", by="boss")).departed
-    left = Left(tokens=0, approvals=0, claims=1, listed=1, manufacturers=0, operators=["dora"], devices=0)
+    left = replace(NOTHING_LEFT, claims=1, listed=1, operators=["dora"])
     assert departed == Departed("anna", 1, 0, left)
 
     # Whoever has the key may have made the claim: it ends, even if the operator has gone before.
     await claims.create(ClaimOrder("batch-3", "line", 5, DAY), by="boss")
     reported = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
     (departed,) = reported.departed
-    assert departed == Departed("anna", 0, 0, replace(left, claims=0), claims_ended=1)
+    ended = Departed("anna", 0, 0, replace(left, claims=0, listed=0), claims_ended=1, listed_ended={"line": 2})
+    assert departed == ended
     assert [(each.name, each.ended_at is None) for each in await claims.page(limit=9, after=None)] == [
         ("batch-1", False), ("batch-2", False), ("batch-3", True),
     ]  # fmt: skip
-    (entry, claim, *_) = (await fleet.database.read(lambda connection: audit.about(connection, "", 99)))[::-1]
+    (entry, unlisted, claim, *_) = (await fleet.database.read(lambda connection: audit.about(connection, "", 99)))[::-1]
     assert json.loads(entry.details)["claims_ended"] == ["batch-1"]
     assert (claim.action, claim.subject) == (audit.Action.CLAIM_ENDED, "batch-1")
+    assert (unlisted.action, unlisted.subject) == (audit.Action.LIST_ENTRIES_ENDED, "line")
     again = await fleet.revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
     assert (again.changed, again.departed[0].claims_ended) == (False, 0)
 
@@ -254,7 +257,7 @@ async def test_a_manufacturer_whom_a_thief_may_have_registered_lets_nobody_in_un
     await register(fleet, zenith, "zenith", "z-", by="boss")
     await enrol(fleet, "SN17", certificate=acme.idevid("SN17")[0])
     (departed,) = (await fleet.revocation.decommission("anna", by="boss")).departed
-    left = Left(tokens=0, approvals=0, claims=0, listed=0, manufacturers=1, operators=[], devices=1)
+    left = replace(NOTHING_LEFT, manufacturers=1, devices=1)
     assert departed == Departed("anna", 0, 0, left), "for any other reason than a theft it is told"
     await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
 
@@ -364,6 +367,8 @@ async def test_that_it_cannot_be_counted_keeps_nobody_in(fleet: Fleet, many: boo
             "claims_ended": 0,
             "trials_ended": 0,
             "manufacturers_ended": [],
+            "listed_ended": 0,
+            "lists_ended": [],
         }
     ]
     assert (await states(fleet))["meter-1"] is TokenState.VOID

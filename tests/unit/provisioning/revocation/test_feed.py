@@ -16,6 +16,7 @@ from sqlalchemy import delete
 from structlog.testing import capture_logs
 
 from provisioning.api.feed import _FeedStream, _last_event_id, feed_routes
+from provisioning.client.feed_reader import EventReader
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import feed as feed_module
@@ -104,6 +105,13 @@ def test_an_event_says_all_that_happened(kind: EventKind, since: datetime | None
     assert data == json.dumps(json.loads(data)).encode() + b"\n\n"
     assert json.loads(data) == facts | {"device": "meter-1", "mark": event.mark}
     assert (event.sequence, event.issuer_key_id, event.serial, len(event.mark)) == (7, "ab", "1f", 16)
+
+
+def test_who_reads_the_event_of_a_ca_is_told_its_own_key() -> None:
+    facts = RevocationReason.CA_COMPROMISE, MOMENT, "ca:issuing-ca", None, "c0ffee"
+    written = event_of(RevocationRecord(1, EventKind.REVOKED, "ab", "1f", *facts)).frame
+    event = EventReader(0)._event(written.removesuffix(b"\n\n"))
+    assert getattr(event, "authority_key", None) == b"\xc0\xff\xee"
 
 
 def test_each_fact_of_an_event_is_in_its_mark() -> None:

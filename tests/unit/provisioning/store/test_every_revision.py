@@ -82,7 +82,7 @@ async def test_no_row_of_any_earlier_schema_is_lost_and_the_tables_become_what_n
             assert before.keys() <= after.keys()
             if each != revision.CURRENT:
                 rows.add(connection)
-        assert all(after.values()), "a row for every table"
+        assert all(after[each] for each in before), "a row for every table but those that are new"
         if connection.dialect.name == "sqlite":
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []

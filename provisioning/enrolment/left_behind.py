@@ -1,0 +1,90 @@
+"""What an operator has made and changed that lets others in, for who dismisses one, or has to do with a stolen key.
+
+It is told when an operator is revoked (`provisioning.revocation.departed_operators`), and can be asked at any time.
+
+Rules
+-----
+1. What was changed comes from the audit log. Entries of earlier versions say what a group's rules became, and not what
+   they were.
+2. It is bounded: so many groups, and so many changes of each, the last ones. `audit show --by` has all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.operator_roles import check_is_operator
+from provisioning.store import promises, rare_changes
+from provisioning.store.audit import AuditEntry
+from provisioning.store.database import Database
+from provisioning.store.promises import Left
+
+_OF_EACH: Final = 10
+"""Changes of one group that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChange:
+    """What an operator has made of a group's rules at one time: those that changed, as text, before and after."""
+
+    number: int
+    """Of the entry in the audit log."""
+    at: datetime
+    group: str
+    before: Mapping[str, str] | None
+    """None: the group was new, or an earlier version has written the entry: then *after* are all of its rules."""
+    after: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """What one operator leaves behind, or would."""
+
+    left: Left
+    changes: Sequence[RuleChange]
+
+
+class LeftBehindService:
+    """Shows what operators leave behind."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def of(self, name: str, since: datetime | None = None) -> LeftBehind:
+        """Return what the operator called *name* has made, with changes of rules *since* then; raise `Refused`."""
+
+        def look(connection: Connection) -> LeftBehind:
+            check_is_operator(connection, name)
+            left = promises.left_of(connection, [name], self._clock())[name]
+            changes = [
+                _change(each)
+                for group in left.groups
+                for each in rare_changes.last_of(connection, name, rare_changes.RULES, group, _OF_EACH, since)
+            ]
+            return LeftBehind(left, changes)
+
+        return await self._database.survey(look)
+
+
+def _change(entry: AuditEntry) -> RuleChange:
+    facts: dict[str, Any] = json.loads(entry.details)
+    before: dict[str, Any] | None = facts.pop("before", None)
+    after = facts if before is None else {rule: facts[rule] for rule in before}
+    told = None if before is None else _as_text(before)
+    return RuleChange(entry.number, entry.at, entry.subject, told, _as_text(after))
+
+
+def _as_text(rules: Mapping[str, Any]) -> dict[str, str]:
+    """Return *rules* with each value as a person reads it; nothing: there is no such limit, or no way."""
+    return {rule: ", ".join(value) if isinstance(value, list) else _word(value) for rule, value in rules.items()}
+
+
+def _word(value: object) -> str:
+    return "" if value is None else str(value)
