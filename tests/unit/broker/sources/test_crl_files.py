@@ -112,22 +112,26 @@ async def test_for_a_file_that_hangs_no_client_waits_any_more(tmp_path: Path, mo
     intake.outcome = Taken(unmatched=True)
     files = CrlFiles(cast("CrlIntake", intake), [path], 60.0)
     await files.look()
+
+    def waits() -> bool:
+        return files.undecided
+
     intake.learned = (1, 1)
     path.unlink()
     os.mkfifo(path)
-    assert files.undecided
+    assert waits()
     look = asyncio.create_task(files.look())
     while not files.being_read:
         await asyncio.sleep(0)
-    assert files.undecided, "it has just begun"
+    assert waits(), "it has just begun"
     monkeypatch.setattr("broker.sources.crl_files._LONG", -1.0)
-    assert not files.undecided
+    assert not waits()
     while not look.done():
         with contextlib.suppress(OSError):  # Nobody reads it at the moment.
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         await asyncio.sleep(0.001)
     intake.learned = (1, 2)
-    assert files.undecided
+    assert waits()
 
 
 async def test_a_delta_that_is_read_before_its_base_is_read_again_at_once(tmp_path: Path) -> None:
