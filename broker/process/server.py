@@ -94,6 +94,8 @@ _STOP_PATIENCE = 3.0
 _TASKS_PATIENCE = 2.0
 _TOLD_PATIENCE = 5.0
 _PLUGINS_PATIENCE = 10.0
+_RELOAD_PATIENCE = 2.5
+"""Seconds that the feed waits for a reload, which waits for another one, which may hang on a disk."""
 _ANSWER_PATIENCE = 0.5
 """Seconds for an enrolment to finish when the broker is to stop: once the service answers, its token is spent."""
 
@@ -265,7 +267,8 @@ class BrokerServer:
             own = self._credential
             if own is None or not own.is_replaced(refusal) or not await own.replace(refusal, self._token.read()):
                 return False
-            await reloader.reload({Part.CERTIFICATE}, quiet=True)
+            reloading = told(asyncio.create_task(reloader.reload({Part.CERTIFICATE}, quiet=True)))
+            await asyncio.wait([reloading], timeout=_RELOAD_PATIENCE)
             return True
 
         known = self._revoked_services

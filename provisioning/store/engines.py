@@ -60,6 +60,7 @@ def postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
             poolclass=QueuePool,
             pool_size=size,
             max_overflow=0,
+            use_native_hstore=False,  # Else the server is asked for that type, of which there is none.
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(

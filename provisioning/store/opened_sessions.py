@@ -54,12 +54,13 @@ _TIMELINE: Final = (
     "SELECT system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) FROM pg_control_system() "
     "WHERE NOT pg_is_in_recovery()"
 )
-_FIRST_STATEMENT: Final = (
-    "SELECT (SELECT setting::float / 1000 FROM pg_settings WHERE name = 'lock_timeout'), "
-    "(SELECT setting::float / 1000 FROM pg_settings WHERE name = 'statement_timeout'), "
+_FIRST_STATEMENT: Final = (  # Without the view pg_settings, which makes rows of all four hundred at each look.
+    "SELECT extract(epoch FROM current_setting('lock_timeout')::interval)::float, "
+    "extract(epoch FROM current_setting('statement_timeout')::interval)::float, "
     # PostgreSQL 17; of a database or role. Ours count in place of it: a change of the schema takes as long as it does.
-    "(SELECT set_config(name, '0', false) FROM pg_settings "
-    "WHERE name = 'transaction_timeout' AND setting <> '0' AND name <> ALL(%s)), "  # Given: the names in the options.
+    "CASE WHEN current_setting('transaction_timeout', true) <> '0' "
+    "AND 'transaction_timeout' <> ALL(%s) "  # Given: the names in the options.
+    "THEN set_config('transaction_timeout', '0', false) END, "
     "(SELECT set_config('search_path', quote_ident(nspname), false) FROM pg_class "
     "JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = to_regclass('alembic_version'))"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from broker.admission.policy_file import DEFAULT_POLICY_FILE
 from broker.cli import app
 from broker.credentials.own_certificate import read_certificate
 from device_sim.stage.foreign_process import free_port
@@ -41,13 +43,24 @@ def test_a_broker_that_enrolled_needs_no_token_to_start_again(service: Provision
     assert len(broker.events("ENROLLED")) == 1
 
 
+def opened_for_writing(pipe: Path) -> int:
+    """Return a descriptor of *pipe*; 0 if nobody reads it."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return 0
+
+
 @pytest.mark.parametrize("running", [True, False], ids=["while it runs", "at its start"])
 def test_a_broker_that_was_revoked_comes_back_with_a_token_made_since_then_and_no_older_one(
     service: ProvisioningService, tmp_path: Path, running: bool
 ) -> None:
-    state = tmp_path / f"back-{running}"
-    broker, name = BrokerProcess.enrolled(state, service), f"broker-back-{running}"
+    """While it runs, also if a reload hangs, as on a disk that answers no more: the feed does not wait for that."""
+    state, policy = tmp_path / f"back-{running}", tmp_path / "policy.toml"
+    policy.write_text(DEFAULT_POLICY_FILE.read_text())
+    broker, name = BrokerProcess.enrolled(state, service, policy_file=policy), f"broker-back-{running}"
     device, newcomer = enrol(service, f"old-back-{running}", f"new-back-{running}")
+    writing = 0
     order = {"device": name, "role": "broker", "dns_names": ["localhost"]}
 
     def refused() -> list[dict[str, Any]]:
@@ -68,7 +81,12 @@ def test_a_broker_that_was_revoked_comes_back_with_a_token_made_since_then_and_n
         assert read_certificate(state / "state" / "broker.pem") == revoked
         assert shown() == "revoked"
 
-        if not running:
+        if running:
+            policy.unlink()
+            os.mkfifo(policy)
+            broker.send_signal(signal.SIGHUP)
+            writing = wait_until(lambda: opened_for_writing(policy), "the reload reads it")
+        else:
             broker.stop()
         (state / "token").write_text(service.token(**order))
         if not running:
@@ -76,7 +94,9 @@ def test_a_broker_that_was_revoked_comes_back_with_a_token_made_since_then_and_n
         wait_until(lambda: len(broker.events("FEED_CURRENT")) == 2, "the feed")
         assert len(broker.events("ENROLLED")) == 2
         assert read_certificate(state / "state" / "broker.pem") != revoked
-        assert shown() == "ok"
+        if running:
+            os.close(writing)  # It is empty: refused.
+        wait_until(lambda: shown() == "ok", "the new one is in use")
         if running:
             connected.check_alive()
         with TlsClient(broker.port, service.bundle, newcomer.credential) as new:

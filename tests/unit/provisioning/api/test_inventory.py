@@ -27,7 +27,7 @@ COMPROMISED, SUPERSEDED = RevocationReason.KEY_COMPROMISE, RevocationReason.SUPE
 DAY = timedelta(days=1)
 
 
-async def items(fleet: Fleet) -> list[dict[str, Any]]:
+async def listed(fleet: Fleet) -> list[dict[str, Any]]:
     """Return what is told of each of the device's certificates."""
     found = await stored(fleet)
     return await fleet.database.read(lambda connection: _items(connection, found, fleet.clock()))
@@ -35,7 +35,7 @@ async def items(fleet: Fleet) -> list[dict[str, Any]]:
 
 async def shown(fleet: Fleet) -> dict[str, tuple[str, str | None, str | None]]:
     """Return the state, the date and the reason of each of the device's certificates, by serial number."""
-    return {each["serial"]: (each["state"], each["revoked_at"], each["reason"]) for each in await items(fleet)}
+    return {each["serial"]: (each["state"], each["revoked_at"], each["reason"]) for each in await listed(fleet)}
 
 
 async def test_a_revocation_is_shown_since_when_it_counts(fleet: Fleet) -> None:
@@ -75,7 +75,7 @@ async def test_a_trial_is_told_apart_from_what_somebody_has_suspended(fleet: Fle
     shared, key = await claim(fleet), generate_key()
 
     async def trials() -> list[tuple[str, str | None]]:
-        told = await items(fleet)
+        told = await listed(fleet)
         for search in (None, CertificateSearch(group="line")):  # Two ways to count, and a third to search.
             counts = await fleet.database.read(lambda c: inventory.count(c, fleet.clock(), search))
             assert +Counter({each.value: number for each, number in counts.items()}) == Counter(
@@ -118,7 +118,7 @@ class Found(list[dict[str, Any]]):
 
 async def test_who_takes_an_export_slowly_has_no_more_of_a_page_in_memory_than_its_text(fleet: Fleet) -> None:
     await fleet.enrol("meter-1")
-    page: Found | None = Found(await items(fleet))
+    page: Found | None = Found(await listed(fleet))
     assert page is not None
     kept, nobody = weakref.ref(page), cast("Any", None)  # There is no other page.
     pages = _pages(nobody, (page, None), nobody, nobody, _json_text)

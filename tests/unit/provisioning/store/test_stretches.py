@@ -155,11 +155,11 @@ async def test_an_export_goes_on_behind_pages_that_found_nothing(fleet: Fleet) -
     page, now = certificates(fleet, CertificateSearch(state=CertificateState.REVOKED)), fleet.clock()
 
     def look(after: int | None) -> Callable[[Connection], tuple[list[Any], int | None]]:
-        def items(connection: Connection) -> tuple[list[Any], int | None]:
+        def listed(connection: Connection) -> tuple[list[Any], int | None]:
             found, following = page(connection, 1000, after or 0)
             return _items(connection, found, now), following
 
-        return items
+        return listed
 
     services: Any = fleet
     for written, rows in ((_json, _json_text), (_csv, _csv_text)):
