@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import re
 import stat
@@ -41,6 +42,8 @@ _Mark = tuple[int, int, int]
 _UNREAD: _Mark = (0, 0, 0)
 _NO_FILE = "it is no file"
 _THREAD = "crl file"
+_LONG = 3.0
+"""Seconds after which a look lasts longer than a client waits for it (`broker.sources.asker`)."""
 
 
 @dataclass(slots=True)
@@ -50,6 +53,8 @@ class _Looks:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     next: asyncio.Task[None] | None = None
     """The one that has not begun: whoever asks now sees what was written until now."""
+    begun: float = math.inf
+    """When the one that is taken has begun, by the loop's clock; infinity: none is."""
 
 
 class CrlFiles:
@@ -89,8 +94,15 @@ class CrlFiles:
 
     @property
     def undecided(self) -> bool:
-        """Whether there is a list whose issuer was unknown, and may be known now, or whose base or time has come."""
-        return bool(self._again())
+        """Whether there is a list whose issuer was unknown, and may be known now, or whose base or time has come.
+
+        If its file has been read for long it hangs: each client would wait for it in vain.
+        """
+        return any(not self._hangs(path) for path in self._again())
+
+    def _hangs(self, path: Path) -> bool:
+        looks = self._looks.get(path) or self._looks.get(path.parent)
+        return looks is not None and asyncio.get_running_loop().time() - looks.begun > _LONG
 
     def _again(self) -> set[Path]:
         """Return the files with lists that were refused and may be used now."""
@@ -140,20 +152,26 @@ class CrlFiles:
 
     async def _look_at(self, named: Path, looks: _Looks) -> None:
         async with looks.lock:
-            looks.next = None
+            looks.next, looks.begun = None, asyncio.get_running_loop().time()
             try:
-                marks, gone = await in_own_thread(partial(_survey, named), _THREAD)
-            except OSError as error:  # The system gives no thread.
-                marks, gone = {}, {named: error.strerror or str(error)}
-            for path, reason in gone.items():
-                self._unreadable(path, reason)
-            for path in self._vanished(named, {*marks, *gone}):
-                self._unreadable(path, "No such file or directory")
-                del self._marks[path]
-            again = self._again()
-            for path, mark in marks.items():
-                if mark != self._marks.get(path) or path in again:
-                    await self._read(path, mark)
+                await self._look_through(named)
+            finally:
+                looks.begun = math.inf
+
+    async def _look_through(self, named: Path) -> None:
+        try:
+            marks, gone = await in_own_thread(partial(_survey, named), _THREAD)
+        except OSError as error:  # The system gives no thread.
+            marks, gone = {}, {named: error.strerror or str(error)}
+        for path, reason in gone.items():
+            self._unreadable(path, reason)
+        for path in self._vanished(named, {*marks, *gone}):
+            self._unreadable(path, "No such file or directory")
+            del self._marks[path]
+        again = self._again()
+        for path, mark in marks.items():
+            if mark != self._marks.get(path) or path in again:
+                await self._read(path, mark)
 
     async def _read(self, path: Path, mark: _Mark) -> None:
         try:

@@ -381,7 +381,8 @@ class CrlPublisher:
             try:
                 number = counters.take_above(connection, plan.counter, int(now.timestamp() * 1000))
             except NoResultFound as error:  # It has gone back to before there was this list.
-                raise Refused(Code.UNAVAILABLE, f"the store does not know the list {plan.name}") from error
+                what = f"the store does not know the list {plan.name} any more; if that lasts, restart the service"
+                raise Refused(Code.UNAVAILABLE, what) from error
             last = revocations.last(connection)
             found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through, _number_of(last))
             audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})

@@ -103,6 +103,37 @@ async def test_nothing_that_the_settings_name_waits_for_what_cannot_be_read(tmp_
     await asyncio.gather(*looks)
 
 
+async def test_for_a_file_that_hangs_no_client_waits_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waited for three seconds, whosever it was, for a partner's list of a CA that nobody had seen."""
+    path = tmp_path / "ca.crl"
+    path.write_bytes(b"list")
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.outcome = Taken(unmatched=True)
+    files = CrlFiles(cast("CrlIntake", intake), [path], 60.0)
+    await files.look()
+
+    def waits() -> bool:
+        return files.undecided
+
+    intake.learned = (1, 1)
+    path.unlink()
+    os.mkfifo(path)
+    assert waits()
+    look = asyncio.create_task(files.look())
+    while not files.being_read:
+        await asyncio.sleep(0)
+    assert waits(), "it has just begun"
+    monkeypatch.setattr("broker.sources.crl_files._LONG", -1.0)
+    assert not waits()
+    while not look.done():
+        with contextlib.suppress(OSError):  # Nobody reads it at the moment.
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        await asyncio.sleep(0.001)
+    intake.learned = (1, 2)
+    assert waits()
+
+
 async def test_a_delta_that_is_read_before_its_base_is_read_again_at_once(tmp_path: Path) -> None:
     """Nobody is admitted until all files are looked at: whom only the delta revokes would be let in."""
     for name in ("a", "b"):

@@ -103,6 +103,7 @@ async def test_what_only_the_thief_has_listed_lets_nobody_in_until_another_lists
     await put(fleet, "boss", "replaced", key=KEYS[1])
     assert (await in_force(fleet))["replaced"] == "boss"
     assert (await entries(fleet))["replaced"].also_by is None
+    assert (await logged(fleet, Action.DEVICES_LISTED))[-1][-1]["new"] == 1, "it is told as added: it was worth nothing"
     await enrol(fleet, "replaced", key=KEYS[1], label="line")
     again = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
     assert (again.changed, again.departed[0].listed_ended) == (False, {})

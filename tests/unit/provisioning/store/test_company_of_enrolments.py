@@ -67,9 +67,9 @@ async def test_every_entry_before_a_signature_is_written_before_the_first_signat
     connections: list[Connection] = []
     transaction = service.EnrolmentService._transaction
 
-    def remembered(self: Any, connection: Connection, *rest: Any) -> Any:
+    def remembered(self: Any, connection: Connection, **rest: Any) -> Any:
         connections.append(connection)
-        return transaction(self, connection, *rest)
+        return transaction(self, connection, **rest)
 
     def counted(self: Any, prepared: Any) -> Any:
         driver: Any = connections[0].connection.driver_connection
