@@ -51,7 +51,7 @@ def test_a_store_that_does_not_say_its_version_is_not_called_empty(idle: Provisi
     ((check, detail, _),) = wrong(idle)
     assert (check, detail.partition(" ")[2]) == (
         "database",
-        "does not say of which version it is: alembic_version is missing or empty, beside 37 tables",
+        "does not say of which version it is: alembic_version is missing or empty, beside 38 tables",
     )
     (idle.dir / "fleet.db").write_bytes(b"")
     ((_, detail, _),) = wrong(idle)
