@@ -42,26 +42,31 @@ def test_what_is_void_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> No
         "anna leaves behind what lets others in: 1 claim, 2 keys on lists; if that is not to stay: claim end, or "
         "this again with --end-claims, listed end --by anna, or this again with --end-listed (operator left anna)"
     )
-    first, ended, inside = said(
+    first, roles, ended, inside = said(
         capsys,
         stolen=True,
         manufacturers_ended=["acme"],
         devices_left=3,
         operators_left=2,
         operators_made=["carl", "dora"],
+        roles_ended=["yan", "zoe"],
     )
     assert first == (
         "fleet-provisioning: anna has given a role to carl, dora, who may let others in; if that is not to stay: "
         "fleet-provisioning revoke --device carl --device dora --reason keyCompromise, or operator grant NAME --role "
         "auditor"
     )
+    assert roles == (
+        "fleet-provisioning: the roles that anna gave to yan, zoe have ended: no operator is enrolled by that name; "
+        "who enrols by it only reads, unless an admin grants more: operator grant"
+    )
     assert ended == (
         "fleet-provisioning: 1 manufacturer that anna registered has ended: acme; an admin who knows the CA registers "
         "it again: manufacturer add"
     )
     assert inside == (
-        "fleet-provisioning: 3 devices that came in by a manufacturer's CA, or by a key on a list, from anna stay: "
-        "audit show --by anna"
+        "fleet-provisioning: devices that came in on anna's word stay, at least 3 of them by a manufacturer's CA or a "
+        "key on a list: audit show --by anna"
     )
     unknown: dict[str, Any] = {name: None for name in NOTHING if name.endswith("_left")}
     (told,) = said(capsys, tokens_voided=1, **unknown)[1:]
@@ -76,15 +81,19 @@ def test_what_has_ended_on_lists_and_after_a_theft_what_was_changed(capsys: pyte
         "listed_left": 1,
     }
     assert said(capsys, **changed | {"listed_left": 0}) == [], "of who is dismissed, operator left tells it"
-    unlisted, still, groups, makers, resumed = said(
+    unlisted, inside, still, groups, makers, resumed = said(
         capsys, stolen=True, listed_ended=3, lists_ended=["north", "west"], **changed
     )
     assert unlisted == (
         "fleet-provisioning: 3 entries that anna put on the lists of north, west have ended; whoever knows the devices "
         "lists them again: listed import GROUP --file (listed list says which)"
     )
+    assert inside == ("fleet-provisioning: devices that came in on anna's word stay: audit show --by anna"), (
+        "also if their entries were removed since"
+    )
     assert still.endswith(
-        "1 key on lists from anna lets its device in still, as others have listed the same: listed list"
+        "1 key on lists from anna lets its device in still, listed by another key of anna since; if they are not to: "
+        "listed end --by anna"
     )
     assert groups == (
         "fleet-provisioning: anna has made, or changed, the rules of west; operator left anna shows what they were; "
