@@ -208,8 +208,8 @@ def _check_unused(name: str, found: Sequence[StoredAuthority]) -> None:
 def _check_connects_none(name: str, found: Sequence[StoredAuthority]) -> None:
     """Raise `ConfigurationError` if two roots that stay vouch for each other only by the one called *name*."""
     others = [each.name for each in authorities.trusted_roots(found) if each.name != name]
-    apart = _connected(others[0], found) - _connected(others[0], found, without=name)
-    if apart := sorted(apart.intersection(others)):
+    lost = _connected(others[0], found) - _connected(others[0], found, without=name)
+    if apart := sorted(lost.intersection(others)):
         raise ConfigurationError(
             f"{name} cannot be retired: only by it {others[0]} and {', '.join(apart)} vouch for each other, so who "
             f"knows one of them would be cut off from what is below the other: retire {others[0]} first, or, if its "

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -184,6 +185,18 @@ async def test_an_entry_by_a_clock_that_was_ahead_ends_and_so_does_one_of_very_m
     fleet.clock.advance(-2 * HOUR)
     outcome = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
     assert (outcome.departed[0].listed_ended, await in_force(fleet)) == ({"line": 1}, {})
+
+
+async def test_what_another_has_listed_after_him_counts_for_how_long_it_takes_too(fleet: Fleet) -> None:
+    """The look at it is as long, and was on the event loop."""
+    await operator(fleet, "boss")
+    for by in ("anna", "boss"):
+        await put(fleet, by, "meter-1", "meter-2")
+    await put(fleet, "anna", "meter-3")
+    counted = [
+        await fleet.database.read(partial(listed_devices.count_made_by, maker="anna", most=each)) for each in (9, 1)
+    ]
+    assert counted == [3, 2]
 
 
 async def test_rules_that_he_has_changed_and_devices_that_he_has_resumed_are_told(fleet: Fleet) -> None:
