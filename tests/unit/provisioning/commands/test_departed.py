@@ -12,6 +12,7 @@ import pytest
 from provisioning.client.enrolment_answers import ClaimCertificate
 from provisioning.client.operator_answers import DepartedOperator
 from provisioning.commands.departed import claims_going_on, say_who_left
+from provisioning.commands.lifecycle_commands import _tell_who_left
 
 NOTHING: dict[str, Any] = {
     name: [] if field.annotation == list[str] else 0
@@ -123,3 +124,21 @@ async def test_claims_that_go_on_are_read_once_for_all_and_one_that_has_expired_
     client: Any = SimpleNamespace(claims=claims)
     assert await claims_going_on(client, {"anna", "bert", "carl"}) == {"anna": ["a"], "bert": ["d"]}
     assert (await claims_going_on(client, set()), read) == ({}, ["all"])
+
+
+async def test_claims_end_also_if_an_older_service_can_end_no_entries(capsys: pytest.CaptureFixture[str]) -> None:
+    async def claims() -> AsyncIterator[ClaimCertificate]:
+        expires_at = datetime.now(UTC) + timedelta(minutes=1)
+        yield ClaimCertificate.model_construct(name="a", created_by="anna", expires_at=expires_at, ended_at=None)
+
+    async def end_listed_by(_: str) -> None:
+        raise LookupError("404")
+
+    async def end_claim(_: str) -> None:
+        pass
+
+    client: Any = SimpleNamespace(claims=claims, end_listed_by=end_listed_by, end_claim=end_claim)
+    anna = [DepartedOperator(name="anna", **NOTHING)]
+    with pytest.raises(LookupError):
+        await _tell_who_left(client, anna, end_claims=True, end_listed=True)
+    assert capsys.readouterr().err == "fleet-provisioning: 1 claim that anna made has ended\n"

@@ -238,8 +238,8 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
     assert [(each.name, each.ended_at is None) for each in await claims.page(limit=9, after=None)] == [
         ("batch-1", False), ("batch-2", False), ("batch-3", True),
     ]  # fmt: skip
-    found = await fleet.database.read(lambda connection: audit.about(connection, "", 99))
-    (entry, _, _, unlisted, claim, *_) = found[::-1]
+    told = await fleet.database.read(lambda connection: audit.about(connection, "", 99))
+    (entry, _, _, unlisted, claim, *_) = told[::-1]
     assert json.loads(entry.details)["claims_ended"] == ["batch-1"]
     assert (claim.action, claim.subject) == (audit.Action.CLAIM_ENDED, "batch-1")
     assert (unlisted.action, unlisted.subject) == (audit.Action.LIST_ENTRIES_ENDED, "line")

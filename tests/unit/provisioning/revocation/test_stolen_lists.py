@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +25,17 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.others_for_key import OtherForKey, others_for_keys
-from provisioning.store import audit, listed_devices, rare_changes, revision, schema
+from provisioning.store import (
+    audit,
+    certificates,
+    listed_devices,
+    rare_changes,
+    revision,
+    schema,
+    unfinished_key_ends,
+)
 from provisioning.store.audit import Action
+from provisioning.store.certificates_of_key import key_of
 from provisioning.store.listed_devices import ListedDevice, ListEntry
 from provisioning.store.manufacturers import LapsedLists
 from provisioning.store.promises import Left
@@ -273,4 +284,23 @@ async def test_others_for_the_key_of_a_suspended_certificate_are_told(fleet: Fle
 
     assert await told(second) == [OtherForKey(third, "meter-1"), OtherForKey(first, "meter-1")]
     assert (await told(first, third), await told(*serials_of([another])), await told()) == ([], [], [])
-    assert await told("ab") == [], "it failed; the suspension did not"
+    assert await told("ab") == [], "of an unknown one nothing is told"
+    async with fleet.database._surveys:  # An auditor has something counted that takes seconds.
+        assert len(await asyncio.wait_for(told(second), 5)) == 2
+    asked, _ = await noted(told(second, *(f"{number:x}" for number in range(300))))
+    assert len(asked) < 10, "some for all together"
+
+    def ended(connection: Connection) -> None:
+        key = key_of(certificates.with_serial(connection, second))
+        unfinished_key_ends.begin(connection, [key], invalidity_date=None, ended_at=fleet.clock(), ended_by="boss")
+
+    await fleet.database.write(ended)
+    assert await told(second) == [], "they follow their key in portions"
+
+
+async def test_a_suspension_does_not_wait_for_long_until_others_for_its_key_are_found(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioning.revocation.others_for_key._PATIENCE_SECONDS", 0.01)
+    stuck: Any = SimpleNamespace(read=lambda _: asyncio.Event().wait())
+    assert await asyncio.wait_for(others_for_keys(stuck, fleet.clock, ["ab"]), 5) == ()
