@@ -109,12 +109,21 @@ def revoked_as(certificate: x509.Certificate, above: bytes | None) -> tuple[Cert
 
     By that key, if it is known, as CRLs do; and by what the certificate says about its issuer, as the feed does: an
     imported root may identify its key differently. And by its own key, for which there may be another certificate. A
-    root has no issuer.
+    root has no issuer; a certificate between roots of one name has, also where it is an anchor.
     """
     keys = [] if above is None else [(above, certificate.serial_number)]
     if certificate.issuer != certificate.subject:
         keys += [certificate_key(certificate), whole_key(key_identifier(certificate.public_key()))]
+    elif not _names_its_own_key(certificate):
+        keys.append(certificate_key(certificate))
     return tuple(dict.fromkeys(keys))
+
+
+def _names_its_own_key(certificate: x509.Certificate) -> bool:
+    """Whether a certificate that has its issuer's name says that its own key has signed it, or says nothing."""
+    by, own = extension(certificate, x509.AuthorityKeyIdentifier), extension(certificate, x509.SubjectKeyIdentifier)
+    said = None if by is None else by.key_identifier
+    return said is None or said == key_identifier(certificate.public_key()) or (own is not None and said == own.digest)
 
 
 def authorities_of(path: Sequence[x509.Certificate]) -> tuple[bytes, ...]:

@@ -296,6 +296,10 @@ def test_who_comes_by_a_root_for_which_another_does_not_vouch_any_more_is_refuse
         refused = judge.examine(thief.der, NOW, lambda shown=shown: shown)  # type: ignore[misc]
         assert isinstance(refused, Refused)
         assert refused.code is RefusalCode.ISSUER_REVOKED
+    judge = admission()
+    judge.status.index.add(cross.revocation)
+    refused = judge.examine(thief.der, NOW, lambda: [thief.der, *map(der, [below, cross])])
+    assert isinstance(refused, Refused), "also where that certificate is an anchor"
 
 
 def test_a_ca_is_revoked_by_whatever_name_its_issuers_key_goes() -> None:
