@@ -16,7 +16,9 @@ Rules
      nobody. Place and dates stay those of the one in use, so it is told, and that one lapses (decision 0362).
    * The one in use is from the future by the clock: either the clock is behind, or the CA's was ahead when it made
      that one, and what it has revoked since is on the other. A delta from the future releases nobody who is on a list
-     that comes after it.
+     that comes after it. Nor does a list that takes the place of a later one, by its number: it may be an old one that
+     is played back to a broker whose clock is behind.
+   What counts so counts until a list has the place that was made as late as each of them (`made`).
 2. An expired list replaces only an expired one.
 3. Entries of an expired list still count as revoked. `overdue` reports that nothing newer is known, and the bundle's
    policy decides what follows.
@@ -66,6 +68,8 @@ class HeldList:
     delta: CertificateList | None
     entries: Entries
     """What is revoked, the delta included."""
+    later: datetime | None = None
+    """When the latest of other lists was made whose entries count, too; None: there are none, or they are earlier."""
     ends: datetime | None = None
     """When the CA expires that has signed it; None: that is not known."""
     since: Entries | None = None
@@ -96,6 +100,11 @@ class HeldList:
     def this_update(self) -> datetime:
         """When it was issued; when the delta was, if there is one."""
         return self.complete.this_update if self.delta is None else self.delta.this_update
+
+    @property
+    def made(self) -> datetime:
+        """When the latest list was made whose entries are among those of the complete one."""
+        return max(self.complete.this_update, self.later or self.complete.this_update)
 
     @property
     def fresh_until(self) -> datetime:
@@ -163,7 +172,7 @@ class CrlShelf:
             )
             raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, detail)
         if listed.base_number is None:
-            held = _replaced(current, HeldList(key_id, name, source, listed, {}, None, {}, ends), now, pause)
+            held = _replaced(current, HeldList(key_id, name, source, listed, {}, None, {}, ends=ends), now, pause)
         else:
             held = _continued(current, listed, listed.base_number, now, pause)
         if held is None:
@@ -178,7 +187,14 @@ class CrlShelf:
             return None
         known = current.complete if listed.base_number is None or current.delta is None else current.delta
         if not _contradicts(listed, known, now):
-            return None
+            later = _latest(current, listed)
+            if listed.number < known.number or later - listed.this_update <= CLOCK_TOLERANCE:
+                return None
+            detail = (
+                f"number {listed.number}, though made earlier than another that was in use: it releases nobody, nor do "
+                f"others that were made before {shown_time(later)}; if a clock was ahead then, restart the broker"
+            )
+            return CrlRefused(CrlProblem.CRL_OLDER, detail)
         made = "later" if listed.this_update > known.this_update else "earlier"
         detail = (
             f"number {listed.number}, though made {made} than number {known.number}, which is in use: whom it revokes "
@@ -294,7 +310,7 @@ def _replaced(
             return None
         entries = {**current.complete_entries, **entries}
     held = replace(newcomer, complete_entries=entries, entries=entries)
-    return held if current is None else _with_its_delta(held, current, now, pause)
+    return held if current is None else _with_later(_with_its_delta(held, current, now, pause), current, listed)
 
 
 def _with_its_delta(held: HeldList, current: HeldList, now: datetime, pause: Callable[[], None]) -> HeldList:
@@ -306,6 +322,22 @@ def _with_its_delta(held: HeldList, current: HeldList, now: datetime, pause: Cal
     if delta.this_update > now:
         entries = {**current.entries, **held.entries, **entries}
     return replace(held, delta=delta, entries=entries)
+
+
+def _with_later(held: HeldList, current: HeldList, listed: CertificateList) -> HeldList:
+    """Return *held*, which has the place of *current* by *listed*: with whom that revokes, if it was made later."""
+    later = _latest(current, listed)
+    if later - listed.this_update <= CLOCK_TOLERANCE:
+        return held
+    before = current.complete_entries if held.delta is current.delta else current.entries
+    complete = {**before, **held.complete_entries}
+    return replace(held, complete_entries=complete, entries={**current.entries, **held.entries}, later=later)
+
+
+def _latest(current: HeldList, listed: CertificateList) -> datetime:
+    """Return when the latest of what *listed* replaces in *current* was made."""
+    stays = listed.base_number is None and current.delta is not None and listed.number < current.delta.number
+    return current.made if stays else max(current.made, current.this_update)
 
 
 def _with_doubtful(
@@ -321,14 +353,17 @@ def _with_doubtful(
         raise _expired(listed)
     if listed.next_update < now or not (contradicts or known.this_update > now):
         raise CrlRefused(CrlProblem.CRL_OLDER, f"number {listed.number}; number {known.number} is known")
-    return _with_more(current, read_entries(listed, pause))
+    return _with_more(current, listed, pause)
 
 
-def _with_more(current: HeldList, entries: Entries) -> HeldList | None:
-    if entries.keys() <= current.entries.keys():
+def _with_more(current: HeldList, listed: CertificateList, pause: Callable[[], None]) -> HeldList | None:
+    entries = read_entries(listed, pause)
+    later = max(current.made, listed.this_update)
+    if entries.keys() <= current.entries.keys() and later <= max(current.made, current.this_update):
         return None
     return replace(
         current,
+        later=later,
         complete_entries={**entries, **current.complete_entries},
         entries={**entries, **current.entries},
     )
@@ -343,12 +378,13 @@ def _continued(
     contradicts = _contradicts(delta, known, now)
     if not contradicts and _place(delta) <= _place(known):
         is_older = _place(delta) < _place(known) and known.this_update <= now
-        return None if is_older or delta.next_update < now else _with_more(current, read_entries(delta, pause))
+        return None if is_older or delta.next_update < now else _with_more(current, delta, pause)
     if delta.next_update < now:
         raise _expired(delta)
     if contradicts:
-        return _with_more(current, read_entries(delta, pause))
-    return replace(current, delta=delta, entries=read_entries(delta, pause, current.complete_entries))
+        return _with_more(current, delta, pause)
+    held = replace(current, delta=delta, entries=read_entries(delta, pause, current.complete_entries))
+    return _with_later(held, current, delta)
 
 
 def _place(listed: CertificateList) -> tuple[int, datetime]:

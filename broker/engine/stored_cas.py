@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from provisioning.pki.revocation import CasAbove, CertificateKey, Revocation, RevocationIndex
+from provisioning.pki.revocation import CasAbove, CertificateKey, Revocation, RevocationIndex, whole_key_text
 from provisioning.pki.serial_number import serial_text
 
 _MOST_SHARED: Final = 1024
@@ -43,10 +43,10 @@ class StoredCas:
         self.path_revoked_as = tuple(map(certificate_of, text.split()))
 
     def find_revoked(self, index: RevocationIndex) -> tuple[str, Revocation] | None:
-        """Return the serial number, instead of its name, of the first CA that is revoked, with its revocation."""
+        """Return the serial number, or the key, not the name, of the first CA that is revoked, with its revocation."""
         for key in self.path_revoked_as:
             if (revocation := index.find(key)) is not None:
-                return serial_text(key[1]), revocation
+                return whole_key_text(key) or serial_text(key[1]), revocation
         return None
 
 

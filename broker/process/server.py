@@ -184,6 +184,7 @@ class BrokerServer:
             lists = RevocationLists(engine, self._config, loop.time)
             staple = self._staple(engine, own, context)
             reloader = self._reloader(engine, listeners, own, anchors, policy_text, lists, anchor_urls, staple)
+            opened.callback(reloader.call_off)
             authorities = IssuingAuthorities(engine)
             admin = AdminEndpoint(
                 Served(self._config.name, engine, listeners, own, reloader, anchor_urls, staple, authorities),
@@ -267,8 +268,7 @@ class BrokerServer:
             own = self._credential
             if own is None or not own.is_replaced(refusal) or not await own.replace(refusal, self._token.read()):
                 return False
-            reloading = told(asyncio.create_task(reloader.reload({Part.CERTIFICATE}, quiet=True)))
-            await asyncio.wait([reloading], timeout=_RELOAD_PATIENCE)
+            await asyncio.wait([reloader.begin({Part.CERTIFICATE})], timeout=_RELOAD_PATIENCE)
             return True
 
         known = self._revoked_services

@@ -31,6 +31,7 @@ from broker.settings.config_file import ConfigError
 from broker.timing.beat import left_until
 from provisioning.pki.panic import without_panic
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.program.out_of_memory import told
 
 log = structlog.get_logger("broker")
 
@@ -76,6 +77,7 @@ class Reloader:
         self._one_dry = asyncio.Lock()
         self._refused: set[Part] = set()
         """The parts refused in the last attempt."""
+        self._begun: set[asyncio.Task[ReloadReport]] = set()
 
     def files(self) -> list[Path]:
         """Return the files whose change triggers a reload."""
@@ -108,6 +110,23 @@ class Reloader:
             elif each.detail or not quiet:
                 log.info("nothing has changed", code="RELOAD_UNCHANGED", **facts)
         return report
+
+    def begin(self, parts: Collection[Part]) -> asyncio.Task[ReloadReport]:
+        """Reload *parts*, quietly, for whoever may not wait for as long as it takes; a defect is logged."""
+        task = told(asyncio.create_task(self.reload(parts, quiet=True)))
+        self._begun.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def call_off(self) -> None:
+        """End what was begun so: the broker stops."""
+        for task in self._begun:
+            task.cancel()
+
+    def _done(self, task: asyncio.Task[ReloadReport]) -> None:
+        self._begun.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("reload failed", code="INTERNAL_ERROR", exc_info=task.exception())
 
     def _note_refusals(self, report: ReloadReport) -> frozenset[Part]:
         """Record the refusals in *report*; return the previous ones."""

@@ -311,7 +311,6 @@ class RevocationFeed:
         closed = revoke(self._engine, event.revocation, now)
         if (of_key := _of_authority_key(event)) is not None:
             self._engine.admission.status.index.add(of_key)
-            await self._revoked_services.note(of_key, event.device)
         is_authority = event.device.startswith(AUTHORITY_PREFIX)
         if is_authority or self._engine.admission.stands_above(event.revocation.key):
             closed += await judge_connected(self._engine, self._clock)
@@ -320,7 +319,7 @@ class RevocationFeed:
         if self._was_current:
             self._many.come(now)
         if self._revoked_services.concern(event.device):
-            await self._revoked_services.note(event.revocation, event.device)
+            await self._revoked_services.note(event.revocation, event.device, of_key)  # Now: a disk may hang.
         if closed:
             self._measure({event.recorded_at: closed})
         self._tell(event, closed, now)

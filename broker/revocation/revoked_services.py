@@ -38,7 +38,7 @@ from broker.admission.issuers import UnreadableAuthority
 from broker.admission.path_ends import VerifiedPath
 from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING
 from provisioning.pki.keys import KeyFileError, replace_private
-from provisioning.pki.revocation import CertificateKey, Revocation
+from provisioning.pki.revocation import CertificateKey, Revocation, whole_key_text
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import TlsConfigurationError
@@ -72,8 +72,8 @@ class RevokedServices:
         found = next((self._known[key] for key in path.path_revoked_as if key in self._known), None)
         if found is None:
             return None
-        serial = serial_text(found.serial)
-        return f"the certificate with serial number {serial} is revoked ({found.reason}; kept in {self._path})"
+        which = whole_key_text(found.key) or f"with serial number {serial_text(found.serial)}"
+        return f"the certificate {which} is revoked ({found.reason}; kept in {self._path})"
 
     def refuse(self, path: Sequence[bytes]) -> str | None:
         """Return why a server with the certificates *path* (DER, its own first) is not trusted, or None."""
@@ -83,14 +83,15 @@ class RevokedServices:
         """Whether the revocations of *device* are stored: it is the service or a CA."""
         return device == PROVISIONING or device.startswith(AUTHORITY_PREFIX)
 
-    async def note(self, revocation: Revocation, device: str) -> None:
-        """Store *revocation*, reported by the feed for *device*, if it does `concern` these."""
-        if not self.concern(device):
+    async def note(self, revocation: Revocation, device: str, of_key: Revocation | None = None) -> None:
+        """Store *revocation*, reported by the feed for *device*, if it does `concern` these, and that *of_key*."""
+        if not self.concern(device) or not revocation.reason.final:
             return
-        if not revocation.reason.final or revocation.key in self._known:
-            return
-        self._add(revocation)
-        await self._keep()
+        fresh = [each for each in (revocation, of_key) if each is not None and each.key not in self._known]
+        for each in fresh:
+            self._add(each)
+        if fresh:
+            await self._keep()
 
     async def _keep(self) -> None:
         if self._writing is None or self._writing.done():

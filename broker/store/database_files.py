@@ -105,12 +105,14 @@ def _cut_since(path: Path, log: Path) -> str | None:
     if found.is_torn:
         raise StoreError(
             f"{was}, and {path.name} may have parts of what is missing: put the log back, or a backup "
-            f"(docs/backup.md); or, to use what there is all the same, remove {index.name}"
+            "(docs/backup.md); or, to use what there is all the same, or if both were restored together, remove "
+            f"{index.name}"
         )
     if found.is_older:
         raise StoreError(
             f"{was}, which are older than {path.name}, and would undo or damage it: nothing is lost if {log.name}, "
-            f"{index.name} and {lock_file_of(path).name} are removed before it is opened"
+            f"{index.name} and {lock_file_of(path).name} are removed before it is opened; but if {path.name} and its "
+            f"log were restored together, beside an index that was there, remove {index.name} alone"
         )
     return f"{was}: what was acknowledged last is lost"
 

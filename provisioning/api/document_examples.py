@@ -73,8 +73,8 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     },
     "DepartedOperator": {
         "name": "anna", "tokens_voided": 3, "approvals_undone": 1, "claims_ended": 0, "trials_ended": 0,
-        "manufacturers_ended": [], "listed_ended": 250, "lists_ended": ["north"], "tokens_left": 0,
-        "approvals_left": 0, "claims_left": 0, "listed_left": 0,
+        "manufacturers_ended": [], "listed_ended": 250, "lists_ended": ["north"], "roles_ended": [],
+        "tokens_left": 0, "approvals_left": 0, "claims_left": 0, "listed_left": 0,
         "manufacturers_left": 0, "operators_left": 1, "operators_made": ["bert"], "devices_left": 0,
         "groups_changed": ["north"], "manufacturers_changed": [], "devices_resumed": ["meter-17"],
     },

@@ -123,6 +123,7 @@ FIELDS: Final = {
     "revoked": "What was revoked.",
     "revoked_at": f"When it was revoked or suspended ({_MOMENT}).",
     "revoked_devices": "What happens to an enrolled device whose own certificate the manufacturer revokes.",
+    "roles_ended": "Names that had a role from the operator, and under which nobody is enrolled: they only read now.",
     "role": "The role: device, broker, service or operator.",
     "same_key": "Other certificates for the keys of those named by serial number, which are valid.",
     "same_key_seconds": "For how many seconds a repeated request gets the same certificate again; at most 7 days.",

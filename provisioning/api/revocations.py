@@ -128,6 +128,7 @@ def _departed_item(departed: Departed) -> dict[str, Any]:
         "manufacturers_ended": [*departed.manufacturers_ended],
         "listed_ended": sum(departed.listed_ended.values()),
         "lists_ended": [*departed.listed_ended],
+        "roles_ended": [*departed.roles_ended],
     }
     # What could not be counted is left out: it is no zero.
     return item if left is None else item | left_item(left)

@@ -11,9 +11,10 @@ has its key presents, with a CA of his own making, the certificate by which the 
 
 Rules
 -----
-1. A root with an issuing CA under it is not retired, and neither is the last root. By which certificates others vouch
-   for its key, is revoked: their CRLs and the feed say so, as of an issuing CA. One that was retired by a version that
-   did not do that may be retired again.
+1. A root with an issuing CA under it is not retired, and neither is the last root, nor one by which others are
+   connected. By which certificates others vouch for its key, is revoked: the feed says so, and their CRLs, which are
+   signed at once, as the service may not be able to open a root's key, and the old key is destroyed after this. One
+   that was retired by a version that did not do that may be retired again.
 2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted, unless the root is
    recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot, and its answer may
    be lost.
@@ -27,7 +28,8 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -37,12 +39,13 @@ from provisioning.authorities.authority import root_crl_plan, urls_of_root
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.authorities.ceremony_transcript import operator_name
 from provisioning.ca.ceremony import CertificateAuthority, succeed_root
+from provisioning.ca.crl import CrlIssuer
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_cross
-from provisioning.revocation.publisher import CrlPublisher
+from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
@@ -128,15 +131,18 @@ class RootLife:
             return False
         return all(each.name != name for each in found)
 
-    async def retire(self, name: str) -> Sequence[str]:
+    async def retire(self, name: str, *, apart: bool = False) -> Sequence[str]:
         """End a root under which no trusted issuing CA is left; return the certificates by which others vouched for it.
 
-        Those are revoked.
+        *apart*: even if others are connected by it alone.
+        Those are revoked, and in the newest CRLs.
         """
         now, by = self.life.clock(), operator_name()
         found = await self.life.every()
         _check_unused(name, found)
-        self._check_can_be_revoked(vouching_for(name, found))
+        if not apart:
+            _check_connects_none(name, found)
+        lists = self._lists_for(vouching_for(name, found), found)
         self.life.transcript.begin()
 
         def transaction(connection: Connection) -> Sequence[str]:
@@ -152,18 +158,36 @@ class RootLife:
             return [each.name for each in revoked]
 
         revoked = await self.life.database.write(transaction)
+        try:
+            for plan in lists:
+                await CrlPublisher(self.life.database, plan, self.life.clock).publish()
+        except (ConfigurationError, Refused) as error:
+            raise ConfigurationError(
+                f"{error}; {name} is retired all the same, but keep its key until a CRL of {lists[0].name} ends "
+                f"{' and '.join(revoked)}: the service signs the next one, with that root's key"
+            ) from error
         await self.life.write_files()
         return revoked
 
-    def _check_can_be_revoked(self, crosses: Sequence[StoredAuthority]) -> None:
-        """Raise `ConfigurationError` unless the keys are here that have to sign the CRLs with *crosses*."""
+    def _lists_for(self, crosses: Sequence[StoredAuthority], found: Sequence[StoredAuthority]) -> list[CrlPlan]:
+        """Return the CRLs that have to end *crosses*; raise `ConfigurationError` unless all can be signed here."""
+        plans, certificates = [], {each.name: each.certificate for each in found}
         for each in crosses:
             _, signer = each.name.split(_BY)
+            task = f"{signer} vouches for that root's key by {each.name} and has to sign a CRL that ends it"
             if not self.life.places.holds(signer):
-                raise ConfigurationError(
-                    f"{signer} vouches for that root's key by {each.name} and has to sign a CRL that ends it, and the "
-                    f"key of {signer} is not here: bring it here first"
-                )
+                raise ConfigurationError(f"{task}, and the key of {signer} is not here: bring it here first")
+            plan = root_crl_plan(self.life.settings, self.life.places, signer, certificates[signer])
+            try:
+                issuer = plan.open_issuer()
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{task}: {error}") from error
+            plans.append(replace(plan, open_issuer=partial(_same, issuer)))
+        return plans
+
+
+def _same(issuer: CrlIssuer) -> CrlIssuer:
+    return issuer
 
 
 def _check_unused(name: str, found: Sequence[StoredAuthority]) -> None:
@@ -179,6 +203,28 @@ def _check_unused(name: str, found: Sequence[StoredAuthority]) -> None:
         live = "live" if len(under) > 1 else "lives"
         what = f"{', '.join(under)} {live} under it" if under else "it is the only one"
         raise ConfigurationError(f"{name} cannot be retired: {what}")
+
+
+def _check_connects_none(name: str, found: Sequence[StoredAuthority]) -> None:
+    """Raise `ConfigurationError` if two roots that stay vouch for each other only by the one called *name*."""
+    others = [each.name for each in authorities.trusted_roots(found) if each.name != name]
+    lost = _connected(others[0], found) - _connected(others[0], found, without=name)
+    if apart := sorted(lost.intersection(others)):
+        raise ConfigurationError(
+            f"{name} cannot be retired: only by it {others[0]} and {', '.join(apart)} vouch for each other, so who "
+            f"knows one of them would be cut off from what is below the other: retire {others[0]} first, or, if its "
+            "key was stolen, say --apart"
+        )
+
+
+def _connected(root: str, found: Sequence[StoredAuthority], *, without: str = "") -> set[str]:
+    """Return *root*, and the roots that certificates between roots connect it with, but by the one called *without*."""
+    pairs = [each.name.split(_BY) for each in found if each.kind is AuthorityKind.CROSS and each.state.trusted]
+    reached, before = {root}, set[str]()
+    while reached != before:
+        before = set(reached)
+        reached |= {each for pair in pairs if without not in pair and before.intersection(pair) for each in pair}
+    return reached
 
 
 def vouching_for(name: str, found: Sequence[StoredAuthority]) -> list[StoredAuthority]:

@@ -76,6 +76,7 @@ class DepartedOperator(Answer):
     manufacturers_ended: list[str] = []
     listed_ended: int = 0
     lists_ended: list[str] = []
+    roles_ended: list[str] = []
     tokens_left: int | None = None
     approvals_left: int | None = None
     claims_left: int | None = None

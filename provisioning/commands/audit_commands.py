@@ -163,6 +163,8 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
         files = AuthorityFiles(settings.directory)
         files.check_there()
         database = Database(settings.resolved_database_url, read_audit_key(files))
+        if database.doubt is not None:
+            say(f"fleet-provisioning: {database.doubt}")
         try:
             schema.check_there(database)
             with usable(database):

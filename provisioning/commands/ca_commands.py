@@ -263,6 +263,8 @@ def revoke(
 ) -> None:
     """Revoke an issuing CA and every certificate that it has issued; shows whose. They need new tokens.
 
+    Brokers refuse its key whatever the reason, in other certificates too, as one of a partner's root.
+
     \b
     Example:
       fleet-provisioning ca revoke issuing-ca --reason cACompromise --dir /var/lib/fleet

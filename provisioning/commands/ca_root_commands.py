@@ -13,7 +13,6 @@ from provisioning.commands.ceremony_command import (
     Facts,
     Output,
     ceremonial,
-    ceremonial_without_keys,
     now,
     read_file,
     show,
@@ -57,12 +56,17 @@ def begin_root(
 
 
 @root_app.command("retire")
-@ceremonial_without_keys
+@ceremonial
 def retire_root(
     ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The root.", autocompletion=root_names)],
+    apart: Annotated[
+        bool, typer.Option("--apart", help="Even if two other roots vouch for each other by this one alone.")
+    ] = False,
 ) -> None:
     """Retire a root under which no issuing CA is left; no other root vouches for its key any more.
+
+    The roots that did sign a CRL which says so, so their keys have to be here; --passphrase-file is theirs.
 
     \b
     Example:
@@ -71,9 +75,9 @@ def retire_root(
     from provisioning.authorities.root_life import RootLife
 
     async def work(life: AuthorityLife) -> Facts:
-        revoked = await RootLife(life).retire(name)
+        revoked = await RootLife(life).retire(name, apart=apart)
         for each in revoked:
-            life.transcript.say(f"{each} is revoked: the feed says so, and its root's next CRL.")
+            life.transcript.say(f"{each} is revoked: the feed says so, and its root's new CRL.")
         life.transcript.say(f"{name} is retired. Its key can be destroyed.")
         return {"name": name, "state": "retired", "revoked": revoked}
 

@@ -194,6 +194,8 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     files = AuthorityFiles(settings.directory)
     files.check_there()
     database = Database(settings.resolved_database_url, read_audit_key(files))
+    if database.doubt is not None:
+        say(f"fleet-provisioning: {database.doubt}")
     root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
     held = contextlib.ExitStack()
     try:

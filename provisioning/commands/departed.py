@@ -98,6 +98,8 @@ def say_who_left(operators: Iterable[DepartedOperator], *, stolen: bool = False)
     for each in operators:
         if each.operators_made:
             _say_who_stays(each.name, each.operators_made)
+        if each.roles_ended:
+            _say_which_roles_ended(each.name, each.roles_ended)
         say_what_is_void(each.name, each.tokens_voided, each.approvals_undone)
         say_what_ended(each.name, each.claims_ended)
         if each.trials_ended:
@@ -137,6 +139,15 @@ def _say_who_stays(name: str, operators: list[str]) -> None:
     )
 
 
+def _say_which_roles_ended(name: str, ended: Sequence[str]) -> None:
+    """Say under which names nobody is who was given a role by the one called *name*; they have *ended*."""
+    what = "the role that {} gave to {} has" if len(ended) == 1 else "the roles that {} gave to {} have"
+    say(
+        f"fleet-provisioning: {what.format(name, _few(ended))} ended: no operator is enrolled by that name; who "
+        "enrols by it only reads, unless an admin grants more: operator grant"
+    )
+
+
 def _say_who_is_not_trusted(departed: DepartedOperator) -> None:
     """Say which manufacturers have ended with their operator, and what came in by them."""
     ended = departed.manufacturers_ended
@@ -161,17 +172,15 @@ def say_what_is_unlisted(name: str, entries: int, groups: list[str]) -> None:
 def _say_what_was_changed(departed: DepartedOperator) -> None:
     """Say what an operator whose key was stolen has changed, or whoever has it, and what to do."""
     name = departed.name
-    if departed.devices_left:
-        came, stay = counted(departed.devices_left, "device"), "stays" if departed.devices_left == 1 else "stay"
-        say(
-            f"fleet-provisioning: {came} that came in by a manufacturer's CA, or by a key on a list, from {name} "
-            f"{stay}: audit show --by {name}"
-        )
+    known = f", at least {departed.devices_left} of them by a manufacturer's CA or a key on a list"
+    # None is known if a thief has removed their entries again: the audit log knows.
+    known = known if departed.devices_left else ""
+    say(f"fleet-provisioning: devices that came in on {name}'s word stay{known}: audit show --by {name}")
     if departed.listed_left:
         lets = "lets its device" if departed.listed_left == 1 else "let their devices"
         say(
-            f"fleet-provisioning: {counted(departed.listed_left, 'key')} on lists from {name} {lets} in still, as "
-            "others have listed the same: listed list"
+            f"fleet-provisioning: {counted(departed.listed_left, 'key')} on lists from {name} {lets} in still, listed "
+            f"by another key of {name} since; if they are not to: listed end --by {name}"
         )
     if groups := departed.groups_changed:
         closed = f"group set {groups[0] if len(groups) == 1 else 'NAME'} --closed"

@@ -26,7 +26,7 @@ _MOST: Final = 20
 def say_which_are_for_the_same_key(others: Iterable[OtherForKey]) -> None:
     """Say which certificates are good still for the keys of those that were suspended by themselves."""
     of_device: dict[str, list[str]] = {}
-    for each in others:
+    for each in {each.serial: each for each in others}.values():  # Several steps may have found it.
         of_device.setdefault(each.device, []).append(each.serial)
     for device, serials in of_device.items():
         which = f"another certificate for the same key, which is good: {serials[0]}"

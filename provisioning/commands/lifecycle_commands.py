@@ -147,18 +147,20 @@ def suspend(
 
     whose: list[str] = []
     others: list[OtherForKey] = []
+    done: set[str] = set()
 
     async def command(client: EnrolmentOperatorClient) -> None:
         with printed(_SUSPENDED_COLUMNS, _row, as_json=as_json) as show:
 
             def report(found: Sequence[RevokedCertificate]) -> None:
                 show(found)
+                done.update(each.serial for each in found)
                 whose.extend(each.device for each in found if meant.kind == "serial")
 
             try:
                 await _each(meant, partial(client.suspend, tell=others.append), report, "suspended")
             finally:  # What was done before a later step failed is done.
-                say_which_are_for_the_same_key(others)
+                say_which_are_for_the_same_key(each for each in others if each.serial not in done)
         await tell_what_is_left(client, whose, "suspend")
 
     connection.run(command)
@@ -264,10 +266,12 @@ async def _tell_who_left(
     stolen: bool = False,
 ) -> None:
     try:
-        if end_listed:
-            await end_listed_of(client, departed)
-        if end_claims:
-            await end_claims_of(client, departed)
+        try:
+            if end_listed:
+                await end_listed_of(client, departed)
+        finally:  # Of an older service that cannot end entries, claims end all the same.
+            if end_claims:
+                await end_claims_of(client, departed)
     finally:  # They have left, whatever became of their claims.
         say_who_left(departed, stolen=stolen)
 

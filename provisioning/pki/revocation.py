@@ -48,6 +48,12 @@ def whole_key(key_id: bytes) -> CertificateKey:
     return _ITSELF + key_id, 0
 
 
+def whole_key_text(key: CertificateKey) -> str | None:
+    """Return what *key* is to readers if it is a CA's own key (`whole_key`); None: it is a certificate."""
+    issuer_key_id, _ = key
+    return f"with the key {issuer_key_id.removeprefix(_ITSELF).hex()}" if issuer_key_id.startswith(_ITSELF) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Revocation:
     """One certificate's revocation: which, why, and since when (UTC)."""
@@ -126,7 +132,8 @@ class RevocationIndex:
         """Return the number of entries from events (``feed``), from OCSP responses, and from CRLs."""
         asked = sum(len(lists.get(OCSP, ())) for lists in self._lists.values())
         listed = sum(len(entries) for lists in self._lists.values() for entries in lists.values()) - asked
-        return {"feed": sum(map(len, self._events.values())), "crl": listed, OCSP: asked}
+        told = sum(len(issued) for issuer, issued in self._events.items() if not issuer.startswith(_ITSELF))
+        return {"feed": told, "crl": listed, OCSP: asked}
 
     def add(self, revocation: Revocation) -> bool:
         """Record *revocation*, its time to the second; return whether the certificate was not revoked before."""

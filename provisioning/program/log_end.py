@@ -12,8 +12,10 @@ Rules
 -----
 1. Nothing is changed, and nothing said that is not certain: not of a database that somebody has open, nor if the index
    is of another time than the log, as a power failure may leave it.
-2. Closing a descriptor of the index takes away the locks that SQLite has on it in the same process: then it is kept.
-3. Each page is summed, as SQLite does: 0.1 s for what a log usually has. Only after a kill is there anything to sum.
+2. Closing a descriptor of the index takes away the locks that SQLite has on it in the same process. The system names
+   one of those that have it open, perhaps another one: so while anybody has, it is kept (`close`).
+3. Each page is summed, as SQLite does: 0.1 s for what a log usually has. Only after a kill is there anything to sum. Of
+   a long one that is said first: it takes half a minute for a gigabyte.
 4. For both stores, the broker's and provisioning's.
 
 The forms are those of SQLite's file format (4.1, 4.2) and of its WAL-mode index (walformat.html, 2).
@@ -21,6 +23,7 @@ The forms are those of SQLite's file format (4.1, 4.2) and of its WAL-mode index
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -28,6 +31,10 @@ import sys
 from array import array
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 _INDEX: Final = struct.Struct("=IIIBBHII8s8s8s")
 _VERSION: Final = 3_007_000
@@ -43,6 +50,8 @@ _OPEN: Final = struct.pack(_FORM, fcntl.F_WRLCK, os.SEEK_SET, 128, 1, 0)
 """The lock that whoever has the database open shares (SQLite's os_unix.c)."""
 _WORD: Final = 0xFFFFFFFF
 _AT_ONCE: Final = 1 << 18
+_MANY: Final = 20_000
+"""Pages that take some two seconds."""
 
 _kept: Final = list[int]()
 
@@ -97,46 +106,55 @@ def counted(index: int) -> Counted | None:
     return Counted(committed, moved, moving, page_size if page_size > 1 else 65_536, salts)
 
 
-def cut(log: Path, index: Path) -> Cut | None:
-    """Return what is missing in *log*, by its *index*; None: nothing, or it is not known."""
+def close(index: int) -> None:
+    """Close a descriptor of the index, or keep it, for as long as this process may have the database open (rule 2)."""
+    is_open = True
+    with contextlib.suppress(OSError):
+        is_open = _is_open(index)
+    if is_open:
+        _kept.append(index)
+    else:
+        os.close(index)
+
+
+def cut(path: Path, index: Path) -> Cut | None:
+    """Return what is missing in the log *path*, by its *index*; None: nothing, or it is not known."""
     try:
         opened = os.open(index, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    holder = None
     try:
-        if (holder := _holder(opened)) is not None or (before := counted(opened)) is None:
+        if _is_open(opened) or (before := counted(opened)) is None:
             return None
-        found = _compared(log, before)
-        if (holder := _holder(opened)) is not None or counted(opened) != before:
+        found = _compared(path, before)
+        if _is_open(opened) or counted(opened) != before:
             return None  # Somebody has opened it meanwhile, and may have begun the log anew.
     except OSError:  # SQLite says what is wrong with it.
         return None
     finally:
-        if holder == os.getpid():  # Rule 2.
-            _kept.append(opened)
-        else:
-            os.close(opened)
+        close(opened)
     return found
 
 
-def _holder(index: int) -> int | None:
-    """Return the process that has the database open, 0 if that is not to be seen in here; None: none does."""
-    kind, _, _, _, process = struct.unpack(_FORM, fcntl.fcntl(index, fcntl.F_OFD_GETLK, _OPEN))
-    return None if kind == fcntl.F_UNLCK else process
+def _is_open(index: int) -> bool:
+    """Whether anybody has the database open, this process or another one."""
+    kind, *_ = struct.unpack(_FORM, fcntl.fcntl(index, fcntl.F_OFD_GETLK, _OPEN))
+    return bool(kind != fcntl.F_UNLCK)
 
 
-def _compared(log: Path, index: Counted) -> Cut | None:
-    with log.open("rb", buffering=_AT_ONCE) as pages:
+def _compared(path: Path, index: Counted) -> Cut | None:
+    if index.committed > _MANY:
+        log.info("the store's log is read, as it was not closed in order", path=str(path), pages=index.committed)
+    with path.open("rb", buffering=_AT_ONCE) as pages:
         there = _whole(pages, index)
     if there is None or there >= index.committed or (not there and index.moved >= index.committed):
         return None
     return Cut(there, index.committed, index.moved, max(index.moved, index.moving))
 
 
-def _whole(log: BinaryIO, index: Counted) -> int | None:
-    """Return how many pages of *log* SQLite takes, of those in the *index*; None: it is of another time."""
-    header = log.read(_HEADER.size)
+def _whole(pages: BinaryIO, index: Counted) -> int | None:
+    """Return how many of the log's *pages* SQLite takes, of those in the *index*; None: it is of another time."""
+    header = pages.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return 0
     magic, _, page_size, _, found, check = _HEADER.unpack(header)
@@ -148,7 +166,7 @@ def _whole(log: BinaryIO, index: Counted) -> int | None:
         return None
     taken = 0
     for number in range(1, index.committed + 1):
-        header, page = log.read(_PAGE_HEADER.size), log.read(page_size)
+        header, page = pages.read(_PAGE_HEADER.size), pages.read(page_size)
         if len(page) < page_size:
             break
         _, ends, found, check = _PAGE_HEADER.unpack(header)

@@ -19,7 +19,8 @@ Rules
    hole; as long as another program reads, it cannot, and nothing must be written.
 5. What cannot be told is an error, and not assumed.
 6. For both stores, the broker's and provisioning's. It belongs to the store's thread.
-7. The index is opened once and closed after the database: closing it takes away SQLite's own locks on it.
+7. The index is opened once and closed after the database: closing it takes away SQLite's own locks on it. Not even then
+   while somebody has the database open, who may be in this process.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Final
 
 from provisioning.program import sqlite_lock
 from provisioning.program.file_identity import size
-from provisioning.program.log_end import Counted, counted
+from provisioning.program.log_end import Counted, close, counted
 
 _LOOKS: Final = 100
 """At an index that is being written, which takes microseconds."""
@@ -89,7 +90,7 @@ class LogLength:
                 with contextlib.suppress(OSError):
                     kept.callback(os.close, sqlite_lock.share(database))
             if self._index is not None:
-                kept.callback(os.close, self._index)
+                kept.callback(close, self._index)
                 self._index = None
             yield
 

@@ -16,7 +16,9 @@ Rules
    made after it was shut out, by another key. Tokens and approvals of then are taken back; they are soon made again.
    So ends the trust in manufacturers' CAs that the operator has registered: a thief's own CA would let in whom he
    likes, for ever. Another admin who knows a CA registers it again. And so do the operator's entries on lists of
-   expected devices, by one row: whoever knows the devices lists them again (`provisioning.store.listed_devices`).
+   expected devices, by one row: whoever knows the devices lists them again (`provisioning.store.listed_devices`). And
+   so do roles that the operator gave to names under which nobody is here: whoever has it is in no list of operators
+   that are, and would have the role again once that operator is back.
 4. What they leave behind otherwise, claims, lists, manufacturers and operators with a role from them, is told, and so
    are rules that they changed and devices that they resumed. It is counted after the commit, by whole tables: neither
    does anybody wait for that, nor is anybody let in because it failed.
@@ -39,6 +41,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from provisioning.errors import Refused, invalid
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
@@ -81,6 +84,8 @@ class Departed:
     manufacturers_ended: Sequence[str] = ()
     listed_ended: Mapping[str, int] = field(default_factory=dict)
     """How many entries of that operator's have ended, by the group on whose list they are."""
+    roles_ended: Sequence[str] = ()
+    """Names that had a role from that operator, and under which nobody is here: they only read now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +107,17 @@ class Voided:
     """The manufacturers whose CAs are not trusted any more, by who has registered them."""
     lists: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """How many entries of device lists have ended, by who has put them there, and group."""
+    roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The names that are auditors now, by who has given them a role."""
 
     def __bool__(self) -> bool:
-        ended = self.claims or self.trials or self.manufacturers or self.lists
+        ended = self.claims or self.trials or self.manufacturers or self.lists or self.roles
         return bool(self.tokens.total() or self.approvals.total() or self.makers or ended)
 
     def changes(self, name: str) -> bool:
         """Whether anything of the party called *name* was good before."""
-        ended = any(name in each for each in (self.claims, self.trials, self.manufacturers, self.lists))
+        every = self.claims, self.trials, self.manufacturers, self.lists, self.roles
+        ended = any(name in each for each in every)
         return bool(self.tokens[name] or self.approvals[name] or name in self.makers or ended)
 
     def facts_of(self, name: str) -> dict[str, object]:
@@ -125,6 +133,8 @@ class Voided:
             facts["manufacturers_ended"] = [*self.manufacturers[name]]
         if name in self.lists:
             facts["listed_ended"] = dict(self.lists[name])
+        if name in self.roles:
+            facts["roles_ended"] = len(self.roles[name])
         if self.kept_tokens[name]:
             facts["tokens_kept"] = self.kept_tokens[name]
         if self.kept_approvals[name]:
@@ -132,7 +142,7 @@ class Voided:
         return facts
 
     def note_what_ended(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
-        """Say in the audit log what has ended of claims, manufacturers and lists, as of what is ended by itself."""
+        """Say in the audit log what has ended of claims, manufacturers, lists and roles, as of what ends by itself."""
         ended = [(name, maker) for maker, names in self.claims.items() for name in names]
         entries = [(name, {"created_by": maker, "reason": grounds.reason.value}) for name, maker in ended]
         audit.append_each(connection, now, by, Action.CLAIM_ENDED, entries)
@@ -143,6 +153,9 @@ class Voided:
             facts = {"created_by": maker, "reason": grounds.reason.value}
             of_lists = [(group, {"count": number, **facts}) for group, number in groups.items()]
             audit.append_each(connection, now, by, Action.LIST_ENTRIES_ENDED, of_lists)
+        for maker, names in self.roles.items():
+            facts = {"role": OperatorRole.AUDITOR.value, "given_by": maker, "reason": grounds.reason.value}
+            audit.append_each(connection, now, by, Action.OPERATOR_ROLE_GRANTED, [(each, facts) for each in names])
 
 
 MANY: Final = 1000
@@ -199,13 +212,14 @@ def take_back(
     grounds: Grounds,
     now: datetime,
     *,
+    by: str,
     keep: bool,
     bound: Counter[str] | None = None,
 ) -> Voided:
     """Take back what operators have promised who leave, unless it is to be kept; after their end is recorded.
 
     *whole* are ended as a whole, of others the certificates *singly*, given as they were before. *bound* are the
-    tokens that are void already, because they were bound to who is ended.
+    tokens that are void already, because they were bound to who is ended; *by* is who ends them.
     """
     void = Counter[str]() if bound is None else bound
     names = _who_leave(connection, whole, [each.device for each in singly], grounds, now)
@@ -220,6 +234,7 @@ def take_back(
     ended = claims.end_made_by(connection, until, now)
     distrusted = manufacturers.end_made_by(connection, until, now)
     unlisted = listed_devices.end_put_by(connection, until, now)
+    lowered = promises.end_roles_given_by(connection, until, by=by, now=now)
     departed = [
         Departed(
             each,
@@ -229,6 +244,7 @@ def take_back(
             trials_ended=ended.trials[each],
             manufacturers_ended=distrusted.get(each, ()),
             listed_ended=unlisted.get(each, {}),
+            roles_ended=lowered.get(each, ()),
         )
         for each in names
     ]
@@ -241,6 +257,7 @@ def take_back(
         trials=ended.trials,
         manufacturers=distrusted,
         lists=unlisted,
+        roles=lowered,
     )
 
 

@@ -119,7 +119,7 @@ class EndOfOne:
             fresh += [each for each in same_key if each.id != certificate.id and can_be_taken(each, grounds)]
         now = self._clock()
         revoked = record(connection, fresh, grounds, now, by)
-        voided = take_back(connection, (), [certificate], grounds, now, keep=keep)
+        voided = take_back(connection, (), [certificate], grounds, now, by=by, keep=keep)
         check_an_admin_is_left(connection, [each.device for each in fresh], now)
         if fresh or voided:
             _audit(connection, certificate, fresh, voided, grounds, now, by)
@@ -157,7 +157,7 @@ class EndOfOne:
         before = revocations.newest(connection)
         record(connection, taken, grounds, now, by)
         # Never kept: more than a few are ended for a compromised key only.
-        voided = take_back(connection, (), [certificate], grounds, now, keep=False)
+        voided = take_back(connection, (), [certificate], grounds, now, by=by, keep=False)
         changed = bool(taken or voided or ends_key)
         if changed:
             _audit(connection, certificate, taken, voided, grounds, now, by, ends_key=ends_key)

@@ -1,11 +1,13 @@
 """Which other certificates for the keys of some are good: told to whoever suspends one, as its key is in doubt.
 
 A suspension is of one certificate (docs/decisions/0358-each-suspension-ends-by-itself.md), and a doubt is about a key.
-Only a report of the key, keyCompromise, ends all that is for it.
+Only a report of the key, keyCompromise, ends all that is for it. Whoever suspends a thousand in an emergency waits for
+this: so it is a few statements for all of them, and soon given up.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +26,10 @@ log = structlog.get_logger(__name__)
 
 MOST: Final = 100
 """So many are told."""
+_AT_ONCE: Final = 100
+"""Keys whose certificates are looked up by one statement."""
+_PATIENCE_SECONDS: Final = 2.0
+"""For which an answer waits until somebody has looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +47,22 @@ async def others_for_keys(
 
     def look(connection: Connection) -> list[OtherForKey]:
         found: dict[str, OtherForKey] = {}
-        for serial in serials:
+        named, suspended = frozenset(serials), certificates.of_devices_or_with_serials(connection, [], serials)
+        whose = {key_of(each): each.device.name for each in suspended}
+        keys = [*whose]
+        for first in range(0, len(keys), _AT_ONCE):
+            some = keys[first : first + _AT_ONCE]
+            for key, good in zip(some, certificates_of_key.good(connection, some, clock(), MOST), strict=True):
+                found |= {each: OtherForKey(each, whose[key]) for each in good if each not in named}
             if len(found) >= MOST:
                 break
-            each = certificates.with_serial(connection, serial)
-            others = certificates_of_key.good(connection, key_of(each), clock(), MOST)
-            found |= {other: OtherForKey(other, each.device.name) for other in others if other not in serials}
         return list(found.values())[:MOST]
 
+    if not serials:
+        return ()
     try:
-        return await database.survey(look) if serials else ()
-    except (Refused, SQLAlchemyError) as error:  # What was asked for is done all the same.
-        log.info("other certificates for the keys are not told", certificates=len(serials), error=str(error))
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            return await database.read(look)  # No survey, which waits for others: a suspension is urgent.
+    except (Refused, SQLAlchemyError, TimeoutError) as error:  # What was asked for is done all the same.
+        log.info("other certificates for the keys are not told", certificates=len(serials), error=repr(error))
         return ()

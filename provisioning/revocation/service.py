@@ -173,7 +173,7 @@ class RevocationService:
         ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]
         revoked = record(connection, ended, grounds, now, end.by)
         changed = _end_state(connection, device, end, now) or bool(ended)
-        voided = take_back(connection, [device], (), grounds, now, keep=end.keep, bound=bound)
+        voided = take_back(connection, [device], (), grounds, now, by=end.by, keep=end.keep, bound=bound)
         if changed or voided:
             facts = {**grounds.facts, "serials": [each.serial for each in ended], **voided.facts_of(name)}
             facts |= {**facts_before(ended), **end.occasion.facts}

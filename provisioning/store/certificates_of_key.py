@@ -14,7 +14,14 @@ from sqlalchemy import Integer, LargeBinary, bindparam, func, or_, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store.certificates import ENDS_ABOVE, REASON, StoredCertificate, with_ends_above, with_ids
+from provisioning.store.certificates import (
+    ENDS_ABOVE,
+    NOT_ENDED_ABOVE,
+    REASON,
+    StoredCertificate,
+    with_ends_above,
+    with_ids,
+)
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import activations, certificates, devices, revocations
 
@@ -48,10 +55,12 @@ _DOUBT: Final = Prepared(
 )
 _GOOD: Final = Prepared(
     select(certificates.c.id, certificates.c.serial)
+    .select_from(with_ends_above(certificates))
     .where(
         *_OF_KEY,
         certificates.c.not_after > bindparam("now"),
         REASON.is_(None),
+        NOT_ENDED_ABOVE,
     )
     .order_by(certificates.c.id.desc())
     .limit(bindparam("most", type_=Integer)),
@@ -182,10 +191,10 @@ def not_compromised(connection: Connection, key: DeviceKey, now: datetime) -> li
     return sorted((row[0] for row in rows), key=lambda identifier: (identifier not in good, -identifier))
 
 
-def good(connection: Connection, key: DeviceKey, now: datetime, most: int) -> list[str]:
-    """Return the serial numbers of the *most* newest certificates for a key that are good *now*."""
-    asked = {"of": key.device_id, "wanted": key.spki_sha256, "now": now, "most": most}
-    return [row[1] for row in _GOOD.rows(connection, asked)]
+def good(connection: Connection, keys: Sequence[DeviceKey], now: datetime, most: int) -> list[list[str]]:
+    """Return the serial numbers of the *most* newest certificates for each key that are good *now*."""
+    asked = [{"of": each.device_id, "wanted": each.spki_sha256, "now": now, "most": most} for each in keys]
+    return [[row[1] for row in answer.rows] for answer in _GOOD.answers(connection, asked)] if asked else []
 
 
 def doubt(connection: Connection, key: DeviceKey) -> KeyDoubt | None:

@@ -127,7 +127,7 @@ class Database:
 
     @property
     def doubt(self) -> str | None:
-        """What must be said of SQLite's files, as they were found; None: nothing."""
+        """What must be said of SQLite's files, as they were found; None: nothing. `keep_files` says it once more."""
         return None if self._files is None else self._files.doubt
 
     @property

@@ -8,12 +8,12 @@ only counted. Rules that he has changed, and devices that he has resumed, are na
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.operator_role import OperatorRole
@@ -28,6 +28,17 @@ NAMED: Final = 100
 """So many groups, manufacturers and devices are named."""
 _RESUMED: Final = 1000
 """Devices whose state is looked up."""
+_HERE: Final = (
+    select(devices.c.id)
+    .where(
+        devices.c.name == operators.c.name,
+        devices.c.role == Role.OPERATOR.value,
+        devices.c.revoked_at.is_(None),
+        devices.c.decommissioned_at.is_(None),
+    )
+    .correlate(operators)
+)
+"""An operator has enrolled under a name that has a role, and was not revoked since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,26 @@ def take_back(connection: Connection, names: Sequence[str], now: datetime) -> tu
     return tokens.void_made_by(connection, names, now), approvals.undo_of(connection, names)
 
 
+def end_roles_given_by(
+    connection: Connection, makers: Mapping[str, datetime | None], *, by: str, now: datetime
+) -> dict[str, list[str]]:
+    """Make auditors of the names under which no operator is, and which *makers* gave a role; return them, by who did.
+
+    A maker's moment: a role that was given later, stays. *by* is who has decided it.
+    """
+    ended: dict[str, list[str]] = {}
+    for name, until in sorted(makers.items()):
+        given = operators.c.granted_by == name, operators.c.role != OperatorRole.AUDITOR.value
+        statement = update(operators).where(*given, operators.c.name != name, ~_HERE.exists())
+        if until is not None:
+            statement = statement.where(operators.c.granted_at <= until)
+        reads = {"role": OperatorRole.AUDITOR.value, "granted_at": now, "granted_by": by}
+        found = connection.execute(statement.values(reads).returning(operators.c.name)).scalars()
+        if names := sorted(found):
+            ended[name] = names
+    return ended
+
+
 def kept_of(connection: Connection, names: Sequence[str], now: datetime) -> tuple[Counter[str], Counter[str]]:
     """Count the operators' tokens, and their approvals, that could still be used *now*; both by name."""
     return tokens.count_left_by(connection, names, now), approvals.count_in_force(connection, names, now)
@@ -66,18 +97,11 @@ def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict
     """Count what each operator called *names* has made that still lets somebody in *now*: it reads whole tables."""
     going_on = claims.c.created_by, claims.c.ended_at.is_(None), claims.c.expires_at > now
     trusted = manufacturers.c.created_by, manufacturers.c.ended_at.is_(None)
-    # Who has not enrolled yet will only read: the promise ends with who has made it.
-    here = select(devices.c.id).where(
-        devices.c.name == operators.c.name,
-        devices.c.role == Role.OPERATOR.value,
-        devices.c.revoked_at.is_(None),
-        devices.c.decommissioned_at.is_(None),
-    )
     raised = select(operators.c.granted_by, operators.c.name).where(
         operators.c.granted_by.in_(names),
         operators.c.name != operators.c.granted_by,
         operators.c.role != OperatorRole.AUDITOR.value,
-        here.exists(),
+        _HERE.exists(),  # Who has not enrolled yet will only read: the promise ends with who has made it.
     )
     came_in = idevids.join(devices, idevids.c.device_id == devices.c.id).join(manufacturers)
     let_in = (

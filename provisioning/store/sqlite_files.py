@@ -18,6 +18,8 @@ Rules
 3. Nothing is written behind the end of a log that was emptied or cut (`provisioning.program.log_length`).
 4. An orderly end leaves no names, or the word `_ENDED` behind them while somebody still reads, who takes the log in.
    Nor does a command that has taken it in after the service was killed.
+5. What is lost is told by who finds it, and by the service, whoever opens the store before it: SQLite takes the
+   evidence away. So it is noted behind the names, and stays until the service names the files (`keep`).
 
 Handles the same for the broker: `broker.store.database_files`, which also keeps a second broker out. Does not handle: a
 file that was overwritten in its place (`cp`), a log that a command has left which was killed.
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +46,9 @@ from provisioning.program.log_length import LogLength
 log = structlog.get_logger(__name__)
 
 _ENDED: Final = "ended"
+_GONE: Final = "gone"
+_LEFT: Final = re.compile("([0-9]+)/([0-9]+)")
+"""Behind the names, after a loss: the log was gone; or so many of its pages were left, of so many."""
 _LOST: Final = "what was committed last is lost, revocations too"
 _REPEAT: Final = (
     "docs/backup.md says what to repeat; lost certificates are revoked by fleet-provisioning revoke --certificate FILE"
@@ -154,8 +160,8 @@ class SqliteFiles:
     def closed(self) -> None:
         """Forget the names if SQLite has taken the log in, and removed it: it was the last to close the store."""
         with contextlib.suppress(OSError):  # What is left is said at the next start, and harms nothing.
-            named = self._named()[:2]
-            if named == [identity(self.path), self._log_found] and identity(self._log) == MISSING:
+            both = [identity(self.path), self._log_found]
+            if self._named() in (both, [*both, _ENDED]) and identity(self._log) == MISSING:
                 self._names.unlink()
 
     def _examine(self) -> str | None:
@@ -169,41 +175,71 @@ class SqliteFiles:
             named, file, self._log_found = self._named(), identity(self.path), identity(self._log)
         except OSError:  # SQLite says what is wrong with it.
             return None
-        if named and (doubt := self._not_together(named, file, both)) is not None:
-            return doubt
-        return self._cut_since(cut(self._log, self._index))
+        loss = None if not named else self._not_together(named, file, both)
+        loss = loss or self._cut_since(cut(self._log, self._index))
+        if loss is not None:
+            self._note(loss, file)
+        elif named[2:] and named[0] == file and named[2] != _ENDED:
+            loss = named[2]  # Whoever has opened it since has taken the evidence away.
+        return None if loss is None else self._told(loss)
 
     def _not_together(self, named: list[str], file: str, both: str) -> str | None:
-        its_file, its_log, *ended = named
+        """Return the word for what is lost, None if nothing is."""
+        its_file, its_log, *noted = named
         if self._log_found == its_log != MISSING and file != its_file:
             raise ConfigurationError(
                 f"the store {self.path} is not the file that {self._log.name} beside it belongs to: put that back; "
                 f"or, if it is a backup, remove {both}: they would damage it (docs/backup.md); or, if it is a copy of "
                 f"that very file, made since, remove {self._names.name}"
             )
-        if file == its_file and self._log_found == MISSING != its_log and not ended:
-            return (
-                f"{self._log.name} is gone since the service was killed: {_LOST}, "
-                f"unless sqlite3 was used on {self.path.name} meanwhile, which takes it in: {_REPEAT}"
-            )
-        return None
+        is_gone = file == its_file and self._log_found == MISSING != its_log and not noted
+        return _GONE if is_gone else None
 
     def _cut_since(self, found: Cut | None) -> str | None:
+        """Return the word for what is lost, None if nothing is."""
         if found is None:
             return None
-        was = f"{self._log} was cut, or damaged: of {found.committed} pages that were committed {found.there} are left"
+        was = self._was_cut(found.there, found.committed)
         if found.is_torn:
             raise ConfigurationError(
                 f"{was}, and {self.path.name} may have parts of what is missing: put the log back, or restore a backup "
                 f"(docs/backup.md); or, to use what there is all the same, remove {self._index.name}, and have "
-                "fleet-provisioning doctor look whether it is damaged"
+                f"fleet-provisioning doctor look whether it is damaged. {self._restored}"
             )
         if found.is_older:
             raise ConfigurationError(
                 f"{was}, which are older than {self.path.name}, and would undo or damage it: nothing is lost if "
-                f"{self._log.name}, {self._index.name} and {self._names.name} are removed before it is opened"
+                f"{self._log.name}, {self._index.name} and {self._names.name} are removed before it is opened. "
+                f"{self._restored}"
             )
-        return f"{was}: {_LOST}: {_REPEAT}"
+        return f"{found.there}/{found.committed}"
+
+    @property
+    def _restored(self) -> str:
+        return (
+            f"But if {self.path.name} and its log were restored together, beside an index that was there, remove "
+            f"{self._index.name} alone"
+        )
+
+    def _was_cut(self, there: int | str, committed: int | str) -> str:
+        return f"{self._log} was cut, or damaged: of {committed} pages that were committed {there} are left"
+
+    def _told(self, loss: str) -> str:
+        if (left := _LEFT.fullmatch(loss)) is not None:
+            return f"{self._was_cut(*left.groups())}: {_LOST}: {_REPEAT}"
+        return (
+            f"{self._log.name} is gone since the service was killed: {_LOST}, "
+            f"unless sqlite3 was used on {self.path.name} meanwhile, which takes it in: {_REPEAT}"
+        )
+
+    def _note(self, loss: str, file: str) -> None:
+        """Note behind the names, for the service, what is lost (rule 5)."""
+        try:
+            self._write(f"{file} {self._log_found} {loss}")
+            sync_names(self._names.parent)
+        except OSError as error:  # Nobody is told later: so say it now, as an error, which commands show.
+            detail = f"{self._told(loss)}; and {self._names} cannot be written: {error.strerror}"
+            log.error("the store's last changes are gone", code="STORE_LOG_MISSING", detail=detail)
 
     def _named(self) -> list[str]:
         """Return what is named, nothing if there is none, or if it was written by an older version or elsewhere."""
@@ -216,6 +252,10 @@ class SqliteFiles:
     def _write(self, names: str) -> None:
         descriptor = os.open(self._names, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            if os.geteuid() == 0:  # A command of root's, before the owner's service.
+                owner = self.path.stat()
+                with contextlib.suppress(OSError):  # On a network file system that maps root to another user.
+                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{identity(self._names)} {names}\n".encode(), 0)
             os.fsync(descriptor)

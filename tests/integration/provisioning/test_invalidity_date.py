@@ -88,7 +88,7 @@ def test_it_is_told_wherever_the_revocation_is(tmp_path: Path) -> None:
         assert [each["invalidity_date"] for each in listed] == [SINCE]
         log = json.loads(service.command("audit", "show", "--dir", str(service.dir), "--json").stdout)
         (noted,) = [each for each in log if each["action"] == "revoked" and each["subject"] == "meter-1"]
-        assert noted["details"]["invalidity_date"].startswith("2026-01-05 08:30:00")
+        assert noted["details"]["invalidity_date"] == SINCE
         gnutls = subprocess.run(["certtool", "--crl-info", "--inder"], input=complete, capture_output=True, check=True,
                                 timeout=60)  # fmt: skip
         assert b"Revoked certificates (3)" in gnutls.stdout, "it reads the entries, and says nothing of extensions"

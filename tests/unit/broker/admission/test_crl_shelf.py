@@ -167,6 +167,50 @@ def test_a_delta_whose_number_and_date_contradict_each_other_revokes_and_release
     assert shelf.put(crl(CA, {4: None}, number=4, base=3, now=shelf.now, age=MINUTE * 25)) is None, "simply older"
 
 
+@pytest.mark.parametrize("behind", [0, 2, 90])
+def test_an_old_list_with_a_higher_number_releases_nobody_while_the_clock_is_behind(shelf: Shelf, behind: int) -> None:
+    """For as long the list in use was from the future, and its CA's clock taken for one that had been ahead."""
+    true = shelf.now
+    old = [crl(CA, {1: None}, number=each, now=true, age=(510 - each) * MINUTE, life=9 * HOUR) for each in (500, 503)]
+    shelf.put(crl(CA, {2: None, 3: None}, number=3, now=true, age=timedelta(0)))
+    shelf.now -= behind * MINUTE
+    for each in old:
+        assert "it releases nobody" in shelf.contradiction(each)
+        shelf.put(each)
+        assert shelf.revoked == {1, 2, 3}
+    shelf.now = true + HOUR
+    assert shelf.put(crl(CA, {3: None}, number=504, now=shelf.now, age=timedelta(0))) is not None
+    assert shelf.revoked == {3}
+
+
+def test_nor_does_one_that_is_newer_than_the_list_in_use_and_older_than_one_that_contradicted_it(shelf: Shelf) -> None:
+    for number, age, revoked, all_revoked in (
+        (500, 50, {1, 2}, {1, 2}),
+        (3, 10, {2}, {1, 2}),
+        (501, 30, set(), {1, 2}),
+    ):
+        shelf.put(crl(CA, dict.fromkeys(revoked), number=number, now=shelf.now, age=age * MINUTE))
+        assert shelf.revoked == all_revoked
+    shelf.put(crl(CA, {7: None}, number=502, now=shelf.now))
+    assert shelf.revoked == {7}
+
+
+def test_nor_does_an_old_delta_nor_a_list_of_before_the_delta_in_use(shelf: Shelf) -> None:
+    true = shelf.now
+    shelf.put(crl(CA, {1: None}, number=3, now=true, age=HOUR))
+    shelf.put(crl(CA, {2: None}, number=4, base=3, now=true, age=timedelta(0)))
+    shelf.now -= 20 * MINUTE
+    shelf.put(crl(CA, {1: REMOVE, 5: None}, number=500, base=3, now=true, age=HOUR / 2))
+    assert shelf.revoked == {1, 2, 5}
+    shelf.put(crl(CA, {1: REMOVE}, number=501, base=3, now=true, age=HOUR / 3))
+    assert shelf.revoked == {1, 2, 5}
+    shelf.put(crl(CA, {6: None}, number=502, now=true, age=HOUR / 4))
+    assert shelf.revoked == {1, 2, 5, 6}
+    shelf.now = true
+    shelf.put(crl(CA, {7: None}, number=503, now=true, age=timedelta(0)))
+    assert shelf.revoked == {7}
+
+
 @pytest.mark.parametrize("number", [1, None], ids=["numbered", "not numbered"])
 def test_a_list_from_a_clock_that_was_ahead_keeps_nobody_in(shelf: Shelf, number: int | None) -> None:
     """What its CA, which numbers its lists by the clock or not at all, revoked since was refused for as long."""
@@ -222,7 +266,10 @@ def test_a_delta_after_a_list_from_a_clock_that_was_ahead_keeps_nobody_in(shelf:
     shelf.put(crl(CA, {1: None}, number=20, now=shelf.now))
     shelf.now = present
     assert shelf.put(crl(CA, {1: REMOVE, 3: None}, number=8, base=7, now=shelf.now)) == ({3}, 0)
-    assert shelf.put(crl(CA, {3: REMOVE}, number=21, base=20, now=shelf.now)) == (set(), 1)
+    after = crl(CA, {3: REMOVE, 4: None}, number=21, base=20, now=shelf.now)
+    assert ("it releases nobody" in shelf.contradiction(after), shelf.put(after)) == (True, ({4}, 0))
+    shelf.now += timedelta(days=1)
+    assert shelf.put(crl(CA, {3: REMOVE}, number=22, base=20, now=shelf.now)) == (set(), 2)
     assert shelf.revoked == {1}
 
 

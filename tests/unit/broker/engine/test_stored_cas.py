@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from broker.admission.path_ends import VerifiedPath
 from broker.engine.stored_cas import StoredCas, cas_of, cas_text, certificate_of
-from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.revocation import RevocationIndex, whole_key
 from tests.support.pki import Held, shared_pki
 
 PKI = shared_pki()
@@ -21,6 +23,16 @@ def test_it_finds_what_they_themselves_find(revoked: Held, *, found: bool) -> No
     stored = StoredCas(text).find_revoked(index)
     assert (stored is not None) is (PATH.find_revoked(index) is not None) is found
     assert stored is None or stored == (f"{revoked.certificate.serial_number:x}", index.find(revoked.revocation.key))
+
+
+def test_a_ca_that_is_revoked_by_its_key_is_told_by_that() -> None:
+    """The serial number was 0."""
+    issuer_key_id, serial = whole_key(PATH.authority_key_id)
+    index = RevocationIndex()
+    index.add(replace(PKI.issuing.revocation, issuer_key_id=issuer_key_id, serial=serial))
+    found = StoredCas(cas_text(PATH) or "").find_revoked(index)
+    assert found is not None
+    assert found[0] == f"with the key {PATH.authority_key_id.hex()}"
 
 
 def test_what_was_read_is_written_as_it_was() -> None:

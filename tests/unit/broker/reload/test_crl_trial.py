@@ -107,10 +107,11 @@ async def test_whoever_is_revoked_already_is_not_counted_again_and_is_released_w
         (trial,) = await listed.tried(der)
         assert (trial.used, trial.code) == (False, code)
         assert str(trial).startswith(f"would not be used: {code}: ")
-    for number, used in ((0, True), (1, False)):
-        later = crl(PKI.issuing, [third] if used else [], number=number, age=-timedelta(seconds=270))
+    for number, revoked in ((0, [third]), (1, [])):
+        later = crl(PKI.issuing, revoked, number=number, age=-timedelta(seconds=270))
         (trial,) = await listed.tried(later)
-        assert (trial.used, trial.code) == (used, "CRL_OLDER"), "its number contradicts its date"
+        assert (trial.used, trial.code) == (True, "CRL_OLDER"), "its number contradicts its date"
+        assert (trial.newly_revoked, trial.released) == (len(revoked), 0)
         assert "made later than number 2" in str(trial)
 
 

@@ -101,6 +101,17 @@ async def test_settings_are_read_while_devices_are_served(tmp_path: Path) -> Non
     assert report.parts[0].outcome is Outcome.RELOADED
 
 
+class Hanging(Always):
+    """A part that is never applied."""
+
+    begun = False
+
+    async def apply(self, loaded: Any) -> tuple[str, Effects | None]:
+        self.begun = True
+        await asyncio.Event().wait()
+        return await super().apply(loaded)
+
+
 class Scripted:
     """A part whose file, settings aside, holds what the test says: an error, `Unchanged`, or what is new."""
 
@@ -142,6 +153,34 @@ class Told:
 
     def told(self, event: str, **facts: object) -> None:
         self.facts.append({"event": event, **facts})
+
+
+class Defective(Told):
+    """A witness with a defect."""
+
+    def told(self, event: str, **_facts: object) -> None:
+        raise RuntimeError(f"a defect of what is told of {event}")
+
+
+async def test_a_defect_in_a_reload_that_nobody_waits_for_is_told(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    reloader = Reloader([Always(Part.CERTIFICATE)], settings, lambda: settings, Counter(), None, Defective())
+    with capture_logs() as said:
+        await asyncio.wait([reloader.begin({Part.CERTIFICATE})])
+        await asyncio.sleep(0)
+    (defect,) = [each for each in said if each.get("code") == "INTERNAL_ERROR"]
+    assert "a defect of what is told of reload" in repr(defect["exc_info"])
+
+
+async def test_a_reload_that_nobody_waits_for_ends_with_the_broker(tmp_path: Path) -> None:
+    settings, part = config(tmp_path), Hanging(Part.CERTIFICATE)
+    reloader = Reloader([part], settings, lambda: settings, Counter(), None, None)
+    task = reloader.begin({Part.CERTIFICATE})
+    while not part.begun:
+        await asyncio.sleep(0.001)
+    reloader.call_off()
+    await asyncio.wait([task])
+    assert task.cancelled()
 
 
 def test_the_files_whose_change_counts_are_those_of_the_parts_and_of_the_settings(tmp_path: Path) -> None:

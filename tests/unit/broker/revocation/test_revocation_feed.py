@@ -266,10 +266,21 @@ async def test_who_is_below_another_certificate_for_the_key_of_a_revoked_ca_is_o
     event = revoked(imported, device="ca:issuing-2")
     assert isinstance(event, RevocationEvent)
     itself = key_identifier(imported.key.public_key())
+    there: list[int] = []
+    write = RevokedServices._write
+
+    def hangs(services: RevokedServices, content: bytes) -> None:
+        there.append(len(broker.engine.live.of(thief.revocation.key)))
+        write(services, content)
+
+    monkeypatch.setattr(RevokedServices, "_write", hangs)
     await Service(tmp_path, broker, monkeypatch).says(replace(event, authority_key=itself))
     assert client.closed
     shown = [each.der for each in (thief, another, PKI.root)]
-    assert RevokedServices(tmp_path).refuse(shown), "nor is it the service's, after a restart either"
+    assert there == [0], "he does not stay for as long as the disk takes"
+    refused = str(RevokedServices(tmp_path).refuse(shown))
+    assert f"certificate with the key {itself.hex()} is" in refused, "nor is it the service's, after a restart either"
+    assert broker.engine.admission.status.index.sizes()["feed"] == 1
 
 
 @pytest.mark.parametrize("released", [False, True])

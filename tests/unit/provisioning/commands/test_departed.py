@@ -12,6 +12,7 @@ import pytest
 from provisioning.client.enrolment_answers import ClaimCertificate
 from provisioning.client.operator_answers import DepartedOperator
 from provisioning.commands.departed import claims_going_on, say_who_left
+from provisioning.commands.lifecycle_commands import _tell_who_left
 
 NOTHING: dict[str, Any] = {
     name: [] if field.annotation == list[str] else 0
@@ -42,26 +43,31 @@ def test_what_is_void_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> No
         "anna leaves behind what lets others in: 1 claim, 2 keys on lists; if that is not to stay: claim end, or "
         "this again with --end-claims, listed end --by anna, or this again with --end-listed (operator left anna)"
     )
-    first, ended, inside = said(
+    first, roles, ended, inside = said(
         capsys,
         stolen=True,
         manufacturers_ended=["acme"],
         devices_left=3,
         operators_left=2,
         operators_made=["carl", "dora"],
+        roles_ended=["yan", "zoe"],
     )
     assert first == (
         "fleet-provisioning: anna has given a role to carl, dora, who may let others in; if that is not to stay: "
         "fleet-provisioning revoke --device carl --device dora --reason keyCompromise, or operator grant NAME --role "
         "auditor"
     )
+    assert roles == (
+        "fleet-provisioning: the roles that anna gave to yan, zoe have ended: no operator is enrolled by that name; "
+        "who enrols by it only reads, unless an admin grants more: operator grant"
+    )
     assert ended == (
         "fleet-provisioning: 1 manufacturer that anna registered has ended: acme; an admin who knows the CA registers "
         "it again: manufacturer add"
     )
     assert inside == (
-        "fleet-provisioning: 3 devices that came in by a manufacturer's CA, or by a key on a list, from anna stay: "
-        "audit show --by anna"
+        "fleet-provisioning: devices that came in on anna's word stay, at least 3 of them by a manufacturer's CA or a "
+        "key on a list: audit show --by anna"
     )
     unknown: dict[str, Any] = {name: None for name in NOTHING if name.endswith("_left")}
     (told,) = said(capsys, tokens_voided=1, **unknown)[1:]
@@ -76,15 +82,19 @@ def test_what_has_ended_on_lists_and_after_a_theft_what_was_changed(capsys: pyte
         "listed_left": 1,
     }
     assert said(capsys, **changed | {"listed_left": 0}) == [], "of who is dismissed, operator left tells it"
-    unlisted, still, groups, makers, resumed = said(
+    unlisted, inside, still, groups, makers, resumed = said(
         capsys, stolen=True, listed_ended=3, lists_ended=["north", "west"], **changed
     )
     assert unlisted == (
         "fleet-provisioning: 3 entries that anna put on the lists of north, west have ended; whoever knows the devices "
         "lists them again: listed import GROUP --file (listed list says which)"
     )
+    assert inside == ("fleet-provisioning: devices that came in on anna's word stay: audit show --by anna"), (
+        "also if their entries were removed since"
+    )
     assert still.endswith(
-        "1 key on lists from anna lets its device in still, as others have listed the same: listed list"
+        "1 key on lists from anna lets its device in still, listed by another key of anna since; if they are not to: "
+        "listed end --by anna"
     )
     assert groups == (
         "fleet-provisioning: anna has made, or changed, the rules of west; operator left anna shows what they were; "
@@ -114,3 +124,21 @@ async def test_claims_that_go_on_are_read_once_for_all_and_one_that_has_expired_
     client: Any = SimpleNamespace(claims=claims)
     assert await claims_going_on(client, {"anna", "bert", "carl"}) == {"anna": ["a"], "bert": ["d"]}
     assert (await claims_going_on(client, set()), read) == ({}, ["all"])
+
+
+async def test_claims_end_also_if_an_older_service_can_end_no_entries(capsys: pytest.CaptureFixture[str]) -> None:
+    async def claims() -> AsyncIterator[ClaimCertificate]:
+        expires_at = datetime.now(UTC) + timedelta(minutes=1)
+        yield ClaimCertificate.model_construct(name="a", created_by="anna", expires_at=expires_at, ended_at=None)
+
+    async def end_listed_by(_: str) -> None:
+        raise LookupError("404")
+
+    async def end_claim(_: str) -> None:
+        pass
+
+    client: Any = SimpleNamespace(claims=claims, end_listed_by=end_listed_by, end_claim=end_claim)
+    anna = [DepartedOperator(name="anna", **NOTHING)]
+    with pytest.raises(LookupError):
+        await _tell_who_left(client, anna, end_claims=True, end_listed=True)
+    assert capsys.readouterr().err == "fleet-provisioning: 1 claim that anna made has ended\n"

@@ -99,6 +99,7 @@ async def test_every_rule_is_audited_as_it_was_made_and_as_it_was_changed(fleet:
         (["token"], None, "refuse"),
         (["claim+webhook", "token"], "https://h/", "replace"),
     ]
+    assert facts[1].pop("before") == {"ways": ["token"], "webhook_url": None, "new_key": "refuse"}
     assert facts[1].keys() == {each.name for each in dataclasses.fields(Group)} - {"name"}
 
 

@@ -272,16 +272,27 @@ async def test_a_role_that_a_dismissed_admin_has_promised_is_nobody_s(fleet: Fle
 
 
 async def test_who_comes_back_after_a_revocation_has_no_role_from_an_admin_who_has_left(fleet: Fleet) -> None:
-    """A thief with an admin's key gives it to one of whom nobody thinks, and who is in no list of what he has made."""
+    """A thief with an admin's key gives it to one of whom nobody thinks; the admin gets a new certificate soon."""
     roles = OperatorRoleService(fleet.database, fleet.clock)
     for name, role in {"anna": "admin", "eve": "admin", "yan": "auditor", "zoe": "auditor"}.items():
         await enrol_operator(fleet, name, OperatorRole(role))
     await fleet.revocation.revoke_batch(["yan", "zoe"], [], RevocationReason.UNSPECIFIED, by="anna")
     await roles.grant("yan", OperatorRole.ADMIN, by="anna")
     await roles.grant("zoe", OperatorRole.ADMIN, by="eve")
-    await fleet.revocation.revoke_device("eve", RevocationReason.KEY_COMPROMISE, by="anna")
+    invited = TokenOrder(["xia"], None, Role.OPERATOR)
+    (hers,) = await fleet.token_service.create(replace(invited, operator_role=OperatorRole.ENROLLER), by="anna")
+    await fleet.token_service.create(replace(invited, operator_role=OperatorRole.ADMIN), by="eve")
+    outcome = await fleet.revocation.revoke_device("eve", RevocationReason.KEY_COMPROMISE, by="anna")
+    assert outcome.departed[0].roles_ended == ["xia", "zoe"]
+    assert await enrol_operator(fleet, "eve", None) is OperatorRole.ADMIN
     assert await enrol_operator(fleet, "yan", None) is OperatorRole.ADMIN
     assert await enrol_operator(fleet, "zoe", None) is OperatorRole.AUDITOR
+    certificate = await fleet.enrolment.enrol(csr_der(names=["xia"]), TokenCredential("xia", hers.token))
+    found = await fleet.database.read(lambda connection: authenticate_operator(connection, certificate, fleet.clock()))
+    assert found.role is OperatorRole.AUDITOR
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
+    (last,) = [json.loads(each.details) for each in entries if "given_by" in each.details and each.subject == "zoe"]
+    assert last == {"role": "auditor", "given_by": "eve", "reason": "keyCompromise"}
 
 
 @pytest.mark.parametrize("end", ["void", "expired", "open"])

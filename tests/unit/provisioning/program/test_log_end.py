@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,7 @@ import pytest
 
 from provisioning.program import log_end
 from provisioning.program.log_end import Cut, cut
+from provisioning.program.log_length import LogLength
 
 PAGE: Final = 512
 FRAME: Final = 24 + PAGE
@@ -145,7 +148,34 @@ def test_of_a_database_that_is_open_nothing_is_said_and_its_locks_stay(tmp_path:
         assert database.execute("SELECT count(*) FROM facts").fetchone() == (ROWS,)
         os.truncate(beside(path, "-wal"), 0)
         assert missing(path) is None
-        index = os.open(beside(path, "-shm"), os.O_RDONLY)
-        assert log_end._holder(index) == os.getpid()
-    for each in (index, log_end._kept.pop()):
-        os.close(each)
+        os.close(log_end._kept.pop())
+
+
+def test_what_a_process_has_locked_it_keeps_though_another_was_there_before_it(tmp_path: Path) -> None:
+    """The system names one of those that have the database open, the first; the others lost their locks."""
+    path = left_by_a_kill(tmp_path, 0)
+    index = beside(path, "-shm")
+    hold = "import fcntl,sys; f=open(sys.argv[1],'r+b'); fcntl.lockf(f,fcntl.LOCK_SH,1,128); print(flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-ISc", hold, index], stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        with contextlib.closing(connected(path)) as database:
+            assert database.execute("SELECT count(*) FROM facts").fetchone() == (ROWS,)
+            before = holders(index)
+            assert missing(path) is None
+            length = LogLength(beside(path, "-wal"))
+            length.watch(index)
+            with length.left(path, is_short=False):
+                pass  # As another part of this process that closes it.
+            assert holders(index) == before == {other.pid, os.getpid()}
+        other.communicate(b"\n")
+    for _ in range(2):
+        os.close(log_end._kept.pop())
+
+
+def holders(index: Path) -> set[int]:
+    """Return the processes that share the lock of those who have the database open (proc(5))."""
+    found = [each.split() for each in Path("/proc/locks").read_text().splitlines()]
+    place = f":{index.stat().st_ino}"
+    return {int(each[4]) for each in found if each[5].endswith(place) and each[6:] == ["128", "128"]}

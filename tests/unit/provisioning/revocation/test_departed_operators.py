@@ -232,12 +232,14 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
     await claims.create(ClaimOrder("batch-3", "line", 5, DAY), by="boss")
     reported = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
     (departed,) = reported.departed
-    ended = Departed("anna", 0, 0, replace(left, claims=0, listed=0), claims_ended=1, listed_ended={"line": 2})
+    rest = replace(left, claims=0, listed=0)
+    ended = Departed("anna", 0, 0, rest, claims_ended=1, listed_ended={"line": 2}, roles_ended=["emil", "zoe"])
     assert departed == ended
     assert [(each.name, each.ended_at is None) for each in await claims.page(limit=9, after=None)] == [
         ("batch-1", False), ("batch-2", False), ("batch-3", True),
     ]  # fmt: skip
-    (entry, unlisted, claim, *_) = (await fleet.database.read(lambda connection: audit.about(connection, "", 99)))[::-1]
+    told = await fleet.database.read(lambda connection: audit.about(connection, "", 99))
+    (entry, _, _, unlisted, claim, *_) = told[::-1]
     assert json.loads(entry.details)["claims_ended"] == ["batch-1"]
     assert (claim.action, claim.subject) == (audit.Action.CLAIM_ENDED, "batch-1")
     assert (unlisted.action, unlisted.subject) == (audit.Action.LIST_ENTRIES_ENDED, "line")
@@ -369,6 +371,7 @@ async def test_that_it_cannot_be_counted_keeps_nobody_in(fleet: Fleet, many: boo
             "manufacturers_ended": [],
             "listed_ended": 0,
             "lists_ended": [],
+            "roles_ended": [],
         }
     ]
     assert (await states(fleet))["meter-1"] is TokenState.VOID

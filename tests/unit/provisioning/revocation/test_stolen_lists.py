@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +25,17 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.others_for_key import OtherForKey, others_for_keys
-from provisioning.store import audit, listed_devices, rare_changes, revision, schema
+from provisioning.store import (
+    audit,
+    certificates,
+    listed_devices,
+    rare_changes,
+    revision,
+    schema,
+    unfinished_key_ends,
+)
 from provisioning.store.audit import Action
+from provisioning.store.certificates_of_key import key_of
 from provisioning.store.listed_devices import ListedDevice, ListEntry
 from provisioning.store.manufacturers import LapsedLists
 from provisioning.store.promises import Left
@@ -175,6 +187,18 @@ async def test_an_entry_by_a_clock_that_was_ahead_ends_and_so_does_one_of_very_m
     assert (outcome.departed[0].listed_ended, await in_force(fleet)) == ({"line": 1}, {})
 
 
+async def test_what_another_has_listed_after_him_counts_for_how_long_it_takes_too(fleet: Fleet) -> None:
+    """The look at it is as long, and was on the event loop."""
+    await operator(fleet, "boss")
+    for by in ("anna", "boss"):
+        await put(fleet, by, "meter-1", "meter-2")
+    await put(fleet, "anna", "meter-3")
+    counted = [
+        await fleet.database.read(partial(listed_devices.count_made_by, maker="anna", most=each)) for each in (9, 1)
+    ]
+    assert counted == [3, 2]
+
+
 async def test_rules_that_he_has_changed_and_devices_that_he_has_resumed_are_told(fleet: Fleet) -> None:
     for name in ("boss", "anna"):
         await operator(fleet, name)
@@ -260,4 +284,23 @@ async def test_others_for_the_key_of_a_suspended_certificate_are_told(fleet: Fle
 
     assert await told(second) == [OtherForKey(third, "meter-1"), OtherForKey(first, "meter-1")]
     assert (await told(first, third), await told(*serials_of([another])), await told()) == ([], [], [])
-    assert await told("ab") == [], "it failed; the suspension did not"
+    assert await told("ab") == [], "of an unknown one nothing is told"
+    async with fleet.database._surveys:  # An auditor has something counted that takes seconds.
+        assert len(await asyncio.wait_for(told(second), 5)) == 2
+    asked, _ = await noted(told(second, *(f"{number:x}" for number in range(300))))
+    assert len(asked) < 10, "some for all together"
+
+    def ended(connection: Connection) -> None:
+        key = key_of(certificates.with_serial(connection, second))
+        unfinished_key_ends.begin(connection, [key], invalidity_date=None, ended_at=fleet.clock(), ended_by="boss")
+
+    await fleet.database.write(ended)
+    assert await told(second) == [], "they follow their key in portions"
+
+
+async def test_a_suspension_does_not_wait_for_long_until_others_for_its_key_are_found(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioning.revocation.others_for_key._PATIENCE_SECONDS", 0.01)
+    stuck: Any = SimpleNamespace(read=lambda _: asyncio.Event().wait())
+    assert await asyncio.wait_for(others_for_keys(stuck, fleet.clock, ["ab"]), 5) == ()

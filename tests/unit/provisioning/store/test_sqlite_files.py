@@ -277,6 +277,31 @@ async def test_what_is_left_of_a_log_that_was_cut_is_not_moved_into_the_file(
     assert names_in(path) == ["meter-1"]
 
 
+@pytest.mark.parametrize("left", ["part", "nothing"])
+async def test_what_is_lost_is_told_by_the_service_too_whoever_opens_the_store_before_it(
+    kept: Database, path: Path, tmp_path: Path, left: str
+) -> None:
+    """A command took what was left in, and with it every trace of what was not: a revocation was gone silently."""
+    length = path.with_name("fleet.db-wal").stat().st_size
+    await add(kept, "meter-2")
+    other = left_by_a_kill(path, tmp_path / "killed")
+    SqliteFiles(other).keep()  # As the service does that is killed then.
+    if left == "part":
+        os.truncate(other.with_name("fleet.db-wal"), length)
+    else:
+        other.with_name("fleet.db-wal").unlink()
+    said = set()
+    for _ in range(2):
+        command = Database(f"sqlite:///{other}")
+        assert (await command.read(devices.count))[devices.DeviceState.ACTIVE] == (left == "part")
+        said.add(command.doubt)
+        await command.close()
+    assert len(said) == 1
+    assert None not in said
+    assert await told_at_start(other) == ["STORE_LOG_MISSING"]
+    assert await told_at_start(other) == []
+
+
 @pytest.mark.usefixtures("kept")
 async def test_a_store_is_not_opened_with_the_log_of_another(path: Path, tmp_path: Path) -> None:
     Database(f"sqlite:///{path}")  # As the commands do meanwhile.
