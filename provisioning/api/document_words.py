@@ -90,6 +90,7 @@ FIELDS: Final = {
     "listed_ended": "How many entries that the operator put on lists of expected devices let nobody in any more.",
     "listed_left": "How many public keys that the operator put on lists of expected devices let their device in.",
     "lists": "The lists in use.",
+    "lists_cut": "Groups on whose lists the operator has ended entries, whoever had put them there.",
     "lists_ended": "Groups on whose lists those are.",
     "manufacturers_changed": "Manufacturers whose terms or lists the operator has changed.",
     "manufacturers_ended": "Manufacturers that the operator registered and that ended, as the key was compromised.",

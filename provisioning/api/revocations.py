@@ -147,6 +147,7 @@ def left_item(left: Left) -> dict[str, Any]:
         "devices_left": left.devices,
         "groups_changed": [*left.groups],
         "manufacturers_changed": [*left.manufacturers_changed],
+        "lists_cut": [*left.unlisted],
         "devices_resumed": [*left.resumed],
     }
 

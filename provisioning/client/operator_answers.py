@@ -87,6 +87,7 @@ class DepartedOperator(Answer):
     devices_left: int | None = None
     groups_changed: list[str] = []
     manufacturers_changed: list[str] = []
+    lists_cut: list[str] = []
     devices_resumed: list[str] = []
 
 
@@ -117,6 +118,7 @@ class LeftByOperator(Answer):
     devices_left: int
     groups_changed: list[str]
     manufacturers_changed: list[str]
+    lists_cut: list[str] = []
     devices_resumed: list[str]
     changes: list[RuleChange]
 

@@ -193,13 +193,20 @@ def _say_what_was_changed(departed: DepartedOperator) -> None:
             f"fleet-provisioning: {name} has changed the terms or the lists of {_few(makers)}: look at them: "
             f"manufacturer show, manufacturer set (audit show --by {name})"
         )
+    if cut := departed.lists_cut:
+        say(
+            f"fleet-provisioning: {name} has ended entries on the lists of {_few(cut)}, perhaps others' (audit show "
+            f"--by {name}); whoever knows the devices lists them again: listed import"
+        )
     if devices := departed.devices_resumed:
         named = " ".join(f"--device {each}" for each in devices[:_NAMED])
-        say(f"fleet-provisioning: {name} has resumed {_few(devices)}; if nobody else knows why: suspend {named}")
+        every = f" (all: audit show resumed --by {name})" if devices[_NAMED:] else ""
+        say(f"fleet-provisioning: {name} has resumed {_few(devices)}{every}; if nobody else knows why: suspend {named}")
 
 
 def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if names[_NAMED:] else ""
+    """Return the first *names*, and how many there are besides: at least, as the service names a hundred."""
+    more = f" and at least {len(names) - _NAMED} more" if names[_NAMED:] else ""
     return f"{', '.join(names[:_NAMED])}{more}"
 
 

@@ -101,7 +101,7 @@ class DeviceListService:
             groups = listed_devices.end_put_by(connection, {maker: None}, now).get(maker, {})
             entries = [(group, {"count": number, "created_by": maker}) for group, number in groups.items()]
             audit.append_each(connection, now, by, Action.LIST_ENTRIES_ENDED, entries)
-            return groups
+            return {group: number for group, number in groups.items() if number}
 
         ended = await self._database.write(record)
         log.info("list entries ended", maker=maker, entries=sum(ended.values()), by=by)

@@ -8,12 +8,13 @@ only in this process's memory: there is no file to steal, and a restart makes a 
 Rules
 -----
 1. The certificate is in the store, under the service's own name, before anything is signed with its key.
-2. It is renewed at half of its life; a failed renewal is logged and retried, and the old signer is used meanwhile.
+2. It is renewed at half of its life, and what the one before has signed is forgotten: it may be revoked by then, or
+   later, when nobody looks at it. A failed renewal is logged and retried, and the old signer is used meanwhile.
    One that expires with its CA is the last: another would expire no later, and be due ever sooner.
 3. An expired signer signs nothing: `current` raises, and the client is told to try later.
 4. One whose certificate an operator has revoked, or put on hold, by its serial number is replaced within
-   `_LONGEST_WAIT_SECONDS`, and what it has signed is forgotten: brokers do not believe it any more, and nobody else can
-   know. Not one that is revoked with its CA: so would be the next.
+   `_LONGEST_WAIT_SECONDS`: brokers do not believe what it has signed any more, and nobody else can know. Not one
+   that is revoked with its CA: so would be the next.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class RenewedOcspSigner:
     ) -> None:
         """*owner* is the device under which the store files the certificates: the service itself.
 
-        *replaced* is called when there is another because the one before was revoked.
+        *replaced* is called when there is another: the one before may have been revoked, or will be.
         """
         self._replaced = replaced
         self.issuer: Final = issuer
@@ -126,8 +127,7 @@ class RenewedOcspSigner:
                 log.error("OCSP signer not renewed", code="OCSP_SIGNER_FAILED", detail=str(refusal))
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            if not is_due:
-                self._replaced()
+            self._replaced()
 
     async def _is_ended(self) -> bool:
         """Whether the signer's certificate was revoked or suspended, but for the end of its CA, which may go on."""

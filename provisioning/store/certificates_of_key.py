@@ -104,6 +104,7 @@ _REPLACED: Final = Prepared(
     .where(
         _OTHERS.c.device_id == bindparam("of"),
         _OTHERS.c.id > select(func.max(certificates.c.id)).where(*_OF_KEY).scalar_subquery(),
+        ~select(activations.c.certificate_id).where(activations.c.certificate_id == _OTHERS.c.id).exists(),
     )
     .order_by(_OTHERS.c.id)
     .limit(1)
@@ -211,7 +212,10 @@ def last_revoked(connection: Connection, key: DeviceKey) -> datetime | None:
 
 
 def replaced_at(connection: Connection, key: DeviceKey) -> datetime | None:
-    """Return when the device got the first certificate for another key behind all for this one; None: it has not."""
+    """Return when the device got the first certificate for another key behind all for this one; None: it has not.
+
+    A trial is none: whoever has a claim gets one, and nobody need have activated it.
+    """
     row = _REPLACED.first(connection, {"of": key.device_id, "wanted": key.spki_sha256})
     moment: datetime | None = None if row is None else row[0]
     return moment

@@ -24,7 +24,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Select, bindparam, case, func, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
@@ -103,12 +103,12 @@ _GOOD_UNTIL: Final = (
     .scalar_subquery()
 )
 _OF_TRIAL: Final = (
-    select(activations.c.certificate_id)
-    .where(activations.c.certificate_id == certificates.c.id, activations.c.withdrawn_at.is_(None))
+    select(case((activations.c.withdrawn_at.is_(None), 1), else_=0))
+    .where(activations.c.certificate_id == certificates.c.id)
     .correlate(certificates)
     .scalar_subquery()
 )
-"""Whether it was issued on trial; if so, nobody can suspend it by itself."""
+"""Of one that was issued on trial, and which nobody can suspend by itself: 1, or 0 if it ended with its claim."""
 _SHOWN: Final = select(
     devices,
     select(func.count()).where(_OF_DEVICE).scalar_subquery().label("issued"),
@@ -198,7 +198,7 @@ def _shown(connection: Connection, statement: Select[Any], now: datetime) -> Ite
         issued, good_until, newest_until, reason, ended_above, trial = row[WIDTH:]
         standing = _standing(good_until, newest_until, reason, ended_above=bool(ended_above))
         if standing is Standing.SUSPENDED and trial is not None:
-            standing = Standing.TRIAL if now < newest_until else Standing.EXPIRED
+            standing = Standing.TRIAL if trial and now < newest_until else Standing.EXPIRED
         yield ShownDevice(device_from(row), issued, standing, good_until or newest_until)
 
 

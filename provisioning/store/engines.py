@@ -106,7 +106,7 @@ def refuse_other_schemas(engine: Engine, expected: Callable[[], str | None]) -> 
             if there < wanted:
                 what = (
                     "it is a copy from before it was changed; restart this process, which changes it again, and repeat "
-                    "what is lost (docs/backup.md)"
+                    "what is lost (docs/backup.md); or it was downgraded on purpose: then stop this process"
                 )
             raise engine.dialect.loaded_dbapi.OperationalError(
                 f"the database has schema {there}, this process is for {wanted}: {what}"

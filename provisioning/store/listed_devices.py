@@ -10,6 +10,7 @@ Rules
    his own.
 2. An entry with another key replaces the one before: nobody goes back to a key that was replaced.
 3. What has ended stays on the list, lets nobody in and keeps no name, until somebody lists it again or removes it.
+4. What is listed after an end is listed later: the end may lie in the future, as it does after a clock that was ahead.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import (
+    ARRAY,
     Column,
     ColumnElement,
     Delete,
     ScalarSelect,
     Select,
+    Text,
     and_,
     bindparam,
     case,
@@ -33,12 +36,15 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     or_,
     select,
 )
 from sqlalchemy.engine import Connection, Row
 
 from provisioning.store.tables import certificates, devices, ended_listers, listed_devices
+
+_NEXT: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +123,11 @@ def put(
     """
     if not entries:
         return 0, 0, []
-    removing = _removing(group, [each.name for each in entries]).returning(*_WORDS)
+    removing = _removing(connection, group, [each.name for each in entries]).returning(*_WORDS)
     before = {row.name: row for row in connection.execute(removing)}
-    ends = _ends_of(connection, {each for row in before.values() for each in (row.added_by, row.also_by) if each})
+    known = {each for row in before.values() for each in (row.added_by, row.also_by) if each}
+    ends = _ends_of(connection, known | {by})
+    at = max(now, ends[by] + _NEXT) if by in ends else now
     rows, changed, new, replaced = [], [], 0, 0
     for each in entries:
         old = before.get(each.name)
@@ -131,7 +139,7 @@ def put(
         if not words or words[-1][0] != by:
             changed.append(each)
         rows.append({
-            "group_name": group, "name": each.name, "spki_sha256": each.spki_sha256, "added_at": now, "added_by": by,
+            "group_name": group, "name": each.name, "spki_sha256": each.spki_sha256, "added_at": at, "added_by": by,
             "also_by": also_by, "also_at": also_at,
         })  # fmt: skip
     connection.execute(insert(listed_devices), rows)
@@ -153,11 +161,18 @@ def _ends_of(connection: Connection, operators: Iterable[str]) -> dict[str, date
 
 def remove(connection: Connection, group: str, names: Sequence[str]) -> int:
     """Remove *names* from the list; return how many were on it."""
-    return connection.execute(_removing(group, names)).rowcount
+    return connection.execute(_removing(connection, group, names)).rowcount
 
 
-def _removing(group: str, names: Sequence[str]) -> Delete:
-    return delete(listed_devices).where(listed_devices.c.group_name == group, listed_devices.c.name.in_(names))
+def _removing(connection: Connection, group: str, names: Sequence[str]) -> Delete:
+    if connection.dialect.name == "sqlite":
+        return delete(listed_devices).where(listed_devices.c.group_name == group, listed_devices.c.name.in_(names))
+    # PostgreSQL without statistics, as while a new store is filled, takes a group to have few entries, reads all of
+    # them and compares each with each name. So it is told the group with every name.
+    given = [literal(some, ARRAY(Text)) for some in ([group] * len(names), [*names])]
+    wanted = func.unnest(*given).table_valued("in_group", "wanted").render_derived()
+    named = listed_devices.c.group_name == wanted.c.in_group, listed_devices.c.name == wanted.c.wanted
+    return delete(listed_devices).where(*named)
 
 
 def page(connection: Connection, group: str, *, limit: int, after: str | None) -> list[ListEntry]:
@@ -173,7 +188,7 @@ def end_put_by(
 ) -> dict[str, dict[str, int]]:
     """End what *makers* have listed; return how many entries are nobody's word any more, by who gave it and group.
 
-    A maker's moment: what was listed later, stays.
+    That is 0 where others have listed all of it, too. A maker's moment: what was listed later, stays.
     """
     fresh = {name: through for name, until in makers.items() if (through := _through(connection, name, until, now))}
     if not fresh:
@@ -182,8 +197,9 @@ def end_put_by(
     rows = [{"operator": name, "through_at": through, "ended_at": now} for name, through in fresh.items()]
     connection.execute(insert(ended_listers), rows)
     ended: dict[str, dict[str, int]] = {}
-    for (maker, group), number in sorted((before - _count_in_force(connection, list(fresh))).items()):
-        ended.setdefault(maker, {})[group] = number
+    after = _count_in_force(connection, list(fresh))
+    for (maker, group), number in sorted(before.items()):
+        ended.setdefault(maker, {})[group] = number - after[maker, group]
     return ended
 
 

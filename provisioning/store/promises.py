@@ -59,6 +59,8 @@ class Left:
     """Groups that are there with rules which that one has set, or has changed at some time."""
     manufacturers_changed: Sequence[str]
     """Whose terms or lists that one has changed."""
+    unlisted: Sequence[str]
+    """Groups on whose lists that one has ended entries, of whoever had put them there."""
     resumed: Sequence[str]
     """Devices whose suspension, or that of a certificate, that one has ended, and that are not suspended now."""
 
@@ -142,6 +144,7 @@ def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict
             inside[name],
             rare_changes.subjects(connection, name, rare_changes.RULES, NAMED),
             rare_changes.subjects(connection, name, rare_changes.MANUFACTURERS, NAMED),
+            rare_changes.subjects(connection, name, rare_changes.LISTS, NAMED),
             _resumed_by(connection, name),
         )
     return found

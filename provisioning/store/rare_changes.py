@@ -23,9 +23,10 @@ MANUFACTURERS: Final = (
     Action.MANUFACTURER_LIST_TAKEN,
     Action.MANUFACTURER_LIST_REMOVED,
 )
+LISTS: Final = (Action.LIST_ENTRIES_ENDED,)
 _RARE: Final = text(
     "action IN ('group created', 'group changed', 'manufacturer changed', 'manufacturer list taken', "
-    "'manufacturer list removed', 'resumed')"
+    "'manufacturer list removed', 'resumed', 'list entries ended')"
 )
 """As migration 0041 has it: only with these words a database sees that its index has them all."""
 

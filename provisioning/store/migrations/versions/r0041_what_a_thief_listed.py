@@ -17,7 +17,7 @@ _CHANGES = "ix_audit_entries_changes"
 _ALSO = sa.text("also_by IS NOT NULL")
 _RARE = sa.text(
     "action IN ('group created', 'group changed', 'manufacturer changed', 'manufacturer list taken', "
-    "'manufacturer list removed', 'resumed')"
+    "'manufacturer list removed', 'resumed', 'list entries ended')"
 )
 _MOMENT = sa.DateTime(timezone=True)
 
@@ -45,11 +45,18 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget them: to an older version each entry lets its device in, so those that have ended go."""
+    """Forget them: to an older version each entry lets its device in, on the word of who has listed it last.
+
+    So those that have ended go, and who has listed the others last is one whose word counts.
+    """
     op.execute(
         "DELETE FROM listed_devices WHERE EXISTS (SELECT 1 FROM ended_listers WHERE operator = added_by "
         "AND through_at >= added_at) AND (also_by IS NULL OR EXISTS (SELECT 1 FROM ended_listers "
         "WHERE operator = also_by AND through_at >= also_at))"
+    )
+    op.execute(
+        "UPDATE listed_devices SET added_by = also_by, added_at = also_at WHERE also_by IS NOT NULL "
+        "AND EXISTS (SELECT 1 FROM ended_listers WHERE operator = added_by AND through_at >= added_at)"
     )
     op.drop_index(_CHANGES, "audit_entries")
     op.drop_table("ended_listers")

@@ -80,9 +80,10 @@ def test_what_has_ended_on_lists_and_after_a_theft_what_was_changed(capsys: pyte
         "manufacturers_changed": ["acme", "zenith"],
         "devices_resumed": [f"meter-{number}" for number in range(21)],
         "listed_left": 1,
+        "lists_cut": ["east"],
     }
     assert said(capsys, **changed | {"listed_left": 0}) == [], "of who is dismissed, operator left tells it"
-    unlisted, inside, still, groups, makers, resumed = said(
+    unlisted, inside, still, groups, makers, cut, resumed = said(
         capsys, stolen=True, listed_ended=3, lists_ended=["north", "west"], **changed
     )
     assert unlisted == (
@@ -101,9 +102,13 @@ def test_what_has_ended_on_lists_and_after_a_theft_what_was_changed(capsys: pyte
         "put them right: group set; to let nobody in until then: group set west --closed"
     )
     assert "changed the terms or the lists of acme, zenith: look at them: manufacturer show" in makers
+    assert "anna has ended entries on the lists of east, perhaps others' (audit show --by anna); " in cut
     assert "has resumed meter-0, meter-1," in resumed
     assert resumed.endswith("--device meter-18 --device meter-19")
-    assert " and 1 more; if nobody else knows why: suspend --device meter-0 " in resumed
+    every = (
+        " and at least 1 more (all: audit show resumed --by anna); if nobody else knows why: suspend --device meter-0 "
+    )
+    assert every in resumed
 
 
 async def test_claims_that_go_on_are_read_once_for_all_and_one_that_has_expired_does_not() -> None:

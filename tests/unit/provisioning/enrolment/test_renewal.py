@@ -11,6 +11,8 @@ import pytest
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection
 
 from provisioning.client.est import renewal_identifier
 from provisioning.enrolment import pace
@@ -30,12 +32,14 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
-from provisioning.store import audit, audit_findings
+from provisioning.store import audit, audit_findings, certificates, certificates_of_key
 from provisioning.store.audit import Action
 from provisioning.store.groups import Group, NewKey
 from provisioning.store.renewals import Hastened
+from provisioning.store.tables import activations, claims
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import NOON, csr_der
+from tests.support.ways import claim
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -369,6 +373,26 @@ async def test_a_key_that_was_renewed_away_does_not_come_back_with_each_later_re
         key = generate_key() if rotates else key
         current = await fleet.reenrol(current, successor_csr(current, key))
     assert await code_of_renewal(fleet, first) is Code.CERTIFICATE_EXPIRED
+
+
+async def test_a_trial_is_no_replacement_of_a_key(fleet: Fleet) -> None:
+    first = await fleet.enrol(csr=csr_der(generate_key()))
+    trial = await fleet.reenrol(first, successor_csr(first, generate_key()))
+    await claim(fleet)
+    fleet.clock.advance(DAY)
+    await fleet.reenrol(first, successor_csr(first, generate_key()))
+
+    def replaced(connection: Connection) -> datetime | None:
+        stored, other = (certificates.with_serial(connection, f"{each.serial_number:x}") for each in (first, trial))
+        claim_id = connection.execute(select(claims.c.id)).scalar_one()
+        connection.execute(
+            insert(activations).values(
+                certificate_id=other.id, claim_id=claim_id, device_id=other.device.id, expires_at=fleet.clock()
+            )
+        )
+        return certificates_of_key.replaced_at(connection, certificates_of_key.key_of(stored))
+
+    assert await fleet.database.write(replaced) == fleet.clock()
 
 
 async def test_after_the_end_a_lost_answer_is_made_up_for_with_another_key_too(fleet: Fleet) -> None:

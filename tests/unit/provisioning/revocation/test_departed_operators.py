@@ -51,7 +51,9 @@ from tests.support.ways import enrol, group, refusal, register
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 DAY = timedelta(days=1)
-NOTHING_LEFT = Left(0, 0, 0, 0, 0, operators=[], devices=0, groups=[], manufacturers_changed=[], resumed=[])
+NOTHING_LEFT = Left(
+    0, 0, 0, 0, 0, operators=[], devices=0, groups=[], manufacturers_changed=[], unlisted=[], resumed=[]
+)
 
 
 async def made(fleet: Fleet, by: str, *names: str) -> list[TokenCredential]:

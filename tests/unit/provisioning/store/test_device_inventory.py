@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
@@ -12,6 +13,7 @@ from provisioning.pki.role import Role
 from provisioning.store import device_inventory, devices
 from provisioning.store.device_inventory import DeviceSearch, Standing
 from provisioning.store.devices import DeviceState
+from provisioning.store.tables import activations
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many import fill
 from tests.support.searched import noted, rows_read, scanned
@@ -81,12 +83,18 @@ async def test_a_device_on_trial_is_not_taken_for_one_that_was_suspended(fleet: 
     held = await fleet.reenrol(trials[2], successor_csr(trials[2]))
     await fleet.suspension.suspend_serial(f"{held.serial_number:x}", by="admin")
     await fleet.reenrol(trials[1], successor_csr(trials[1]))
-    assert await shown(fleet) == {
+    expected = {
         "a-ended": Standing.EXPIRED,
         "b-on-trial": Standing.TRIAL,
         "c-activated": Standing.VALID,
         "d-held": Standing.SUSPENDED,
     }
+    assert await shown(fleet) == expected
+    # Whoever has made the claim has lost the key.
+    await fleet.database.write(lambda connection: connection.execute(
+        update(activations).where(activations.c.activated_at.is_(None)).values(withdrawn_at=fleet.clock())
+    ))  # fmt: skip
+    assert await shown(fleet) == expected | {"b-on-trial": Standing.EXPIRED}
 
 
 async def test_a_search_looks_at_so_many_devices_and_goes_on_behind_them(

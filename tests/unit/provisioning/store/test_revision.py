@@ -122,7 +122,13 @@ async def test_a_process_does_not_go_on_with_a_schema_that_is_not_its_own(url: s
         database.keep_to(CURRENT)
         with session(url) as administrator:
             for schema_there, what in (
-                ("0039", "it is a copy from before it was changed; restart this process"),
+                (
+                    "0039",
+                    (
+                        "it is a copy from before it was changed; restart this process, which changes it again, and "
+                        "repeat what is lost (docs/backup.md); or it was downgraded on purpose: then stop this process"
+                    ),
+                ),
                 ("9999", "another version has changed it; stop this process, and start the newer version"),
             ):
                 administrator.execute("UPDATE alembic_version SET version_num = %s", (schema_there,))
