@@ -148,9 +148,10 @@ async def _connected(desk: EnrolmentDesk, pem: CredentialPem | None = None) -> A
 
 
 async def short_lived(scene: Scene, life: timedelta) -> Paper:
-    """Return a good device whose certificate, from the service, is valid for *life*."""
+    """Return a good device whose certificate, from the service, is valid for *life*, which may be over by then."""
     desk, name = desk_of(scene), scene.fresh()
-    return await desk.enrolled(name, await desk.token(name, scene.target.group, life=int(life.total_seconds())))
+    token = await desk.token(name, scene.target.group, life=int(life.total_seconds()))
+    return await desk.enrolled(name, token, soon_over=True)
 
 
 def _seen(answer: httpx.Response, code: str) -> Seen:

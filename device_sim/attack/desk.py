@@ -20,7 +20,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.parallel import in_parallel
 from provisioning.client.csr import build_csr
 from provisioning.client.enrolment import EnrolmentOperatorClient
-from provisioning.client.est import EstClient
+from provisioning.client.est import EstClient, WrongCertificate
 from provisioning.client.operator import RequestRefused, ServiceUnavailable
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
@@ -143,11 +143,19 @@ class EnrolmentDesk:
             why = str(group.exceptions[0])
         return Ended(revoked, self.left, why, datetime.now(UTC) + timedelta(seconds=_LIFE_SECONDS))
 
-    async def enrolled(self, name: str, token: str) -> Paper:
-        """Return *name* with a certificate for a new key, enrolled with *token*."""
+    async def enrolled(self, name: str, token: str, *, soon_over: bool = False) -> Paper:
+        """Return *name* with a certificate for a new key, enrolled with *token*.
+
+        *soon_over*: it is to end so soon that it may have when it arrives, on a busy machine.
+        """
         key = generate_key()
         async with EstClient(self.url, self.anchors, trust_domain=self.operator.trust_domain) as est:
-            return Paper(await est.enrol(build_csr(key, name), user=name, token=token), key)
+            try:
+                return Paper(await est.enrol(build_csr(key, name), user=name, token=token), key)
+            except WrongCertificate as error:  # A device would not take it.
+                if soon_over and error.certificate.not_valid_after_utc <= datetime.now(UTC):
+                    return Paper(error.certificate, key)
+                raise
 
     async def renewed(self, paper: Paper) -> Paper:
         """Return the successor of *paper*, for a new key."""

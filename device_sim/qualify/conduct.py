@@ -54,7 +54,7 @@ class Conduct:
     first_suback: bool = True
     """Whether the first SUBSCRIBE is answered; if not, the connection is dropped a second later."""
     forgets: bool = False
-    """Whether no session is kept; the first connection is dropped a second after its first SUBSCRIBE."""
+    """Whether no session is kept; the first connection with a SUBSCRIBE is dropped a second after that."""
     aliases: int = 0
     """How many topic aliases the first connection may use; it is dropped a second after its first message."""
     commands: bool = False

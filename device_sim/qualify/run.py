@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
-from device_sim.qualify import judging, secrecy
+from device_sim.qualify import judging, secrecy, subscription_judging
 from device_sim.qualify.attempt import Failures
 from device_sim.qualify.device import BadCommand, Device, Hardware, Presence
 from device_sim.qualify.enrolment_stand import EnrolmentStand
@@ -69,6 +69,8 @@ class Bench:
 
     None: that stage is left out.
     """
+    filters: frozenset[str] = frozenset()
+    """What it has subscribed to in the first stage in which it did, if it is hardware, which is not started anew."""
 
 
 async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: Begins, told: Told) -> list[Outcome]:
@@ -115,8 +117,12 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
 
 
 def _knowing(bench: Bench, stage: Stage, witness: Witness | None) -> Bench:
-    """Return *bench* with what the good stage shows of the device, for those behind it."""
-    if witness is None or stage.name != "good":
+    """Return *bench* with what the stage shows of the device, for those behind it."""
+    if witness is None:
+        return bench
+    if isinstance(bench.device, Hardware) and not bench.filters:
+        bench = replace(bench, filters=subscription_judging.filters_of(witness.attempts))
+    if stage.name != "good":
         return bench
     return replace(bench, leaves=judging.leaves(witness.attempts) or bool(witness.ending))
 
@@ -227,6 +233,7 @@ def _witness(bench: Bench, directory: Path, stand: Stand, service: EnrolmentStan
         leak=secrecy.leaked(output, directory / "device.key"),
         exposed=secrecy.exposed(directory),
         leaves=bench.leaves,
+        filters=bench.filters,
     )
 
 

@@ -64,6 +64,8 @@ class Witness:
     """A file with a private key that others may read; empty: there is none."""
     leaves: bool | None = None
     """Whether it leaves a broker that serves it well, too; None: not known, without the stage good."""
+    filters: frozenset[str] = frozenset()
+    """What hardware has subscribed to in an earlier stage."""
 
     @property
     def ends_when_done(self) -> bool | None:
@@ -151,7 +153,9 @@ def _aliases(seen: Witness) -> list[Line]:
 
 
 def _subscribes_again(why: str) -> Judge:
-    return lambda seen: subscription_judging.subscribes_again(seen.attempts, seen.window, why, seen.ending)
+    return lambda seen: [
+        subscription_judging.subscribes_again(seen.attempts, seen.window, why, seen.ending, seen.filters)
+    ]
 
 
 def _good(seen: Witness) -> list[Line]:

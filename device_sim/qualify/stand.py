@@ -241,7 +241,10 @@ class Stand:
             await self._dismiss(peer, conduct.goodbye)
             return False
         if self._is_first_unanswered(packet):
-            if not isinstance(packet, Pubrel):
+            if isinstance(packet, Subscribe):  # There may be others, of which it has no answer either.
+                self._start(self._ended_soon(peer, attempt))
+                await self._listen(peer, attempt)
+            elif isinstance(packet, Publish):
                 await asyncio.sleep(_UNACKNOWLEDGED)
             return False
         answer = _answer_to(packet)
@@ -251,15 +254,17 @@ class Stand:
             for command in commands(attempt, attempt.connect, packet):
                 attempt.sent.append(command)
                 await peer.send(command.encode(peer.version))
-        if self._ends_with(packet) and len(self._admitted()) == 1 and not self._ending:
+        if self._ends_with(packet) and not self._ending:
             self._ending = True
             self._start(self._ended_soon(peer, attempt))
         return True
 
     def _ends_with(self, packet: Packet) -> bool:
-        """Whether the first connection is dropped soon after *packet*."""
+        """Whether the connection is dropped soon after *packet*; with aliases, only the first has some."""
         conduct = self._conduct
-        return isinstance(packet, Publish) if conduct.aliases else conduct.forgets and isinstance(packet, Subscribe)
+        if conduct.aliases:
+            return isinstance(packet, Publish) and len(self._admitted()) == 1
+        return conduct.forgets and isinstance(packet, Subscribe)
 
     def _is_first_unanswered(self, packet: Packet) -> bool:
         """Whether the connection breaks instead of an answer to *packet*."""

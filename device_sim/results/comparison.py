@@ -76,7 +76,7 @@ def differences(before: Document, after: Document) -> list[Difference]:
                 what = f"{name} p{percent:g} ms"
                 found.append(Difference(what, old.get(percent), new.get(percent), duration=True, few=few))
     for name in dict.fromkeys([*before["counts"], *after["counts"]]):
-        value, other = (run["counts"].get(name, 0) for run in (before, after))
+        value, other = (run["counts"].get(name) for run in (before, after))
         if value or other:
             found.append(Difference(name, value, other, duration=False))
     return found

@@ -73,38 +73,34 @@ class _Gateway(WorkerGateway):
 class Forking:
     """Forks the workers when all is collected; in each of them, what pytest-xdist's own part of a worker does."""
 
-    def __init__(self, remote: ModuleType, pipes: list[tuple[int, int]]) -> None:
-        """*remote* is pytest-xdist's module of that name."""
+    def __init__(self, remote: ModuleType, pipes: list[tuple[int, int]], capturing: Any) -> None:
+        """*remote* is pytest-xdist's module of that name, *capturing* the plugin of pytest that does."""
         self._remote = remote
+        self._capturing = capturing
         self._pipes = pipes
         self._reports: list[pytest.CollectReport] = []
-        self._warnings: list[dict[str, Any]] = []
         self.gateway: _Gateway | None = None
 
     @pytest.hookimpl
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep what each worker has to tell."""
+        """Keep what each worker has to tell. Of warnings, pytest tells whoever is registered later, too."""
         self._reports.append(report)
 
     @pytest.hookimpl
-    def pytest_warning_recorded(self, **warned: Any) -> None:
-        """Keep what each worker has to tell."""
-        self._warnings.append(warned)
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Say why nothing is forked: what pytest says goes nowhere here. A worker tells the run."""
+        if self.gateway is None:
+            with self._capturing.global_and_fixture_disabled():
+                print(excrepr, file=sys.stderr)  # noqa: T201 - it says how
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Fork the workers. Returns in a worker, when its last test has ended."""
         config = session.config
-        capturing = config.pluginmanager.getplugin("capturemanager")
-        capturing.stop_global_capturing()
-        assert threading.active_count() == 1, f"threads run already: {threading.enumerate()}"
         number = self._fork()
-        capturing.start_global_capturing()
         reading, writing = self._pipes[number]
         io = Popen2IO(os.fdopen(writing, "wb"), os.fdopen(reading, "rb"), get_execmodel("main_thread_only"))
-        io.write(b"%d\n" % os.getpid())
-        io.infile.readline()  # How it would begin.
-        io.write(b"1")
+        _begin(io)
         self.gateway = _Gateway(io, f"forked-{number}-worker")
         channel = self.gateway.channel(self._remote)
         worker_input, _, options, _ = channel.receive()
@@ -117,12 +113,16 @@ class Forking:
 
     def _fork(self) -> int:
         """Return, in each worker, its number; the process that has collected ends with the last of them."""
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        assert threads == 1, f"{threads} threads run already, of which Python knows {threading.enumerate()}"
+        self._capturing.stop_global_capturing()
         sys.stdout.flush()
         sys.stderr.flush()
         workers = []
         for number in range(len(self._pipes)):
             if (pid := os.fork()) == 0:
                 _close(each for other, each in enumerate(self._pipes) if other != number)
+                self._capturing.start_global_capturing()
                 return number
             workers.append(pid)
         _close(self._pipes)
@@ -134,10 +134,21 @@ class Forking:
         interactor.pytest_collection()
         for report in self._reports:
             interactor.pytest_collectreport(report)
-        for warned in self._warnings:
-            interactor.pytest_warning_recorded(**warned)
+        interactor.pytest_collection_modifyitems(session.config, session.items)
         interactor.pytest_collection_finish(session)
         return bool(interactor.pytest_runtestloop(session))
+
+
+def _begin(io: Popen2IO) -> None:
+    """Tell the run which process this is, and wait for its beginning; end, if it has ended before that."""
+    try:
+        io.write(b"%d\n" % os.getpid())
+        if io.infile.readline():  # How it would begin.
+            io.write(b"1")
+            return
+    except BrokenPipeError:
+        pass
+    end(0)
 
 
 def _close(pipes: Iterable[tuple[int, int]]) -> None:
@@ -171,7 +182,7 @@ def main() -> None:
     pipes = [(reading, writing) for reading, writing in order["pipes"]]
     for descriptor in itertools.chain.from_iterable(pipes):
         os.set_inheritable(descriptor, False)
-    forking = Forking(remote, pipes)
+    forking = Forking(remote, pipes, config.pluginmanager.getplugin("capturemanager"))
     config.pluginmanager.register(forking)
     config.hook.pytest_cmdline_main(config=config)
     if forking.gateway is not None:

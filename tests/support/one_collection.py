@@ -61,14 +61,12 @@ def prepare(config: pytest.Config, specs: Sequence[execnet.XSpec], for_all: Mapp
         if order:
             waiting.extend(_start(order, len(specs), execmodel))
             order.clear()
-        while waiting:
-            forked = waiting.pop(0)
-            if forked.begins():
-                return forked
+        if waiting:
+            if waiting[0].begins():
+                return waiting.pop(0)
             print("no worker could be forked: each collects all tests", file=sys.stderr)  # noqa: T201 - it says how
-            for each in (forked, *waiting):
-                each.close_read()
-                each.close_write()
+            for each in waiting:
+                each.end()
             waiting.clear()
         return original(spec, execmodel)
 
@@ -95,6 +93,14 @@ class _Forked(Popen2IO):
         select.select([self._process], [], [])
         return None
 
+    def end(self) -> None:
+        """End it, whether it has begun or not."""
+        if self._process != -1:
+            self.kill()
+            return
+        self.close_read()
+        self.close_write()
+
     def kill(self) -> None:
         """End it."""
         with contextlib.suppress(ProcessLookupError):
@@ -120,5 +126,15 @@ def _start(order: Mapping[str, object], workers: int, execmodel: Any) -> list[_F
     assert process.stdin is not None
     process.stdin.write(json.dumps({**order, "pipes": theirs}).encode())
     process.stdin.close()
-    atexit.register(process.wait)  # It ends with its workers.
+    atexit.register(_ended, process, tuple(ours))
     return ours
+
+
+def _ended(process: subprocess.Popen[bytes], workers: Sequence[_Forked]) -> None:
+    """Wait for the process that collects, which ends with its workers.
+
+    These have ended by now, unless the run was interrupted before it began, or could not begin: then they wait for it.
+    """
+    for each in workers:
+        each.end()
+    process.wait()

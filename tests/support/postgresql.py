@@ -270,6 +270,8 @@ def unused() -> Path:
     server, founder = PostgresqlServer(is_first=True), os.getpid()
     server.__enter__()
     atexit.register(lambda: server.__exit__() if os.getpid() == founder else None)
+    assert server._outlived.stdin is not None
+    os.register_at_fork(after_in_child=server._outlived.stdin.close)  # What outlives it outlives the founder.
     return server._data
 
 

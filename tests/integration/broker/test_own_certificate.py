@@ -96,9 +96,10 @@ def test_a_broker_that_was_revoked_comes_back_with_a_token_made_since_then_and_n
         assert read_certificate(state / "state" / "broker.pem") != revoked
         if running:
             os.close(writing)  # It is empty: refused.
-        wait_until(lambda: shown() == "ok", "the new one is in use")
-        if running:
+            wait_until(lambda: shown() == "ok", "the new one is in use")
             connected.check_alive()
+        else:
+            assert shown() == "ok"
         with TlsClient(broker.port, service.bundle, newcomer.credential) as new:
             new.connect(client_id=newcomer.name)
     assert len(refused()) == 1, "the same token is not shown again"

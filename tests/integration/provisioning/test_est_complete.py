@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import email
 import json
+import os
+import re
 import socket
 import ssl
 import subprocess
@@ -20,13 +22,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import AttributeOID, NameOID
 
-from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
+from provisioning.pki.keys import PrivateKey, generate_key, key_identifier, load_key
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, client_context, server_context
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.key_envelope import DECRYPT_KEY_IDENTIFIER, key_request, opened
 from tests.support.manufacturer import Manufacturer
 from tests.support.openssl import OpensslDevice, openssl
-from tests.support.provisioning import ProvisioningService
+from tests.support.programs import forking_python
+from tests.support.provisioning import REPOSITORY, ProvisioningService
 from tests.support.slow_keys import rsa_key
 
 
@@ -114,6 +117,26 @@ def test_the_service_makes_a_key_where_the_group_allows_it(
     store = (service.dir / "fleet.db").read_bytes() + (service.dir / "fleet.db-wal").read_bytes()
     assert der not in store
     assert pem.splitlines()[1] not in service.log.encode()
+
+
+def test_the_commands_for_such_a_key_do_what_the_page_says(
+    service: ProvisioningService, device: OpensslDevice, tmp_path: Path
+) -> None:
+    name = device.name[:50]
+    page = (REPOSITORY / "docs" / "enrolment.md").read_text(encoding="utf-8")
+    (commands,) = (each for each in re.findall(r"(?ms)^```sh\n(.*?)^```$", page) if "-o answer" in each)
+    places = {"https://localhost:8443": service.https, "ca-bundle.crt": service.bundle, "sealed": name, "meter-1": name}
+    for told, here in places.items():
+        assert told in commands
+        commands = commands.replace(told, str(here))
+    ours = f'exec {forking_python("provisioning")} -m provisioning "$@" --dir {service.dir} --url {service.https}'
+    (tmp_path / "fleet-provisioning").write_text(f"#!/bin/sh\n{ours}\n")
+    (tmp_path / "fleet-provisioning").chmod(0o700)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    subprocess.run(["sh", "-ec", commands], cwd=tmp_path, env=environment, check=True, timeout=60)
+    certificate = x509.load_pem_x509_certificate((tmp_path / f"{name}.crt").read_bytes())
+    assert certificate.public_key() == load_key(tmp_path / f"{name}.key").public_key()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from device_sim.attack.desk import EnrolmentDesk
 from device_sim.attack.published_cases import _list, _responder_says
 from device_sim.attack.target import BrokenPromise
 from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.est import EstClient, WrongCertificate
 from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.role import Role
 from tests.support.crl import crl
@@ -51,6 +54,24 @@ async def test_what_the_operators_api_answers_is_told(
         EnrolmentOperatorClient(url, PKI.anchors, OPERATOR) as operator,
     ):
         assert (await calls(EnrolmentDesk(url, anchors, operator), None, "/v1/tokens", {})).text == text
+
+
+@pytest.mark.parametrize("soon_over", [True, False])
+async def test_a_certificate_that_is_over_when_it_comes_is_taken_where_it_is_to_be_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, soon_over: bool
+) -> None:
+    """A case waits for that, and on a busy machine it is then that the answer comes."""
+    (tmp_path / "ca-bundle.crt").write_text(PKI.anchors)
+    over = PKI.device("meter-1", not_after=datetime.now(UTC) - timedelta(seconds=1)).certificate
+
+    async def enrol(*_arguments: object, **_named: object) -> x509.Certificate:
+        raise WrongCertificate("it has ended", over)
+
+    monkeypatch.setattr(EstClient, "enrol", enrol)
+    async with EnrolmentOperatorClient("https://localhost:1", PKI.anchors, OPERATOR) as operator:
+        desk = EnrolmentDesk("https://localhost:1", tmp_path / "ca-bundle.crt", operator)
+        with contextlib.nullcontext() if soon_over else pytest.raises(WrongCertificate):
+            assert (await desk.enrolled("meter-1", "a token", soon_over=soon_over)).certificate == over
 
 
 async def test_no_proxy_of_the_environment_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> None:

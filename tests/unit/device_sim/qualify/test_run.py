@@ -17,9 +17,9 @@ from cryptography import x509
 
 from broker.mqtt.codes import QoS
 from broker.mqtt.connect import Connect
-from broker.mqtt.packets import Disconnect, Publish
+from broker.mqtt.packets import Disconnect, Publish, Subscribe, SubscriptionRequest
 from device_sim.attack.raw_client import RawClient
-from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.attack.verdict import Layer, Outcome, Seen, Verdict
 from device_sim.link.tls_dial import Endpoint
 from device_sim.qualify import judging, run
 from device_sim.qualify.attempt import Attempt
@@ -28,7 +28,7 @@ from device_sim.qualify.device import BadCommand, Hardware, Program
 from device_sim.qualify.judging import Line, skipped
 from device_sim.qualify.papers import Papers, ServerPaper, ServerStaple
 from device_sim.qualify.run import Bench, qualify
-from device_sim.qualify.stages import Stage, Witness
+from device_sim.qualify.stages import Stage, Witness, pick
 from device_sim.qualify.starvation import NOTHING
 from device_sim.trouble.trouble import Trouble
 from provisioning.pki.tls import CredentialFiles, client_context
@@ -218,6 +218,41 @@ async def test_hardware_is_taken_through_one_stage_at_a_time_and_not_through_wha
     assert not (tmp_path / "plain" / "device.crt").exists(), "it has its own"
     told = (await through(replace(on, ignores_staples=True, directory=tmp_path / "plain"), stages[3]))[1]
     assert told[0] == "stapled.tried"
+
+
+async def test_hardware_that_subscribes_at_its_start_alone_is_found_in_a_later_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PAPERS.write(tmp_path)
+    files = {"cafile": "ca.crt", "cert": "device.crt", "key": "device.key"}
+    own = {name: str(tmp_path / file) for name, file in files.items()}
+
+    class Board(Hardware):
+        started = False
+
+        async def acts(self, values: Mapping[str, str]) -> None:
+            client = await connected({**values, **own})
+            try:
+                if not self.started:
+                    await client.send(Subscribe(1, (SubscriptionRequest("cmd/#"),)).encode(client.version))
+                self.started = True
+                await sleeps(values)
+            finally:
+                client.close()
+
+        @asynccontextmanager
+        async def present(self, values: Mapping[str, str], log: Path) -> AsyncIterator[Any]:
+            async with Acting(self.acts).present(values, log) as presence:
+                yield presence
+
+    def enough(stage: Stage, attempts: Sequence[Attempt], _arrivals: object) -> bool:
+        last = Subscribe if stage.name == "one" else Connect
+        return any(isinstance(packet, last) for each in attempts if each.answered for _, packet in each.packets)
+
+    monkeypatch.setattr(Stage, "enough", enough)
+    _, _, (_, line, *_) = await through(bench(tmp_path, Board(), PATIENCE), stage("one"), *pick(["session-lost"]))
+    assert (line.name, line.verdict) == ("session-lost.subscribes-again", FAIL)
+    assert line.seen == Seen(Layer.DEVICE, "no more to cmd/#")
 
 
 async def test_a_device_of_which_it_is_said_that_it_checks_no_staple_is_not_asked(tmp_path: Path) -> None:

@@ -332,7 +332,7 @@ def test_the_waits_of_several_stages_add_up() -> None:
 def test_what_a_thread_has_run_and_waited_is_told_in_seconds() -> None:
     main = threading.main_thread()
     assert main.ident is not None
-    ran, waited = starvation._threads_of(str(os.getpid()))[f"/proc/{os.getpid()}/task/{main.native_id}"]
+    ran, waited = starvation._threads_of(str(os.getpid()))[f"/proc/{os.getpid()}/task/{os.getpid()}"]
     assert ran == pytest.approx(time.clock_gettime(time.pthread_getcpuclockid(main.ident)), abs=5.0)
     assert waited == pytest.approx(core_wait.seconds_waited(), abs=5.0)
     assert starvation._threads_of("0") == {}
