@@ -134,8 +134,7 @@ class RootLife:
     async def retire(self, name: str, *, apart: bool = False) -> Sequence[str]:
         """End a root under which no trusted issuing CA is left; return the certificates by which others vouched for it.
 
-        *apart*: even if others are connected by it alone.
-        Those are revoked, and in the newest CRLs.
+        Those are revoked, and in the newest CRLs. *apart*: even if others are connected by this root alone.
         """
         now, by = self.life.clock(), operator_name()
         found = await self.life.every()
@@ -158,6 +157,7 @@ class RootLife:
             return [each.name for each in revoked]
 
         revoked = await self.life.database.write(transaction)
+        await self.life.write_files()
         try:
             for plan in lists:
                 await CrlPublisher(self.life.database, plan, self.life.clock).publish()
@@ -166,7 +166,6 @@ class RootLife:
                 f"{error}; {name} is retired all the same, but keep its key until a CRL of {lists[0].name} ends "
                 f"{' and '.join(revoked)}: the service signs the next one, with that root's key"
             ) from error
-        await self.life.write_files()
         return revoked
 
     def _lists_for(self, crosses: Sequence[StoredAuthority], found: Sequence[StoredAuthority]) -> list[CrlPlan]:
@@ -179,9 +178,10 @@ class RootLife:
                 raise ConfigurationError(f"{task}, and the key of {signer} is not here: bring it here first")
             plan = root_crl_plan(self.life.settings, self.life.places, signer, certificates[signer])
             try:
-                issuer = plan.open_issuer()
+                key = self.life.places.open_for(signer, certificates[signer])
             except ConfigurationError as error:
-                raise ConfigurationError(f"{task}: {error}") from error
+                raise ConfigurationError(f"{task}: {error} (a root may have its own: --passphrase-file)") from error
+            issuer = CrlIssuer(certificates[signer], key)
             plans.append(replace(plan, open_issuer=partial(_same, issuer)))
         return plans
 
@@ -207,7 +207,10 @@ def _check_unused(name: str, found: Sequence[StoredAuthority]) -> None:
 
 def _check_connects_none(name: str, found: Sequence[StoredAuthority]) -> None:
     """Raise `ConfigurationError` if two roots that stay vouch for each other only by the one called *name*."""
-    others = [each.name for each in authorities.trusted_roots(found) if each.name != name]
+    roots = [each.name for each in authorities.trusted_roots(found)]
+    if name not in roots:
+        return
+    others = [each for each in roots if each != name]
     lost = _connected(others[0], found) - _connected(others[0], found, without=name)
     if apart := sorted(lost.intersection(others)):
         raise ConfigurationError(

@@ -33,23 +33,37 @@ from provisioning.pki.keys import key_identifier, key_to_pem, load_key
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
+from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store import audit, authorities, crls, revocations
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from tests.support.ceremonies import Ceremonies
 
+_LATER = timedelta(seconds=2)
+"""A list of the same second would be waited for."""
 
-async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
+
+async def test_one_root_waits_at_a_time_unless_another_is_asked_for_and_none_that_connects_two_is_retired(
+    fleet_cas: Ceremonies,
+) -> None:
     roots = RootLife(fleet_cas.life)
     assert await roots.begin() == "root-2"
     with pytest.raises(ConfigurationError, match=r"root-2 is the next root already.*ca rollover begin.*--another"):
         await roots.begin()
     assert not (fleet_cas.settings.directory / "root-3.key").exists()
+    fleet_cas.clock.advance(_LATER)
     await roots.retire("root-2")
     assert await roots.begin() == "root-3"
     await NextAuthority(fleet_cas.life).begin()
     assert await roots.begin() == "root-4"
     assert await roots.begin(another=True) == "root-5"
+    # Who knows root-3 alone finds no path to what is below root-5: it goes over the one between them.
+    before = await fleet_cas.states()
+    with pytest.raises(ConfigurationError, match=r"only by it root-ca and root-5 vouch .*: retire root-ca"):
+        await roots.retire("root-4")
+    assert await fleet_cas.states() == before
+    fleet_cas.clock.advance(_LATER)
+    assert len(await roots.retire("root-4", apart=True)) == 2, "if its key was stolen, say"
 
 
 async def test_a_key_that_waits_for_its_root_is_used(fleet_cas: Ceremonies) -> None:
@@ -163,6 +177,7 @@ async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremoni
 async def test_a_root_that_is_retired_leaves_the_certificates_between_the_others(fleet_cas: Ceremonies) -> None:
     await RootLife(fleet_cas.life).begin()
     assert await RootLife(fleet_cas.life).begin(another=True) == "root-3"
+    fleet_cas.clock.advance(_LATER)
     await RootLife(fleet_cas.life).retire("root-3")
     states = await fleet_cas.states()
     assert {name for name, state in states.items() if state == "retired"} == {"root-3", "root-2-by-root-3"}
@@ -236,16 +251,19 @@ async def test_a_root_is_not_retired_without_the_key_of_who_vouches_for_it(fleet
     await RootLife(replace(roots.life, settings=vaults)).retire("root-ca")
 
 
-async def test_a_root_that_connects_two_others_is_not_retired_before_one_of_them(fleet_cas: Ceremonies) -> None:
-    """Who knows the first alone finds no path to what is below the third: it goes over the second."""
-    roots = RootLife(fleet_cas.life)
-    await roots.begin()
-    await roots.begin(another=True)
-    before = await fleet_cas.states()
-    with pytest.raises(ConfigurationError, match=r"only by it root-ca and root-3 vouch .*: retire root-ca"):
-        await roots.retire("root-2")
-    assert await fleet_cas.states() == before
-    assert len(await roots.retire("root-2", apart=True)) == 2, "if its key was stolen, say"
+async def test_a_root_is_retired_also_if_the_list_that_says_so_cannot_be_recorded(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = await succeeded_root(fleet_cas)
+
+    async def full(_publisher: CrlPublisher) -> None:
+        raise Refused(Code.UNAVAILABLE, "no room")
+
+    monkeypatch.setattr(CrlPublisher, "publish", full)
+    with pytest.raises(ConfigurationError, match=r"no room; root-ca is retired all the same, but keep its key"):
+        await roots.retire("root-ca")
+    bundle = x509.load_pem_x509_certificates(fleet_cas.life.files.bundle.read_bytes())
+    assert read_certificate(fleet_cas.life.files.certificate("root-ca")) not in bundle
 
 
 async def test_what_no_trusted_root_has_signed_as_a_ca_s_is_not_announced(fleet_cas: Ceremonies) -> None:
