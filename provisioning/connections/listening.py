@@ -53,7 +53,9 @@ class Listening:
     def interrupt(self) -> None:
         """Stop listening until it is started again; connections that are not accepted yet are reset."""
         for each in (self.https, self.http):
-            with contextlib.suppress(OSError):  # Nobody listened.
+            # Of a socket that does not listen Linux says ENOTCONN, and shuts it down: every connection that is accepted
+            # through it later has ended already.
+            if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 each.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
