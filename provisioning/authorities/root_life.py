@@ -157,15 +157,22 @@ class RootLife:
             return [each.name for each in revoked]
 
         revoked = await self.life.database.write(transaction)
-        await self.life.write_files()
+        unwritten: ConfigurationError | None = None
+        try:
+            await self.life.write_files()
+        except ConfigurationError as error:  # The CRL is owed all the same.
+            unwritten = error
         try:
             for plan in lists:
                 await CrlPublisher(self.life.database, plan, self.life.clock).publish()
         except (ConfigurationError, Refused) as error:
+            also = "" if unwritten is None else f"{unwritten}; "
             raise ConfigurationError(
-                f"{error}; {name} is retired all the same, but keep its key until a CRL of {lists[0].name} ends "
+                f"{also}{error}; {name} is retired all the same, but keep its key until a CRL of {lists[0].name} ends "
                 f"{' and '.join(revoked)}: the service signs the next one, with that root's key"
             ) from error
+        if unwritten is not None:
+            raise unwritten
         return revoked
 
     def _lists_for(self, crosses: Sequence[StoredAuthority], found: Sequence[StoredAuthority]) -> list[CrlPlan]:
