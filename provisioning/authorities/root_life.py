@@ -144,7 +144,7 @@ class RootLife:
         _check_unused(name, found, owed)
         if not apart:
             _check_connects_none(name, found)
-        lists = self._lists_for([*vouching_for(name, found), *owed], found)
+        lists, unsigned = self._lists_now([*vouching_for(name, found), *owed], found, apart=apart)
         self.life.transcript.begin()
 
         def transaction(connection: Connection) -> Sequence[str]:
@@ -160,6 +160,13 @@ class RootLife:
             return [each.name for each in (*revoked, *owed)]
 
         revoked = await self.life.database.write(transaction)
+        await self._tell(name, lists, unsigned, revoked)
+        return revoked
+
+    async def _tell(
+        self, name: str, lists: Sequence[CrlPlan], unsigned: Sequence[ConfigurationError], revoked: Sequence[str]
+    ) -> None:
+        """Write the files and sign the CRLs, also if the files cannot be written; then raise what is not done."""
         unwritten: ConfigurationError | None = None
         try:
             await self.life.write_files()
@@ -176,7 +183,27 @@ class RootLife:
             ) from error
         if unwritten is not None:
             raise unwritten
-        return revoked
+        if unsigned:
+            raise ConfigurationError(
+                f"{'; '.join(map(str, unsigned))}; {name} is retired all the same, but keep its key until that is "
+                "signed, too: run this again with --apart and the passphrase of that root"
+            )
+
+    def _lists_now(
+        self, crosses: Sequence[StoredAuthority], found: Sequence[StoredAuthority], *, apart: bool
+    ) -> tuple[list[CrlPlan], list[ConfigurationError]]:
+        """Return the CRLs that can be signed here, and, if *apart*, why others cannot, unless that is all of them."""
+        lists, unsigned = list[CrlPlan](), list[ConfigurationError]()
+        for each in crosses:
+            try:
+                lists += self._lists_for([each], found)
+            except ConfigurationError as error:  # Each root may have a passphrase of its own, and one can be given.
+                if not apart:
+                    raise
+                unsigned.append(error)
+        if unsigned and not lists:
+            raise unsigned[0]
+        return lists, unsigned
 
     def _lists_for(self, crosses: Sequence[StoredAuthority], found: Sequence[StoredAuthority]) -> list[CrlPlan]:
         """Return the CRLs that have to end *crosses*; raise `ConfigurationError` unless all can be signed here."""

@@ -270,6 +270,22 @@ async def test_a_root_is_retired_also_if_the_list_that_says_so_cannot_be_recorde
     assert read_certificate(fleet_cas.life.files.certificate("root-ca")) not in bundle
 
 
+async def test_of_two_roots_with_passphrases_of_their_own_each_ends_a_stolen_one_when_its_key_can_be_opened(
+    fleet_cas: Ceremonies,
+) -> None:
+    roots = RootLife(fleet_cas.life)
+    await roots.begin()
+    await roots.begin(another=True)
+    of_the_vault = key_to_pem(roots.life.places.open("root-3"), b"of the vault")
+    fleet_cas.life.files.key("root-3").write_bytes(of_the_vault)
+    fleet_cas.clock.advance(_LATER)
+    with pytest.raises(ConfigurationError, match=r"root-3 vouches for .* root-2 is retired all the same, but keep"):
+        await roots.retire("root-2", apart=True)
+    vaults = roots.life.settings.model_copy(update={"passphrase": SecretStr("of the vault")})
+    again = RootLife(replace(roots.life, settings=vaults))
+    assert await again.retire("root-2", apart=True) == ["root-2-by-root-3"]
+
+
 async def test_a_root_whose_files_cannot_be_written_is_retired_with_a_list_that_says_so(
     fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
