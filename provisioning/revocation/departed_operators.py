@@ -233,10 +233,10 @@ def take_back(
     until = _until(connection, names, whole, singly) if stolen else {}
     ended = claims.end_made_by(connection, until, now)
     distrusted = manufacturers.end_made_by(connection, until, now)
+    # Whose every entry is somebody else's word, too, has none of them ended: that theirs counts no more, is a change.
     unlisted = {
-        maker: fewer
+        maker: {group: number for group, number in groups.items() if number}
         for maker, groups in listed_devices.end_put_by(connection, until, now).items()
-        if (fewer := {group: number for group, number in groups.items() if number})
     }
     lowered = promises.end_roles_given_by(connection, until, by=by, now=now)
     departed = [

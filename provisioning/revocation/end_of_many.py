@@ -158,8 +158,8 @@ class EndOfMany:
             ended_by=end.by,
         )
         keys.begin(connection, grounds, now, end.by)
+        batch.check_an_admin_is_left(connection, now, undone)  # Before the roles that they gave to each other end.
         voided = take_back(connection, batch.whole, batch.singly, grounds, now, by=end.by, keep=end.keep, bound=bound)
-        batch.check_an_admin_is_left(connection, now, undone)
         entries = _entries(batch, keys, end, ended, {each.id for each in fresh}, voided)
         voided.note_what_ended(connection, grounds, now, end.by)
         audit.append_each(connection, now, end.by, end.action, entries)

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from provisioning.errors import Refused
+from provisioning.program.shielded import shielded
 from provisioning.store import certificates, certificates_of_key
 from provisioning.store.certificates_of_key import key_of
 from provisioning.store.database import Database
@@ -62,7 +63,8 @@ async def others_for_keys(
         return ()
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            return await database.read(look)  # No survey, which waits for others: a suspension is urgent.
+            # No survey, which waits for others: a suspension is urgent. Nobody cancels a reading, so it goes on.
+            return await shielded(database.read(look))
     except (Refused, SQLAlchemyError, TimeoutError) as error:  # What was asked for is done all the same.
         log.info("other certificates for the keys are not told", certificates=len(serials), error=repr(error))
         return ()

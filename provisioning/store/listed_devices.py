@@ -188,7 +188,8 @@ def end_put_by(
 ) -> dict[str, dict[str, int]]:
     """End what *makers* have listed; return how many entries are nobody's word any more, by who gave it and group.
 
-    That is 0 where others have listed all of it, too. A maker's moment: what was listed later, stays.
+    That is 0 where others have listed all of it, too; each whose word ends is named. A maker's moment: what was listed
+    later, stays.
     """
     fresh = {name: through for name, until in makers.items() if (through := _through(connection, name, until, now))}
     if not fresh:
@@ -196,7 +197,7 @@ def end_put_by(
     before = _count_in_force(connection, list(fresh))
     rows = [{"operator": name, "through_at": through, "ended_at": now} for name, through in fresh.items()]
     connection.execute(insert(ended_listers), rows)
-    ended: dict[str, dict[str, int]] = {}
+    ended: dict[str, dict[str, int]] = {name: {} for name in fresh}
     after = _count_in_force(connection, list(fresh))
     for (maker, group), number in sorted(before.items()):
         ended.setdefault(maker, {})[group] = number - after[maker, group]

@@ -22,6 +22,7 @@ from provisioning.store import approvals, listed_devices, rare_changes, tokens
 from provisioning.store.audit import Action
 from provisioning.store.devices import DeviceState, find_all
 from provisioning.store.manufacturer_tables import idevids, manufacturers
+from provisioning.store.operators import usable_admins
 from provisioning.store.tables import claims, devices, operators
 
 NAMED: Final = 100
@@ -78,6 +79,8 @@ def end_roles_given_by(
     A maker's moment: a role that was given later, stays. *by* is who has decided it.
     """
     ended: dict[str, list[str]] = {}
+    if makers:  # Locked first, as by whoever changes a role: the store's lock order.
+        usable_admins(connection, now, for_update=True)
     for name, until in sorted(makers.items()):
         given = operators.c.granted_by == name, operators.c.role != OperatorRole.AUDITOR.value
         statement = update(operators).where(*given, operators.c.name != name, ~_HERE.exists())

@@ -100,6 +100,17 @@ async def test_of_many_the_last_admin_is_the_one_who_is_refused_and_no_operator_
     await end("meter-1", "eve")
 
 
+async def test_the_last_admin_stays_also_if_who_gave_him_the_role_is_ended_with_him(fleet: Fleet) -> None:
+    await enrol_admin(fleet, "anna")
+    await enrol_admin(fleet, "bert", OperatorRole.AUDITOR)
+    roles = OperatorRoleService(fleet.database, fleet.clock)
+    await roles.grant("bert", OperatorRole.ADMIN, by="anna")
+    await roles.grant("anna", OperatorRole.AUDITOR, by="bert")
+    with pytest.raises(RefusedTogether) as caught:
+        await fleet.revocation.revoke_batch(["anna", "bert"], [], REASON, by="bert")
+    assert [each.name for each in caught.value.items] == ["bert"]
+
+
 @pytest.mark.parametrize("who", ["auditor", "device", DeviceState.SUSPENDED, DeviceState.DECOMMISSIONED])
 async def test_who_else_has_a_good_certificate_is_not_an_admin_who_is_left(fleet: Fleet, who: str) -> None:
     serial = await enrol_admin(fleet, "anna")

@@ -24,6 +24,7 @@ from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.program.shielded import Lasting
 from provisioning.revocation.others_for_key import OtherForKey, others_for_keys
 from provisioning.store import (
     audit,
@@ -136,6 +137,10 @@ async def test_a_thief_takes_nobody_s_word_away_and_an_entry_stays_while_one_who
     assert (await logged(fleet, Action.DEVICES_LISTED))[-1][-1]["devices"] == [], "she says nothing new"
     await fleet.revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
     assert await in_force(fleet) == {"meter-1": "bert"}
+    await fleet.database.write(lambda connection: connection.exec_driver_sql("DELETE FROM ended_listers"))
+    again = await fleet.revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss")
+    last = (await logged(fleet, Action.REVOKED))[-1]
+    assert (again.changed, last[1], last[2]["listed_ended"]) == (True, "anna", {}), "her word counts no more"
     outcome = await fleet.revocation.revoke_batch(["bert"], [], COMPROMISED, by="boss")
     assert outcome.departed[0].listed_ended == {"line": 1}
     assert await in_force(fleet) == {}
@@ -330,5 +335,8 @@ async def test_a_suspension_does_not_wait_for_long_until_others_for_its_key_are_
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("provisioning.revocation.others_for_key._PATIENCE_SECONDS", 0.01)
-    stuck: Any = SimpleNamespace(read=lambda _: asyncio.Event().wait())
-    assert await asyncio.wait_for(others_for_keys(stuck, fleet.clock, ["ab"]), 5) == ()
+    reading: Lasting[list[OtherForKey]] = Lasting(loop=asyncio.get_running_loop())  # As a store's is.
+    stuck: Any = SimpleNamespace(read=lambda _: reading)
+    asyncio.get_running_loop().call_later(1, reading.set_result, [OtherForKey("ab", "late")])
+    assert await others_for_keys(stuck, fleet.clock, ["ab"]) == ()
+    assert not reading.done(), "the answer does not wait for it"
