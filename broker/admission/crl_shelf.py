@@ -86,6 +86,10 @@ class HeldList:
         is_same = self.since is not None and (before is self.since or not (before or self.since))
         return self.added if is_same else self.entries.keys() - before.keys()
 
+    def has_in_use(self, listed: CertificateList) -> bool:
+        """Whether *listed* is the complete list, or the delta: it is read again at each poll."""
+        return listed.signed == self.complete.signed or (self.delta is not None and listed.signed == self.delta.signed)
+
     @property
     def key(self) -> tuple[bytes, Scope]:
         """The key under which it is held."""
@@ -183,7 +187,7 @@ class CrlShelf:
     def contradiction(self, issuer_key_id: bytes, listed: CertificateList, now: datetime) -> CrlRefused | None:
         """Return what to tell of *listed* if its number and its date contradict those of the list in use (rule 1)."""
         current = self._held.get(issuer_key_id, {}).get(listed.scope)
-        if current is None or listed.next_update < now:
+        if current is None or listed.next_update < now or current.has_in_use(listed):
             return None
         known = current.complete if listed.base_number is None or current.delta is None else current.delta
         if not _contradicts(listed, known, now):

@@ -14,7 +14,7 @@ Rules
 1. A root with an issuing CA under it is not retired, and neither is the last root, nor one by which others are
    connected. By which certificates others vouch for its key, is revoked: the feed says so, and their CRLs, which are
    signed at once, as the service may not be able to open a root's key, and the old key is destroyed after this. One
-   that was retired by a version that did not do that may be retired again.
+   that was retired by a version that did not do that may be retired again, and one whose CRLs could not be signed.
 2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted, unless the root is
    recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot, and its answer may
    be lost.
@@ -29,9 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Final
 
+from cryptography import x509
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -46,7 +48,7 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_cross
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import authorities, serials
+from provisioning.store import authorities, crls, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
 
@@ -138,15 +140,16 @@ class RootLife:
         """
         now, by = self.life.clock(), operator_name()
         found = await self.life.every()
-        _check_unused(name, found)
+        owed = await self.life.database.read(partial(_unlisted, name=name, found=found, now=now))
+        _check_unused(name, found, owed)
         if not apart:
             _check_connects_none(name, found)
-        lists = self._lists_for(vouching_for(name, found), found)
+        lists = self._lists_for([*vouching_for(name, found), *owed], found)
         self.life.transcript.begin()
 
         def transaction(connection: Connection) -> Sequence[str]:
             found = authorities.every(connection, for_update=True)
-            _check_unused(name, found)
+            _check_unused(name, found, owed)
             revoked = vouching_for(name, found)
             for each in revoked:
                 revoke_cross(connection, each, Grounds(RevocationReason.CESSATION_OF_OPERATION), by=by, now=now)
@@ -154,18 +157,25 @@ class RootLife:
                 if each.state.trusted and each not in revoked and name in each.name.split(_BY):
                     authorities.set_state(connection, each.name, AuthorityState.RETIRED, now)
                     self.life.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRED})
-            return [each.name for each in revoked]
+            return [each.name for each in (*revoked, *owed)]
 
         revoked = await self.life.database.write(transaction)
-        await self.life.write_files()
+        unwritten: ConfigurationError | None = None
+        try:
+            await self.life.write_files()
+        except ConfigurationError as error:  # The CRL is owed all the same.
+            unwritten = error
         try:
             for plan in lists:
                 await CrlPublisher(self.life.database, plan, self.life.clock).publish()
         except (ConfigurationError, Refused) as error:
+            also = "" if unwritten is None else f"{unwritten}; "
             raise ConfigurationError(
-                f"{error}; {name} is retired all the same, but keep its key until a CRL of {lists[0].name} ends "
-                f"{' and '.join(revoked)}: the service signs the next one, with that root's key"
+                f"{also}{error}; {name} is retired all the same, but keep its key until a CRL of {lists[0].name} ends "
+                f"{' and '.join(revoked)}: run this again, or the service signs it, with that root's key"
             ) from error
+        if unwritten is not None:
+            raise unwritten
         return revoked
 
     def _lists_for(self, crosses: Sequence[StoredAuthority], found: Sequence[StoredAuthority]) -> list[CrlPlan]:
@@ -190,12 +200,12 @@ def _same(issuer: CrlIssuer) -> CrlIssuer:
     return issuer
 
 
-def _check_unused(name: str, found: Sequence[StoredAuthority]) -> None:
+def _check_unused(name: str, found: Sequence[StoredAuthority], owed: Sequence[StoredAuthority]) -> None:
     """Raise `ConfigurationError` unless *name* is a root that may be retired, or is, but for who vouches for it."""
     roots = authorities.trusted_roots(found)
     chosen = next((each for each in roots if each.name == name), None)
     if chosen is None:
-        if vouching_for(name, found):
+        if owed or vouching_for(name, found):
             return
         raise ConfigurationError(f"there is no root {name!r} to retire; there are {described(roots)}")
     under = _under(chosen, found)
@@ -234,6 +244,24 @@ def vouching_for(name: str, found: Sequence[StoredAuthority]) -> list[StoredAuth
     """Return the certificates, not revoked, by which other roots that are trusted vouch for the key of *name*."""
     crosses = {f"{name}{_BY}{each.name}" for each in authorities.trusted_roots(found)}
     return [each for each in found if each.name in crosses and each.state is not AuthorityState.REVOKED]
+
+
+def _unlisted(
+    connection: Connection, name: str, found: Sequence[StoredAuthority], now: datetime
+) -> list[StoredAuthority]:
+    """Return the revoked certificates by which trusted roots vouched for *name*, which no CRL of theirs ends yet."""
+    owed = []
+    for root in authorities.trusted_roots(found):
+        crosses = [each for each in found if each.name == f"{name}{_BY}{root.name}"]
+        for each in crosses:
+            if each.state is not AuthorityState.REVOKED or each.certificate.not_valid_after_utc <= now:
+                continue
+            newest = crls.newest(connection, root.name)
+            listed = None if newest is None else x509.load_der_x509_crl(newest.der)
+            serial = each.certificate.serial_number
+            if listed is None or listed.get_revoked_certificate_by_serial_number(serial) is None:
+                owed.append(each)
+    return owed
 
 
 def _under(root: StoredAuthority, found: Sequence[StoredAuthority]) -> list[str]:

@@ -31,6 +31,7 @@ import contextlib
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,8 @@ _ENDED: Final = "ended"
 _GONE: Final = "gone"
 _LEFT: Final = re.compile("([0-9]+)/([0-9]+)")
 """Behind the names, after a loss: the log was gone; or so many of its pages were left, of so many."""
+_REMOVES_SECONDS: Final = 0.05
+"""How long a command has between SQLite's removing the log, which it has taken in, and its removing the names."""
 _LOST: Final = "what was committed last is lost, revocations too"
 _REPEAT: Final = (
     "docs/backup.md says what to repeat; lost certificates are revoked by fleet-provisioning revoke --certificate FILE"
@@ -172,7 +175,10 @@ class SqliteFiles:
                     f"the store {self.path} is missing, or empty, but not {self._log.name} beside it: put the file "
                     f"back that it belongs to; or, to restore a backup, remove {both} first (docs/backup.md)"
                 )
-            named, file, self._log_found = self._named(), identity(self.path), identity(self._log)
+            named, file = self._found()
+            if self._is_gone(named, file):  # To note it while a command ends would tell of a loss for ever.
+                time.sleep(_REMOVES_SECONDS)
+                named, file = self._found()
         except OSError:  # SQLite says what is wrong with it.
             return None
         loss = None if not named else self._not_together(named, file, both)
@@ -183,17 +189,25 @@ class SqliteFiles:
             loss = named[2]  # Whoever has opened it since has taken the evidence away.
         return None if loss is None else self._told(loss)
 
+    def _found(self) -> tuple[list[str], str]:
+        """Return what is named, and what the file is; look at the log. Raises OSError."""
+        named, file, self._log_found = self._named(), identity(self.path), identity(self._log)
+        return named, file
+
+    def _is_gone(self, named: list[str], file: str) -> bool:
+        """Whether the log alone is not there, and nothing lost was noted."""
+        return named[:1] == [file] and self._log_found == MISSING != named[1] and not named[2:]
+
     def _not_together(self, named: list[str], file: str, both: str) -> str | None:
         """Return the word for what is lost, None if nothing is."""
-        its_file, its_log, *noted = named
+        its_file, its_log = named[:2]
         if self._log_found == its_log != MISSING and file != its_file:
             raise ConfigurationError(
                 f"the store {self.path} is not the file that {self._log.name} beside it belongs to: put that back; "
                 f"or, if it is a backup, remove {both}: they would damage it (docs/backup.md); or, if it is a copy of "
                 f"that very file, made since, remove {self._names.name}"
             )
-        is_gone = file == its_file and self._log_found == MISSING != its_log and not noted
-        return _GONE if is_gone else None
+        return _GONE if self._is_gone(named, file) else None
 
     def _cut_since(self, found: Cut | None) -> str | None:
         """Return the word for what is lost, None if nothing is."""

@@ -183,6 +183,18 @@ def test_an_old_list_with_a_higher_number_releases_nobody_while_the_clock_is_beh
     assert shelf.revoked == {3}
 
 
+def test_a_list_that_is_in_use_is_no_contradiction_when_it_is_read_again(shelf: Shelf) -> None:
+    """It counted as an alarm at each poll."""
+    base = crl(CA, {1: None}, number=500, now=shelf.now, age=HOUR / 2)
+    delta = crl(CA, {2: None}, number=500, base=500, now=shelf.now, age=HOUR / 3)
+    for each in (base, delta):
+        shelf.put(each)
+    assert (shelf.contradiction(base), shelf.contradiction(delta)) == ("", ""), "they have one number"
+    assert shelf.put(crl(CA, {3: None}, number=4, base=3, now=shelf.now)) == ({3}, 0)
+    assert (shelf.contradiction(base), shelf.contradiction(delta)) == ("", ""), "another one contradicts them"
+    assert (shelf.put(base), shelf.put(delta), shelf.revoked) == (None, None, {1, 2, 3})
+
+
 def test_nor_does_one_that_is_newer_than_the_list_in_use_and_older_than_one_that_contradicted_it(shelf: Shelf) -> None:
     for number, age, revoked, all_revoked in (
         (500, 50, {1, 2}, {1, 2}),

@@ -259,11 +259,31 @@ async def test_a_root_is_retired_also_if_the_list_that_says_so_cannot_be_recorde
     async def full(_publisher: CrlPublisher) -> None:
         raise Refused(Code.UNAVAILABLE, "no room")
 
-    monkeypatch.setattr(CrlPublisher, "publish", full)
-    with pytest.raises(ConfigurationError, match=r"no room; root-ca is retired all the same, but keep its key"):
+    with monkeypatch.context() as patch:
+        patch.setattr(CrlPublisher, "publish", full)
+        with pytest.raises(ConfigurationError, match=r"no room; root-ca is retired all the same, but keep its key"):
+            await roots.retire("root-ca")
+    assert await roots.retire("root-ca") == ["root-ca-by-root-2"], "the list is signed by the same command"
+    with pytest.raises(ConfigurationError, match="there is no root 'root-ca' to retire"):
         await roots.retire("root-ca")
     bundle = x509.load_pem_x509_certificates(fleet_cas.life.files.bundle.read_bytes())
     assert read_certificate(fleet_cas.life.files.certificate("root-ca")) not in bundle
+
+
+async def test_a_root_whose_files_cannot_be_written_is_retired_with_a_list_that_says_so(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = await succeeded_root(fleet_cas)
+
+    async def full(_life: AuthorityLife, _new: str | None = None) -> None:
+        raise ConfigurationError("no room for files")
+
+    monkeypatch.setattr(AuthorityLife, "write_files", full)
+    with pytest.raises(ConfigurationError, match="no room for files"):
+        await roots.retire("root-ca")
+    published = await fleet_cas.database.read(lambda connection: crls.newest(connection, "root-2"))
+    assert published is not None
+    assert published.entries == 1
 
 
 async def test_what_no_trusted_root_has_signed_as_a_ca_s_is_not_announced(fleet_cas: Ceremonies) -> None:

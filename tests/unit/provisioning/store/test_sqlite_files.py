@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
@@ -381,6 +382,22 @@ async def test_a_log_that_is_gone_after_a_kill_is_said_and_one_that_a_command_ha
     SqliteFiles(other).keep()
     other.with_name("fleet.db-wal").unlink()
     assert await told_at_start(other) == ["STORE_LOG_MISSING"]
+
+
+def test_a_log_that_a_command_is_just_taking_in_is_no_loss(
+    path: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opened the store before the command had removed the names noted a loss, and each start told of it."""
+    shutil.copy(made, path)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("DELETE FROM devices")
+        SqliteFiles(path).keep()  # As the service does that is killed then.
+        command = SqliteFiles(path)
+    assert not path.with_name("fleet.db-wal").exists()
+    monkeypatch.setattr(time, "sleep", lambda _: command.closed())  # The other process goes on.
+    assert SqliteFiles(path).doubt is None
+    command.closed()
+    assert SqliteFiles(path).doubt is None
 
 
 def link(path: Path, to: Path) -> None:
