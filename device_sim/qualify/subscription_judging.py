@@ -62,7 +62,7 @@ def _judged(wanted: AbstractSet[str], later: Sequence[Attempt], end: float | Non
     """Judge whether all that is *wanted* was asked for in the *later* connections; None: it ended before the *end*."""
     if not later:
         return missed(_NAME, _RIGHT, "it did not come again")
-    named = [_named(each) for each in later]
+    named = [_subscribed(each, also_left=True) for each in later]
     forgotten = sorted(set(wanted).difference(*named))
     if not forgotten:
         return line_of(_NAME, _RIGHT, good=True, seen="to all that it had", why=why)
@@ -80,23 +80,12 @@ def _seconds(attempt: Attempt, end: float) -> float:
     return (end if attempt.ended is None else attempt.ended) - (attempt.answered or 0.0)
 
 
-def _subscribed(attempt: Attempt) -> set[str]:
-    """Return the filters to which the device has subscribed in *attempt*, and not unsubscribed."""
+def _subscribed(attempt: Attempt, *, also_left: bool = False) -> set[str]:
+    """Return the filters to which the device has subscribed in *attempt*: not, or *also*, those unsubscribed from."""
     filters: set[str] = set()
     for _, packet in attempt.packets:
         if isinstance(packet, Subscribe):
             filters.update(each.filter for each in packet.requests)
         elif isinstance(packet, Unsubscribe):
-            filters.difference_update(packet.filters)
-    return filters
-
-
-def _named(attempt: Attempt) -> set[str]:
-    """Return the filters to which the device has subscribed in *attempt*, or from which it has unsubscribed."""
-    filters: set[str] = set()
-    for _, packet in attempt.packets:
-        if isinstance(packet, Subscribe):
-            filters.update(each.filter for each in packet.requests)
-        elif isinstance(packet, Unsubscribe):
-            filters.update(packet.filters)
+            (filters.update if also_left else filters.difference_update)(packet.filters)
     return filters
