@@ -283,7 +283,14 @@ async def test_of_two_roots_with_passphrases_of_their_own_each_ends_a_stolen_one
         await roots.retire("root-2", apart=True)
     vaults = roots.life.settings.model_copy(update={"passphrase": SecretStr("of the vault")})
     again = RootLife(replace(roots.life, settings=vaults))
+
+    def owed(connection: Connection) -> list[str]:
+        found = authority_findings(connection, fleet_cas.settings, fleet_cas.clock())
+        return [each.detail for each in found if "root-2 is retired, and no CRL of root-3 ends" in each.detail]
+
+    assert len(await fleet_cas.database.read(owed)) == 1
     assert await again.retire("root-2", apart=True) == ["root-2-by-root-3"]
+    assert await fleet_cas.database.read(owed) == []
 
 
 async def test_a_root_whose_files_cannot_be_written_is_retired_with_a_list_that_says_so(
