@@ -353,9 +353,9 @@ async def test_a_list_that_ends_at_once_is_fetched_no_more_often_than_it_is_wort
     await daily.at(0)
     assert await daily.waits(1) == [1], "the settings name it"
     monkeypatch.setattr(crl_urls, "_BYTES_A_SECOND", 100)
-    daily.web.pages["/ca.crl"] = crl(PKI.issuing, number=2, age=NOW, life=soon)
+    daily.web.pages["/ca.crl"] = second = crl(PKI.issuing, number=2, age=NOW, life=soon)
     await daily.waits(1)
-    assert (await daily.waits(1))[0] == pytest.approx(len(daily.web.pages["/ca.crl"]) / 100, abs=0.5)
+    assert (await daily.waits(1))[0] == pytest.approx(len(second) / 100, abs=0.5)
     monkeypatch.undo()
     daily.urls.configure([])
     daily.urls.follow([f"{daily.web.url}/ca.crl"], "")
