@@ -52,7 +52,7 @@ from tests.support.ways import enrol, group, refusal, register
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 DAY = timedelta(days=1)
 NOTHING_LEFT = Left(
-    *[0] * 5, operators=[], devices=0, groups=[], manufacturers_changed=[], unlisted=[], operators_gone=[], resumed=[]
+    0, 0, 0, 0, 0, [], devices=0, groups=[], manufacturers_changed=[], unlisted=[], operators_gone=[], resumed=[]
 )
 
 
