@@ -35,10 +35,9 @@ def client_ids(ctx: typer.Context, incomplete: str) -> list[str]:
 
     def ask() -> None:
         try:
-            cafile, cert, key = (_path(remote, name) for name in ("cafile", "cert", "key"))
-            remote_options(remote.get("url"), cafile, cert, key)
-            socket, state_dir, config = (_path(ctx.params, name) for name in ("socket", "state_dir", "config"))
-            with RunningBroker(socket, state_dir, config).connect() as client:
+            remote_options(remote.get("url"), **_paths(remote, "cafile", "cert", "key"))
+            there = _paths(ctx.params, "socket", "state_dir", "config", "cafile", "cert", "key")
+            with RunningBroker(url=ctx.params.get("url"), **there).connect() as client:
                 query = {"beginning": incomplete} if incomplete else {}
                 answer = client.get("/v1/sessions", limit=str(_MOST), **query)
             if answer["matched"] == answer["shown"]:
@@ -54,6 +53,6 @@ def client_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     return sorted({each for each in list(found) if _WORD.fullmatch(each)})
 
 
-def _path(given: dict[str, Any], name: str) -> Path | None:
-    """Return an option as a path: at a completion it is a text (`provisioning.program.given_values`)."""
-    return Path(given[name]) if given.get(name) else None
+def _paths(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return options as paths: at a completion they are texts (`provisioning.program.given_values`)."""
+    return {name: Path(given[name]) if given.get(name) else None for name in names}

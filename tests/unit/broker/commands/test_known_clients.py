@@ -64,6 +64,7 @@ def test_what_is_no_broker_offers_nothing(something_else: str) -> None:
         "--url http://broker:9443 --cafile x --cert x --key x kick",
         "--url https://broker:9443 --cafile /nowhere --cert /nowhere --key /nowhere kick",
         "--url https://127.0.0.1:1 --cafile {open} --cert {open} --key {open} kick",
+        "kick --url https://127.0.0.1:1 --cafile {open} --cert {open} --key {open}",
     ],
 )
 def test_who_cannot_ask_is_offered_nothing_and_told_nothing(
