@@ -22,6 +22,7 @@ import typer
 from broker.admin.unix_socket import OFF, socket_path
 from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program import printed_table
+from provisioning.program.durations import in_two_units
 from provisioning.program.gathered_options import with_options
 from provisioning.program.json_output import Json
 from provisioning.program.starting import importing
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
     from broker.admin.client import AdminClient
 
 _SHOWN = 200
+_BEHIND = "The same as behind the command."
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 @dataclass(slots=True)
-class _Remote:
-    """A remote broker, if one was given before the command."""
+class _Before:
+    """A remote broker, if one was given before the command, where these options alone were once."""
 
     url: str | None = None
     cafile: Path | None = None
@@ -44,31 +46,26 @@ class _Remote:
     key: Path | None = None
 
 
-_remote = _Remote()
+_before = _Before()
 
 
 def remote_options(
-    url: Annotated[
-        str | None,
-        typer.Option(help="Ask the broker at this https:// address (its admin_port) instead.", show_default=False),
-    ] = None,
-    cafile: Annotated[Path | None, typer.Option(help="With --url: trust anchors.", show_default=False)] = None,
-    cert: Annotated[
-        Path | None, typer.Option(help="With --url: an operator's certificate.", show_default=False)
-    ] = None,
-    key: Annotated[Path | None, typer.Option(help="With --url: its private key.", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option(hidden=True, help=_BEHIND)] = None,
+    cafile: Annotated[Path | None, typer.Option(hidden=True, help=_BEHIND)] = None,
+    cert: Annotated[Path | None, typer.Option(hidden=True, help=_BEHIND)] = None,
+    key: Annotated[Path | None, typer.Option(hidden=True, help=_BEHIND)] = None,
     version: Annotated[bool, version_option("fleet-broker")] = False,
 ) -> None:
-    """Remember where to ask; given before the command: ``fleet-broker --url https://… sessions``."""
+    """Remember where to ask if that is given before the command: ``fleet-broker --url https://… sessions``."""
     del version  # Handled already, if it was given.
     if url is None and (cafile or cert or key):
         raise typer.BadParameter("--cafile, --cert and --key before a command go with --url")
-    _remote.url, _remote.cafile, _remote.cert, _remote.key = url, cafile, cert, key
+    _before.url, _before.cafile, _before.cert, _before.key = url, cafile, cert, key
 
 
 @dataclass(frozen=True, slots=True)
 class RunningBroker:
-    """The broker that a command asks, unless it is a remote one, and how its answer is printed."""
+    """The broker that a command asks, here or at a URL, and how its answer is printed."""
 
     socket: Annotated[
         Path | None,
@@ -90,6 +87,13 @@ class RunningBroker:
     config: Annotated[
         Path | None, typer.Option(help="The broker's TOML file, to find its socket.", show_default=False)
     ] = None
+    url: Annotated[
+        str | None,
+        typer.Option(help="Ask the broker at this https:// address, its admin_port, instead.", show_default=False),
+    ] = None
+    cafile: Annotated[Path | None, typer.Option(help="With --url: trust anchors.", show_default=False)] = None
+    cert: Annotated[Path | None, typer.Option(help="With --url: an operator's certificate.", show_default=False)] = None
+    key: Annotated[Path | None, typer.Option(help="With --url: its private key.", show_default=False)] = None
     as_json: Json = False
 
     def connect(self) -> AdminClient:
@@ -98,19 +102,20 @@ class RunningBroker:
             from broker.admin.client import AdminClient
             from broker.settings.config_file import ConfigError
 
-        if _remote.url is None:
+        url, cafile, cert, key = self.url or _before.url, self.cafile or _before.cafile, self._cert, self._key
+        if url is None:
+            if cafile or cert or key:
+                raise ConfigError("--cafile, --cert and --key go with --url")
             return AdminClient.at_socket(self._path())
-        if _remote.cafile is None or _remote.cert is None or _remote.key is None:
+        if cafile is None or cert is None or key is None:
             raise ConfigError("--url needs --cafile, --cert and --key")
-        if not _remote.url.startswith("https://"):  # Over plain HTTP anybody could answer, and read the requests.
-            raise ConfigError(
-                f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
-            )
+        if not url.startswith("https://"):  # Over plain HTTP anybody could answer, and read the requests.
+            raise ConfigError(f"--url: {url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port")
         with importing():
             from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
         try:
-            return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
+            return AdminClient.at_url(url, cafile, CredentialFiles(cert, key))
         except TlsConfigurationError as error:
             raise ConfigError(str(error)) from error
 
@@ -121,11 +126,11 @@ class RunningBroker:
             from broker.admin.client import BrokerUnreachable, RequestRefused
             from broker.settings.config_file import ConfigError
 
-        if _remote.key is not None:
+        if self._key is not None:
             with importing():
                 from provisioning.pki import open_to_all
 
-            if (warning := open_to_all.told_of(_remote.key)) is not None:
+            if (warning := open_to_all.told_of(self._key)) is not None:
                 say_wrong(f"warning: {warning}")
         try:
             with self.connect() as client:
@@ -134,6 +139,14 @@ class RunningBroker:
             raise failed(str(error), USAGE) from None
         except (BrokerUnreachable, RequestRefused) as error:
             raise failed(str(error)) from None
+
+    @property
+    def _cert(self) -> Path | None:
+        return self.cert or _before.cert
+
+    @property
+    def _key(self) -> Path | None:
+        return self.key or _before.key
 
     def _path(self) -> Path:
         from broker.settings.config_file import ConfigError, read_texts
@@ -157,8 +170,15 @@ def clock(text: str) -> str:
 
 def print_facts(facts: dict[str, Any]) -> None:
     """Print *facts*, one per line; on a terminal long ones continue below where they began."""
-    named = {name.replace("_", " ").replace(" cas", " CAs"): value for name, value in facts.items()}
-    printed_table.print_pairs([(name, _shown(value)) for name, value in named.items()])
+    printed_table.print_pairs([_fact(name, value) for name, value in facts.items()])
+
+
+def _fact(field: str, value: Any) -> tuple[str, str]:
+    """Return the name and the value of a *field* for people, a number of seconds as a duration: ``3d 4h``."""
+    name = field.removesuffix("_seconds")
+    is_duration = name != field and isinstance(value, int | float)
+    shown = in_two_units(value) if is_duration else _shown(value)
+    return name.replace("_", " ").replace(" cas", " CAs"), shown
 
 
 def _shown(value: Any) -> str:

@@ -17,6 +17,7 @@ import typer
 from broker.commands.admin_command import RunningBroker, asking, print_facts, print_table
 from broker.commands.known_clients import client_ids
 from provisioning.program.command_group import command_group
+from provisioning.program.durations import in_two_units
 from provisioning.program.json_output import print_document
 from provisioning.program.printable import printable
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 1000
 _ROLES = ("device", "service", "operator")
+_CALLED = {"seconds_since_current": "revocation_data_age_seconds"}
+"""Fields of ``/v1/trust``, by the name that the same has in ``/v1/status``."""
 
 trust_app = command_group(help="Show the trust anchors.")
 
@@ -185,12 +188,13 @@ def trust_show(running: RunningBroker) -> None:
         sys.stdout.write("\n")
     facts = {"trust_domain": answer["trust_domain"] or "any that the anchors vouch for"}
     bundles = {"bundles": ", ".join(answer["bundles"]), "generation": answer["generation"]}
-    print_facts({**facts, **bundles, **answer["revocation"]})
+    known = {_CALLED.get(name, name): value for name, value in answer["revocation"].items()}
+    print_facts({**facts, **bundles, **known})
 
 
 def _anchor_url_row(followed: dict[str, Any]) -> tuple[str, ...]:
     age = followed["age_seconds"]
-    confirmed = "never" if age is None else f"{_duration(age)} ago"
+    confirmed = "never" if age is None else f"{in_two_units(age)} ago"
     pins = str(followed["pins"] or "-")
     return followed["bundle"], followed["url"], pins, confirmed, followed["problem"] or "ok"
 
@@ -235,9 +239,9 @@ def _subscription_row(subscription: dict[str, Any]) -> tuple[str, ...]:
 
 def _session_row(session: dict[str, Any]) -> tuple[str, ...]:
     if session["connected"]:  # Its session ends some time after the connection.
-        ends = (_duration(session["certificate_expires_in"]), "-")
+        ends = (_time_left(session["certificate_expires_in"]), "-")
     else:
-        ends = ("-", _duration(session["session_expires_in"]))
+        ends = ("-", _time_left(session["session_expires_in"]))
     return (
         session["client_id"],
         session["identity"],
@@ -252,11 +256,5 @@ def _session_row(session: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _duration(seconds: int | None) -> str:
-    """Return *seconds* in the two largest units that fit."""
-    if seconds is None:
-        return "never"
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if seconds >= size:
-            return f"{seconds // size}{unit} {seconds % size // part}{smaller}"
-    return f"{seconds}s"
+def _time_left(seconds: int | None) -> str:
+    return "never" if seconds is None else in_two_units(seconds)

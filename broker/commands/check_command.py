@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import Annotated, Any
 
 import typer
 
-from broker.commands.admin_command import RunningBroker, asking
+from broker.commands.admin_command import RunningBroker
 from broker.commands.error_line import USAGE, failed, say_wrong
+from provisioning.program.gathered_options import with_options
 from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.program.hung_line import print_hung
 from provisioning.program.json_output import print_document
@@ -33,7 +35,7 @@ _Answer = dict[str, Any]
 _Judge = Callable[[bytes], _Answer]
 
 
-@asking
+@with_options(RunningBroker, without={"cafile"}, behind=True)
 def check(
     running: RunningBroker,
     files: Annotated[
@@ -45,7 +47,9 @@ def check(
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not ask the broker: decide by --config, or by --cafile alone.")
     ] = False,
-    cafile: Annotated[Path | None, typer.Option(help="Trust anchors, with --offline.", show_default=False)] = None,
+    cafile: Annotated[
+        Path | None, typer.Option(help="With --offline, or --url: trust anchors.", show_default=False)
+    ] = None,
 ) -> None:
     """Show whether a certificate would be admitted now, step by step; of several, a line each. Nothing is connected.
 
@@ -104,7 +108,7 @@ def _judge(running: RunningBroker, cafile: Path | None, *, offline: bool) -> Ite
     if offline:
         yield _of_files(cafile, running.config)
         return
-    with running.client() as client:
+    with replace(running, cafile=cafile).client() as client:
         yield partial(client.post_pem, "/v1/check")
 
 

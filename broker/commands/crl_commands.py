@@ -16,6 +16,7 @@ import typer
 from broker.commands.admin_command import RunningBroker, asking, clock, print_facts, print_table
 from broker.commands.error_line import failed
 from provisioning.program.command_group import command_group
+from provisioning.program.durations import in_two_units
 from provisioning.program.given_file import LIST_BYTES, contents_of
 from provisioning.program.json_output import print_document
 from provisioning.program.printable import printable
@@ -120,7 +121,7 @@ def told_staple(staple: dict[str, Any]) -> str:
     """Return the state of the staple in words: age, expiry, and any problem; ``--json`` has everything."""
     told: str = staple["state"]
     if "next_update" in staple:
-        told += f", made {staple['age_seconds']} s ago, good until {clock(staple['next_update'])}"
+        told += f", made {in_two_units(staple['age_seconds'])} ago, good until {clock(staple['next_update'])}"
     return f"{told}; {staple['problem']}" if "problem" in staple else told
 
 

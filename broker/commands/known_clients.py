@@ -4,7 +4,8 @@ Rules
 -----
 1. All that have a session and begin like what was typed, or none: of a part, the shell would type what only the part
    has in common. Left out is what a shell would not take for a word as it is: a service chooses its identifiers.
-2. It takes two seconds at most, and nothing is said of a failure: who cannot ask is offered nothing, and types on.
+2. The broker has two seconds to answer, and nothing is said of a failure: who cannot ask is offered nothing, and types
+   on. Those seconds are not spent on imports, which take as long where a machine is slow.
 3. Nothing is imported for it until an identifier is completed.
 """
 
@@ -26,18 +27,17 @@ _WORD: Final = re.compile(r"[\w.,:@%+/=-]+", re.ASCII)
 
 def client_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the client identifiers with a session that begin with *incomplete*; for ``autocompletion=``."""
+    from broker.admin.client import BrokerUnreachable, RequestRefused
+    from broker.settings.config_file import ConfigError
+
     remote = ctx.find_root().params
     found: list[str] = []
 
     def ask() -> None:
-        from broker.admin.client import BrokerUnreachable, RequestRefused
-        from broker.settings.config_file import ConfigError
-
         try:
-            cafile, cert, key = (_path(remote, name) for name in ("cafile", "cert", "key"))
-            remote_options(remote.get("url"), cafile, cert, key)
-            socket, state_dir, config = (_path(ctx.params, name) for name in ("socket", "state_dir", "config"))
-            with RunningBroker(socket, state_dir, config).connect() as client:
+            remote_options(remote.get("url"), **_paths(remote, "cafile", "cert", "key"))
+            there = _paths(ctx.params, "socket", "state_dir", "config", "cafile", "cert", "key")
+            with RunningBroker(url=ctx.params.get("url"), **there).connect() as client:
                 query = {"beginning": incomplete} if incomplete else {}
                 answer = client.get("/v1/sessions", limit=str(_MOST), **query)
             if answer["matched"] == answer["shown"]:
@@ -53,6 +53,6 @@ def client_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     return sorted({each for each in list(found) if _WORD.fullmatch(each)})
 
 
-def _path(given: dict[str, Any], name: str) -> Path | None:
-    """Return an option as a path: at a completion it is a text (`provisioning.program.given_values`)."""
-    return Path(given[name]) if given.get(name) else None
+def _paths(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return options as paths: at a completion they are texts (`provisioning.program.given_values`)."""
+    return {name: Path(given[name]) if given.get(name) else None for name in names}

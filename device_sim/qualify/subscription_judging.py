@@ -44,7 +44,7 @@ def subscribes_again(
     forgot = _judged(known, served, None if ending else end, _NO_SESSION) if known else None
     if forgot is not None and forgot.verdict is Verdict.FAIL:
         return forgot
-    first = next((attempt for attempt in attempts if _subscribed(attempt)), None)
+    first = _first_to_subscribe(attempts)
     if first is None:
         return forgot or missed(_NAME, _RIGHT, "it subscribes to nothing")
     if (broken := first.ended) is None:
@@ -54,8 +54,19 @@ def subscribes_again(
 
 
 def filters_of(attempts: Sequence[Attempt]) -> frozenset[str]:
-    """Return the filters that a device has subscribed to in the first connection that has any."""
-    return frozenset(next(filter(None, map(_subscribed, attempts)), ()))
+    """Return the filters that a device has subscribed to in the connection that was the first to have any."""
+    first = _first_to_subscribe(attempts)
+    return frozenset(() if first is None else _subscribed(first))
+
+
+def _first_to_subscribe(attempts: Sequence[Attempt]) -> Attempt | None:
+    """Return the attempt with the first SUBSCRIBE, which the stand breaks: of two at a time not always the older."""
+    some = [attempt for attempt in attempts if _subscribed(attempt)]
+    return min(some, key=_asked_at, default=None)
+
+
+def _asked_at(attempt: Attempt) -> float:
+    return next(at for at, packet in attempt.packets if isinstance(packet, Subscribe))
 
 
 def _judged(wanted: AbstractSet[str], later: Sequence[Attempt], end: float | None, why: str) -> Line:

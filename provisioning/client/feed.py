@@ -23,7 +23,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from time import monotonic
@@ -34,7 +34,7 @@ from provisioning.client.answer_body import problem_of, text_of
 from provisioning.client.bounded_head import body_follows
 from provisioning.client.connection import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, explain, open_pool
 from provisioning.client.feed_delay import FeedDelay
-from provisioning.client.feed_reader import Authorities, Current, EventReader, FeedEvent, FeedLost, IssuingAuthority
+from provisioning.client.feed_reader import Authorities, Current, EventReader, FeedEvent, FeedLost
 from provisioning.client.genuine_server import Refuse
 from provisioning.pki.tls import Credential
 from provisioning.pki.verified_path import verified_path
@@ -79,7 +79,7 @@ async def follow_together(
     heartbeat: float = HEARTBEAT,
     connect_timeout: float = CONNECT_TIMEOUT,
     refuse: Refuse = lambda _path: None,
-    hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
+    hear: Callable[[Authorities], None] = lambda _authorities: None,
     clock: Callable[[], float] = monotonic,
 ) -> AsyncGenerator[list[FeedEvent], None]:
     """Yield the events after the sequence number *after*, those that have arrived together at once, for ever.
@@ -87,7 +87,7 @@ async def follow_together(
     *mark* is that of the event *after*: if a restored store has another event there, this raises `FeedAhead`.
     *heartbeat* is the service's interval in seconds, *connect_timeout* bounds the waits for TCP and for TLS. A server
     for which *refuse* gives a reason is not read.
-    *hear* is called with the fleet's issuing CAs after the first `Current`, and again when they have changed.
+    *hear* is told of the fleet's issuing CAs after the first `Current`, and again when they have changed.
     *clock* is monotonic.
 
     Raises `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) if you stop before that.
@@ -114,7 +114,7 @@ async def follow_together(
                 for arrived in reader.together(chunk):
                     heard = waited
                     if isinstance(arrived, Authorities):
-                        hear(arrived.issuing)
+                        hear(arrived)
                         continue
                     yield arrived
                     last = arrived[-1]

@@ -15,7 +15,7 @@ from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -60,6 +60,10 @@ class RefusedItem:
     """The device's name, the certificate's serial number, or the token's number."""
     code: str
     detail: str
+
+
+_NO_SUCH_REQUEST: Final = frozenset({"NOT_FOUND", "METHOD_NOT_ALLOWED"})
+"""Codes of a request that the service does not have; whatever else is unknown to it has a code of its own."""
 
 
 class RequestRefused(Exception):
@@ -411,6 +415,8 @@ class OperatorClient:
         if status >= httpx.codes.INTERNAL_SERVER_ERROR:
             why = f"{code}: {detail}" if code else f"status {status}"
             return ServiceFails(f"the provisioning service at {self._base_url} failed: {why}")
+        if code in _NO_SUCH_REQUEST:
+            detail = f"{detail}; the service at {self._base_url} knows no such request: if it is older, update it"
         return RequestRefused(status, code, detail, _items(problem))
 
     def _object(self, response: httpx.Response) -> dict[str, Any]:

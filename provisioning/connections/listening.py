@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from provisioning.config import Settings
 from provisioning.connections.door import BACKLOG
-from provisioning.directory.whereabouts import served
+from provisioning.directory.whereabouts import copied, served
 from provisioning.errors import ConfigurationError
 from provisioning.program.host_and_port import with_port
 from provisioning.program.loopback import is_loopback
@@ -150,7 +150,10 @@ def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
                 f"host: cannot listen on {host}: {error.strerror}; give an address that this machine has, such as "
                 "127.0.0.1 or ::1, or 0.0.0.0 for all of IPv4, or :: for all"
             ) from error
-        if error.errno == errno.EADDRINUSE and (running := served(settings.directory)) is not None:
+        running = None
+        if error.errno == errno.EADDRINUSE:
+            running = served(settings.directory) or copied(settings.directory, settings.port)
+        if running is not None:
             raise ConfigurationError(f"{setting} {port} on {host} is in use: {running}") from error
         whose = f" (ss -ltnp 'sport = :{port}' says by whom)" if error.errno == errno.EADDRINUSE else ""
         raise ConfigurationError(

@@ -88,6 +88,29 @@ def told(directory: Path) -> str:
     )
 
 
+def copied(directory: Path, port: int) -> str | None:
+    """Return of which service at *port* the directory is a copy, by its lock, and what to do; None if of none.
+
+    A directory that is copied while it is served takes the lock's text along, and not the lock.
+    """
+    url, process = found(directory), process_of(directory)
+    if url is None or process is None or urlsplit(url).port != port or not _is_ours(process):
+        return None
+    return (
+        f"{directory} seems to be a copy of the directory that process {process} serves there. Serve one of the two at "
+        f"a time, as both would issue for one CA and neither know what the other has revoked: stop that first (kill "
+        f"{process})"
+    )
+
+
+def _is_ours(process: int) -> bool:
+    """Return whether there is such a *process*, and it is a service: its number may be another's meanwhile."""
+    try:
+        return b"provisioning" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def _written(directory: Path) -> tuple[str, str, str]:
     """Return address, process and build that a service has written, empty strings for what it has not."""
     with lock_of(directory).open(encoding="utf-8") as file:

@@ -11,7 +11,7 @@ would have revoked one, or a broker would read only one of two settings files. A
 script's variable is unset, it would mean the shell's current directory.
 
 A name without its option (``revoke meter-17``) is refused with the option that it belongs to, and an option of the
-program itself behind the command's name (``status --url …``) with its place.
+program itself behind the command's name (``status --version``) with its place.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from provisioning.program.given_values import convert_only_given
 from provisioning.program.late_commands import Command, LateCommands
 from provisioning.program.printable import is_text, printable
 from provisioning.program.value_words import WORDS
+from provisioning.program.whole_names import whole_names
 
 _BEGIN: Final = ("demo", "init", "serve", "run")
 _NAMING: Final = ("--device", "--group")
@@ -120,6 +121,7 @@ def _parse_args(
 ) -> list[str]:
     """Parse *args*; raise a usage error if an option with one value is given twice, or a path is empty."""
     convert_only_given(command.get_params(ctx))  # With --help.
+    ctx.formatter_class = whole_names(ctx.formatter_class)
     if ctx.resilient_parsing:  # During shell completion.
         return parse_args(ctx, args)
     written, bare, given = _read(command, ctx, args)
@@ -170,7 +172,7 @@ def _refuse_late(ctx: Any, name: str) -> None:
     """Raise a usage error with the place of the option *name*, if it belongs before the command's name."""
     outer = ctx.parent
     while outer is not None:
-        if any(name in each.opts for each in outer.command.params):
+        if any(name in each.opts and not getattr(each, "hidden", False) for each in outer.command.params):
             command = ctx.command_path.removeprefix(outer.command_path).strip()
             ctx.fail(f"{name} goes before the command: {outer.command_path} {name} … {command}")
         outer = outer.parent

@@ -7,6 +7,7 @@ as in ``crl_debounce_seconds``; an option has it in its help.
 
 from __future__ import annotations
 
+import itertools
 import re
 from datetime import timedelta
 from typing import Final
@@ -34,6 +35,15 @@ def shown(seconds: int) -> str:
     """Return *seconds* in the largest unit of which they are a whole number: ``7d``."""
     unit = next(each for each in _BY_SIZE if not seconds % SECONDS_OF[each]) if seconds else "s"
     return f"{seconds // int(SECONDS_OF[unit])}{unit}"
+
+
+def in_two_units(seconds: float) -> str:
+    """Return *seconds* for people, in the two largest units that fit: ``3d 4h``, ``1m 37s``, ``0.4s``."""
+    for unit, smaller in itertools.pairwise(_BY_SIZE):
+        size, part = int(SECONDS_OF[unit]), int(SECONDS_OF[smaller])
+        if seconds >= size:
+            return f"{int(seconds) // size}{unit} {int(seconds) % size // part}{smaller}"
+    return f"{seconds:g}s"
 
 
 def _told(time: timedelta) -> str:

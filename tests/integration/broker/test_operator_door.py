@@ -213,7 +213,7 @@ def test_the_commands_speak_to_a_broker_elsewhere(
     files = operator.write(tmp_path)
     where = ["--url", url_of(fleet_broker), "--cafile", str(service.bundle)]
     own = ["--cert", str(files.certificate), "--key", str(files.key)]
-    done = CliRunner().invoke(app, [*where, *own, "status"])
+    done = CliRunner().invoke(app, ["status", *where, *own])
     assert done.exit_code == 0, done.output
     assert "mqtts://127.0.0.1:" in done.stdout
     assert done.stderr == ""

@@ -141,7 +141,7 @@ async def test_an_outage_is_one_entry_of_the_audit_log_however_often_it_is_tried
 async def test_a_feed_that_has_fallen_silent_is_sought_quickly_and_later_with_patience(
     tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of several processes at one address one may hang, and is given connections as before: three in a row, 10 s each."""
+    """Of several processes at one address one may hang, and is given connections as before: each cost ten seconds."""
     feed, given, sleep = feed_of(broker, tmp_path), list[float](), asyncio.sleep
     outcomes = [FeedSilent("nothing"), *[FeedLost("it takes too long to connect")] * 8, FeedSilent("nothing again")]
 

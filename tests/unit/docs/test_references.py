@@ -109,6 +109,12 @@ def test_every_heading_that_a_link_names_exists() -> None:
     assert wrong(missing) == []
 
 
+def test_every_page_is_in_the_index() -> None:
+    index = REPOSITORY / "docs" / "README.md"
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in _LINK.findall(prose(index))}
+    assert [page for page in PAGES if page.parent.name != "decisions" and page not in {index, *linked}] == []
+
+
 def test_every_file_exists() -> None:
     def missing(page: Path) -> Iterator[str]:
         for mark in code_marks(page):

@@ -85,7 +85,7 @@ def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsy
     assert not needs_attention(answer)
     _print_status(answer)
     assert capsys.readouterr().out.splitlines() == [
-        "feed age seconds    0.5",
+        "feed age            0.5s",
         "newcomers admitted  yes",
         "alarms so far       none",
     ]
@@ -201,17 +201,31 @@ def test_an_address_that_is_none_is_said(tmp_path: Path, url: str, text: str, co
         "--key",
         str(files.key),
     ]
-    result = CliRunner().invoke(app, ["--url", url, *credential, "status"])
-    assert said(result, code).startswith(f"fleet-broker: {text}")
+    for words in (["status", "--url", url, *credential], ["--url", url, *credential, "status"]):
+        assert said(CliRunner().invoke(app, words), code).startswith(f"fleet-broker: {text}")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("status --url https://b:1 --cert x", "--url needs --cafile, --cert and --key"),
+        ("status --cafile x", "--cafile, --cert and --key go with --url"),
+    ],
+)
+def test_what_an_address_needs_is_said(words: str, text: str) -> None:
+    assert said(CliRunner().invoke(app, words.split()), 2) == f"fleet-broker: {text}"
 
 
 def test_a_moment_is_shown_as_fleet_provisioning_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
-    print_facts({"started_at": "2026-11-29T09:51:58Z", "name": "2026-11-29T09:51:58Zx", "at": None})
+    lasts = {"uptime_seconds": 97, "age_seconds": None}
+    print_facts({"started_at": "2026-11-29T09:51:58Z", "name": "2026-11-29T09:51:58Zx", "at": None} | lasts)
     print_table(("ends", "of"), [("2027-11-29T09:50:49.123Z", "2027-11-29")])
     assert capsys.readouterr().out.splitlines() == [
         "started at  2026-11-29 09:51:58 UTC",
         "name        2026-11-29T09:51:58Zx",
         "at          -",
+        "uptime      1m 37s",
+        "age         -",
         "ends                     of",
         "2027-11-29 09:50:49 UTC  2027-11-29",
     ]

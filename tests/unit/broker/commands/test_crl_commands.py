@@ -20,10 +20,10 @@ PROBLEM = "http://ca.example/ocsp: it does not answer"
     [
         ({"state": "off"}, "off"),
         ({"state": "no responder"}, "no responder"),
-        ({"state": "current", **HELD}, "current, made 97 s ago, good until 2026-11-28 14:04:58 UTC"),
+        ({"state": "current", **HELD}, "current, made 1m 37s ago, good until 2026-11-28 14:04:58 UTC"),
         (
             {"state": "late", **HELD, "problem": PROBLEM},
-            f"late, made 97 s ago, good until 2026-11-28 14:04:58 UTC; {PROBLEM}",
+            f"late, made 1m 37s ago, good until 2026-11-28 14:04:58 UTC; {PROBLEM}",
         ),
         ({"state": "missing", "serial": "66a9", "responder": "http://x", "problem": PROBLEM}, f"missing; {PROBLEM}"),
     ],

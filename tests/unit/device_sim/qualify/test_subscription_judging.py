@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from broker.mqtt.connect import Connect
@@ -27,6 +29,9 @@ def served(at: float, *packets: Packet, ended: float | None = None) -> Attempt:
 LESS = served(0.0, subscribe("a", "b"), Unsubscribe(2, ("a",)), ended=1.0)
 BOTH = served(0.0, subscribe("cmd/#"), subscribe("time"), ended=1.0)
 OWN = served(0.0, subscribe("cmd/#", "reply/1"), ended=1.0)
+OLDER = replace(served(0.0), packets=[(0.0, Connect("e")), (0.5, subscribe("state"))])
+"""Of two connections at a time the older one, which subscribes later: the stand breaks the other."""
+NEWER = served(0.2, subscribe("cmd/#"), ended=1.2)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,8 @@ OWN = served(0.0, subscribe("cmd/#", "reply/1"), ended=1.0)
         ([BOTH, served(2.0, Pingreq(), ended=5.5), served(9.9, Pingreq())], "", FAIL, "no command"),
         ([BOTH, served(0.5, Pingreq(), ended=9.5)], "", SKIP, "come again"),
         ([served(0.0, subscribe("a")), served(0.5, Pingreq())], "", SKIP, "not broken yet"),
+        ([OLDER, NEWER, served(2.0, subscribe("cmd/#"))], "", PASS, ""),
+        ([OLDER, NEWER, served(2.0, Pingreq())], "", FAIL, "no command"),
         ([], "", SKIP, "to nothing"),
     ],
 )
@@ -78,6 +85,7 @@ def test_what_hardware_subscribed_to_at_its_start_counts_in_each_stage(
 ) -> None:
     known = filters_of([served(0.0, Pingreq()), BOTH, OWN])
     assert known == {"cmd/#", "time"}
+    assert filters_of([OLDER, NEWER]) == {"cmd/#"}
     line = subscribes_again(attempts, WINDOW, "no command comes any more", known=known)
     assert (line.verdict, words in line.why) == (expected, True)
 

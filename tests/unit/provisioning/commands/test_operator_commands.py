@@ -42,6 +42,10 @@ async def test_a_token_that_was_made_is_no_failure_because_a_question_after_it_i
         (httpx.Response(502, json=[]), "ServiceFails: the provisioning service at https://ca failed: status 502"),
         (httpx.Response(404, json={"code": "X", "title": "none"}), "RequestRefused: X: none"),
         (
+            httpx.Response(404, json={"code": "NOT_FOUND", "detail": "x"}),
+            "RequestRefused: NOT_FOUND: x; the service at https://ca knows no such request: if it is older, update it",
+        ),
+        (
             httpx.Response(404, text="<html>"),
             "RequestRefused: Not Found from https://ca; name the first address of its ready line",
         ),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from provisioning.config import Settings
 from provisioning.connections.listening import Listening, bound, bound_for, check_public
 from provisioning.directory.in_charge import in_charge
+from provisioning.directory.whereabouts import lock_of
 from provisioning.errors import ConfigurationError
 from provisioning.program.unbound_socket import unbound
 from tests.support.unanswered import named
@@ -121,6 +125,25 @@ def test_a_port_that_the_directorys_own_service_has_is_told_so(
             ),
         ):
             listen(taken).__enter__()
+
+
+def test_a_port_that_the_service_of_a_copied_directory_has_is_told_so(tmp_path: Path) -> None:
+    original, copy = tmp_path / "fleet", tmp_path / "copy"
+    for each in (original, copy):
+        each.mkdir()
+    with (
+        bound(Settings(directory=original, port=0, http_port=0)) as theirs,
+        subprocess.Popen([sys.executable, "-c", "input('provisioning')"], stdin=subprocess.PIPE) as process,
+        in_charge(original, theirs.https_url, process.pid, alone=True),
+    ):
+        shutil.copy(lock_of(original), copy)
+        taken = Settings(directory=copy, port=port_of(theirs.https_url), http_port=0)
+        told = f"^port {taken.port} on 127.0.0.1 is in use: {copy} seems to be a copy of .* that process {process.pid} "
+        with pytest.raises(ConfigurationError, match=told):
+            bound(taken).__enter__()
+        process.communicate()
+        with pytest.raises(ConfigurationError, match="cannot be used: Address already in use"):
+            bound(taken).__enter__()
 
 
 def test_what_is_closed_listens_no_more() -> None:
