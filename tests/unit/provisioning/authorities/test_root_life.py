@@ -26,6 +26,7 @@ from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
 from provisioning.directory.files import read_certificate
+from provisioning.doctor import doctor
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
@@ -79,6 +80,8 @@ async def test_a_root_with_a_passphrase_of_its_own_is_succeeded_by_one_with_the_
     life, secret = fleet_cas.life, b"of the vault"
     life.files.key("root-ca").write_bytes(key_to_pem(life.places.open("root-ca"), secret))
     vaults = life.settings.model_copy(update={"passphrase": SecretStr(secret.decode())})
+    assert {each.verdict for each in doctor._keys(life.settings)} == {"warning", "ok"}, "it is no failed key"
+    assert {each.verdict for each in doctor._keys(vaults)} == {"failed"}, "but an issuing CA's is one"
     assert await RootLife(replace(life, settings=vaults)).begin() == "root-2"
     assert load_key(life.files.key("root-2"), secret).public_key() == next(
         each.certificate.public_key() for each in await life.every() if each.name == "root-2"
