@@ -8,6 +8,8 @@ Rules
    listed, is still looked up in that issuer's CRLs: it is trusted, and can be revoked, as can every CA above it.
 3. An anchor that was not in the path when OpenSSL verified it, as one that has replaced another since, is at its end
    only if it allows what is below: so many CAs, clients, and no other names than the certificate that it has renewed.
+   So is one whose name and key another bundle's anchor has, at which the path ended: whoever may name anchors by a URL
+   could give a CA of ours another certificate, which OpenSSL prefers as it ends later.
 4. Immutable; no I/O, no clock.
 
 Does not handle: name constraints of an anchor above the one at which a path has ended.
@@ -15,7 +17,7 @@ Does not handle: name constraints of an anchor above the one at which a path has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -64,7 +66,9 @@ class TrustBundle:
         ocsp: OcspTerms | None = None,
         feed: bool = True,
         feed_terms: FeedTerms | None = None,
+        fetched: Collection[x509.Certificate] = (),
     ) -> None:
+        """Trust *anchors*; of these, *fetched* are named by a URL alone, and not by the settings."""
         self.name = name
         self.terms = terms
         self.lists = lists
@@ -78,6 +82,8 @@ class TrustBundle:
             self._anchor(certificate, roots_first)
         self.anchor_keys = frozenset(each.key_id for each in self._anchors.values())
         """The key identifiers of the anchors."""
+        self.fetched = frozenset(map(_der, fetched))
+        """The anchors, in DER, that whoever answers at a URL has named."""
 
     @property
     def anchors(self) -> list[Issuer]:
@@ -94,7 +100,7 @@ class TrustBundle:
                 break
             below.append(certificate)
         if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have cross-certified.
-            issuer = self._anchor_above(below)
+            issuer = self._anchor_above(below) or self._anchor_instead(below)
         if issuer is None or not self.terms.accepts_issuer(below[0] if below else issuer.certificate):
             return None
         fault = self.terms.refuse_path(below, issuer.certificate)
@@ -152,6 +158,22 @@ class TrustBundle:
     def _anchor_above(self, below: Sequence[x509.Certificate]) -> Issuer | None:
         above = _issuer_in([each.certificate for each in self._anchors.values()], below[-1])
         return self._anchors[_der(above)] if above is not None and _allows(above, below) else None
+
+    def _anchor_instead(self, path: list[x509.Certificate]) -> Issuer | None:
+        """Return the anchor with name and key of the last of *path*, which it takes the place of; None: there is none.
+
+        It ends earlier than that, which is another bundle's: otherwise it would have been found as a renewed one.
+        """
+        last, below = path[-1], path[:-1]
+        key = spki_of(last.public_key())
+        for each in self._anchors.values():
+            own = each.certificate
+            if own.subject == last.subject and spki_of(own.public_key()) == key and _allows(own, below):
+                if not _constrains_no_more(own, last):
+                    continue
+                path.pop()
+                return each
+        return None
 
 
 def _allows(anchor: x509.Certificate, below: Sequence[x509.Certificate]) -> bool:

@@ -9,7 +9,8 @@ with its own certificates, and a client that uses the new path is not judged by 
 
 Rules
 -----
-1. The first bundle, in configuration order, that vouches for the path judges, and its word is final.
+1. The first bundle, in configuration order, that vouches for the path judges, and its word is final. But what a URL of
+   another trust domain's bundle names comes behind what the settings name: whoever answers there may list a CA of ours.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
    and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
    per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
@@ -100,7 +101,7 @@ class Trust:
         if len(path) > 1:
             above = tuple(path[1:])
             known = self._paths.get(above)
-            return known if known is not None else self._learn(above, now)
+            return known if known is not None else self._learn(above, now, own)
         if path:
             return None  # The client's own certificate is an anchor; it has no issuer.
         for bundle in self._in_order(own):
@@ -109,12 +110,27 @@ class Trust:
                     return each
             for anchor in bundle.anchors:
                 if _has_issued(anchor, certificate):
-                    return self._first_at([anchor.certificate])
+                    return self._first_at([anchor.certificate], own)
         return None
 
-    def _first_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
+    def _first_at(self, path: Sequence[x509.Certificate], own: str | None) -> Issuer | None:
         """Return the issuer at the start of *path*, in the first bundle that vouches for it (rule 1)."""
-        return next(filter(None, (bundle.issuer_at(path) for bundle in self.bundles)), None)
+        found = filter(None, (bundle.issuer_at(path) for bundle in self.bundles))
+        return min(found, key=lambda each: _by_a_url_of_others(each, own), default=None)
+
+    def warn_of_claims(self, own: str | None) -> None:
+        """Log which CAs another trust domain's URL lists though they are anchors of a bundle that counts before it."""
+        anchors = [anchor for bundle in self.bundles for anchor in bundle.anchors]
+        claimed = [anchor for anchor in anchors if _by_a_url_of_others(anchor, own)]
+        judges = {each.key_id: each.bundle.name for each in reversed(anchors) if not _by_a_url_of_others(each, own)}
+        for each in claimed:
+            if each.key_id in judges:
+                log.warning(
+                    "an anchors_url lists a CA of another trust bundle",
+                    code="ANCHOR_OF_ANOTHER",
+                    bundle=each.bundle.name,
+                    detail=f"{each.subject[:_SHOWN]} is an anchor of {judges[each.key_id]}, which judges its clients",
+                )
 
     def _in_order(self, own: str | None) -> list[TrustBundle]:
         """Return the bundles in the order of search for a certificate without a path (rule 3)."""
@@ -134,7 +150,8 @@ class Trust:
         """
         for bundle in self._in_order(own):
             learned = (each for each in self._issuers.values() if each.bundle is bundle)
-            anchors = [self._first_at([each.certificate]) or each for each in bundle.anchors if each.key_id == key_id]
+            ours = (each for each in bundle.anchors if each.key_id == key_id)
+            anchors = [self._first_at([each.certificate], own) or each for each in ours]
             if found := [*(each for each in learned if each.key_id == key_id), *anchors]:
                 return found
         return []
@@ -161,9 +178,9 @@ class Trust:
         }
         return list(found.values())
 
-    def _learn(self, ders: tuple[bytes, ...], now: datetime) -> Issuer | None:
+    def _learn(self, ders: tuple[bytes, ...], now: datetime, own: str | None) -> Issuer | None:
         try:
-            issuer = self._first_at([x509.load_der_x509_certificate(der) for der in ders])
+            issuer = self._first_at([x509.load_der_x509_certificate(der) for der in ders], own)
         except UNUSABLE as error:
             raise UnreadableAuthority(str(error)) from error
         if issuer is None:
@@ -234,6 +251,15 @@ class Trust:
         refused = Issuer(issuer.certificate, issuer.bundle, issuer.above, is_anchor=issuer.is_anchor)
         refused.fault = Refused(RefusalCode.TRUST_FULL, ReasonCode.QUOTA_EXCEEDED, detail)
         return refused
+
+
+def _by_a_url_of_others(issuer: Issuer, own: str | None) -> bool:
+    """Whether a bundle of another trust domain than *own* vouches for *issuer* by an anchor from a URL."""
+    bundle = issuer.bundle
+    if not bundle.fetched or bundle.terms.trust_domain in {None, own}:
+        return False
+    end = next(each for each in issuer.path() if each.is_anchor)
+    return end.certificate.public_bytes(Encoding.DER) in bundle.fetched
 
 
 def _has_issued(issuer: Issuer, certificate: x509.Certificate) -> bool:

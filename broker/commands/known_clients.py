@@ -4,7 +4,8 @@ Rules
 -----
 1. All that have a session and begin like what was typed, or none: of a part, the shell would type what only the part
    has in common. Left out is what a shell would not take for a word as it is: a service chooses its identifiers.
-2. It takes two seconds at most, and nothing is said of a failure: who cannot ask is offered nothing, and types on.
+2. The broker has two seconds to answer, and nothing is said of a failure: who cannot ask is offered nothing, and types
+   on. Those seconds are not spent on imports, which take as long where a machine is slow.
 3. Nothing is imported for it until an identifier is completed.
 """
 
@@ -26,13 +27,13 @@ _WORD: Final = re.compile(r"[\w.,:@%+/=-]+", re.ASCII)
 
 def client_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the client identifiers with a session that begin with *incomplete*; for ``autocompletion=``."""
+    from broker.admin.client import BrokerUnreachable, RequestRefused
+    from broker.settings.config_file import ConfigError
+
     remote = ctx.find_root().params
     found: list[str] = []
 
     def ask() -> None:
-        from broker.admin.client import BrokerUnreachable, RequestRefused
-        from broker.settings.config_file import ConfigError
-
         try:
             remote_options(remote.get("url"), **_paths(remote, "cafile", "cert", "key"))
             there = _paths(ctx.params, "socket", "state_dir", "config", "cafile", "cert", "key")

@@ -381,6 +381,8 @@ class BrokerServer:
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
         trust = load_trust(self._config)
+        if trust is not None:
+            trust.warn_of_claims(trust_domain)
         return Admission(status, policy, trust_domain, self._config.any_client_id, trust)
 
     def _check_crl_files(self) -> None:

@@ -172,6 +172,7 @@ class ReloadedTrust:
         record_trust(self._engine, loaded.judge)
         warn_of_advisory(loaded.config)
         warn_of_groups(admission.trust_domain, loaded.config.trust)
+        loaded.judge.warn_of_claims(admission.trust_domain)
         idle = warn_of_reach(admission)
         self._urls.use(loaded.config)
         self._lists.use(loaded.config)

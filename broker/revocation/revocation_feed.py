@@ -3,8 +3,9 @@
 Rules
 -----
 1. The feed is read from sequence number 0 when the broker starts: the index is complete before anybody is admitted.
-2. A lost feed is reconnected at the last number, after growing pauses, each shortened at random by up to half.
-   `Freshness` decides how long newcomers are still admitted meanwhile; connected devices stay.
+2. A lost feed is reconnected at the last number, after growing pauses, each shortened at random by up to half. After
+   silence the first attempts are given up soon: of several processes at one address one may hang, and is given
+   connections as before. `Freshness` decides how long newcomers are still admitted meanwhile; connected devices stay.
 3. Closing many sessions alternates with other work: after each `_SECONDS_A_TURN`, the event loop gets a turn.
 4. If the service knows less than we do, or has something else at our number (a restored database), the feed is read
    again from 0; what was revoked stays revoked. A suspension that is read before the feed is current keeps newcomers
@@ -15,7 +16,8 @@ Rules
    what is read is the end of an earlier one.
 5. If a CA is revoked, it may have issued certificates that were never recorded: then every client below it is
    disconnected, whether or not the feed names its certificate. So is who is below another certificate for the CA's key,
-   as one that was signed and never imported.
+   as one that was signed and never imported. A service from before 0363 does not say which key that is. Once it is
+   replaced it does, with the list of its CAs: they are put out with the next heartbeat, newcomers at once.
 6. A server whose certificate, or a CA's above it, is revoked is not the service: whoever has copied its key, or has
    that of a revoked CA, could claim for ever that nothing is revoked. This also holds at the start
    (`broker.revocation.revoked_services`). A broker that was off, or cut off, when the service's certificate was revoked
@@ -44,8 +46,24 @@ from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_connected
 from broker.revocation.revoked_services import RevokedServices, judged
 from broker.timing.growing_pause import GrowingPause
-from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS, FeedAhead, FeedRefused, follow_together, tell_known
-from provisioning.client.feed_reader import FeedEvent, FeedLost, IssuingAuthority, ReleaseEvent, RevocationEvent
+from provisioning.client.connection import CONNECT_TIMEOUT
+from provisioning.client.feed import (
+    HEARTBEAT,
+    SILENT_HEARTBEATS,
+    FeedAhead,
+    FeedRefused,
+    FeedSilent,
+    follow_together,
+    tell_known,
+)
+from provisioning.client.feed_reader import (
+    Authorities,
+    FeedEvent,
+    FeedLost,
+    IssuingAuthority,
+    ReleaseEvent,
+    RevocationEvent,
+)
 from provisioning.pki.identity import AUTHORITY_PREFIX
 from provisioning.pki.revocation import CertificateKey, Revocation, whole_key
 from provisioning.pki.revocation_reason import RevocationReason
@@ -58,6 +76,8 @@ log = structlog.get_logger("broker")
 
 _PAUSES = 0.2, 15.0
 """After failures, in seconds: the first, and the longest."""
+_QUICKLY, _SLOWER = 1.0, 1.5
+"""Seconds in which a feed that has fallen silent has to be reached again; so many times as long after each attempt."""
 _LONGEST_SECONDS = 3600.0
 """Maximum age of the connection; up to a fifth less at random, so that brokers do not all come back together."""
 _SECONDS_A_TURN = 0.01
@@ -114,10 +134,14 @@ class RevocationFeed:
         """When these take effect at the latest."""
         self._again = False
         """Whether the feed is read again from 0."""
+        self._reached_within = CONNECT_TIMEOUT
+        """Seconds that TCP and TLS of the next connection may take."""
         self._releases: dict[CertificateKey, ReleaseEvent | None] = {}
         """Of suspensions that were known before: their ends, if those were read after all that tells of them."""
         self._turn_ends = 0.0
         """When the event loop gets a turn."""
+        self._learned: list[tuple[Revocation, Revocation]] = []
+        """Of CAs that were revoked before: the revocation, and that of the CA's own key, told since."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -146,6 +170,8 @@ class RevocationFeed:
             except (FeedLost, TlsConfigurationError) as error:
                 if self._after > before or self._was_current:
                     pause.reset()
+                silent = isinstance(error, FeedSilent)
+                self._reached_within = _QUICKLY if silent else min(_SLOWER * self._reached_within, CONNECT_TIMEOUT)
                 freshness = self._engine.admission.status.freshness
                 freshness.lost()
                 facts = {"detail": str(error), "after": self._after, "policy": freshness.policy}
@@ -169,8 +195,9 @@ class RevocationFeed:
             self._credential,
             self._after,
             mark=self._mark,
+            connect_timeout=self._reached_within,
             refuse=self._refuse_server,
-            hear=self._hear,
+            hear=self._heard,
         )
         self._turn_ends = 0.0
         ends = self._clock() + _LONGEST_SECONDS * spread(0.2)
@@ -179,8 +206,7 @@ class RevocationFeed:
                 waiting = deque(events)
                 while waiting:
                     now = await self._turn()
-                    if self._suspended and now >= self._doubt_ends:
-                        await self._end_suspended()
+                    await self._end_waiting(now)
                     some = self._usual(waiting)
                     if some:
                         self._revoked_together(some, now)
@@ -200,6 +226,29 @@ class RevocationFeed:
                         self.current.set()
                         if now >= ends:
                             return
+
+    def _heard(self, told: Authorities) -> None:
+        """Pass on which issuing CAs there are, and note the keys of those that are revoked, as far as those are new."""
+        index = self._engine.admission.status.index
+        for certificate, authority_key in told.revoked:
+            revocation = index.find(certificate)
+            if revocation is not None:  # Otherwise its event is still to come, and has the key.
+                of_key = _of_key(revocation, authority_key)
+                if revocation.reason.final and index.add(of_key):
+                    self._learned.append((revocation, of_key))
+        self._hear(told.issuing)
+
+    async def _end_waiting(self, now: float) -> None:
+        """Put out whose suspension has waited for long, and who is below a key that was `_learned`."""
+        if self._suspended and now >= self._doubt_ends:
+            await self._end_suspended()
+        learned, self._learned = self._learned, []
+        if not learned:
+            return
+        await judge_connected(self._engine, self._clock)
+        await judge_absent(self._engine, self._clock)
+        for revocation, of_key in learned:
+            await self._revoked_services.note(revocation, AUTHORITY_PREFIX, of_key)
 
     def _hear_time(self, said: datetime, now: float) -> None:
         """Take note of the service's time. Raises `FeedLost` if it is not believed, and nobody was admitted before.
@@ -402,10 +451,13 @@ def _facts(event: RevocationEvent, closed: int) -> dict[str, object]:
 
 def _of_authority_key(event: RevocationEvent) -> Revocation | None:
     """Return the revocation of the CA's own key, if *event* tells it, for other certificates that there may be."""
-    if event.authority_key is None:
-        return None
-    issuer_key_id, serial = whole_key(event.authority_key)
-    return replace(event.revocation, issuer_key_id=issuer_key_id, serial=serial)
+    return None if event.authority_key is None else _of_key(event.revocation, event.authority_key)
+
+
+def _of_key(revocation: Revocation, authority_key: bytes) -> Revocation:
+    """Return the same as *revocation*, of a CA's certificate, of the CA's own key."""
+    issuer_key_id, serial = whole_key(authority_key)
+    return replace(revocation, issuer_key_id=issuer_key_id, serial=serial)
 
 
 def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]:

@@ -47,8 +47,9 @@ from provisioning.program.given_file import contents_of
 log = structlog.get_logger("broker")
 
 FILE_NAME: Final = "revoked-services.json"
-MOST: Final = 4096
-_BYTES: Final = 1024 * 1024
+MOST: Final = 8192
+"""Of a CA there are two: its certificate, and its key."""
+_BYTES: Final = 4 * 1024 * 1024
 _PATIENCE: Final = 2.0
 """Seconds that the feed waits for the disk."""
 

@@ -11,7 +11,9 @@ Rules
    two bundles name is fetched for each: the state of one bundle's servers, and the number of its URLs, does not affect
    the other.
 4. A list is asked for again when half of the time to its nextUpdate is over, however often it was unchanged: its next
-   issue may appear just before the end. One that has expired is asked for with growing pauses.
+   issue may appear just before the end. One that has expired is asked for with growing pauses. But a CA may sign lists
+   that end in two seconds, of 64 MB, at 256 URLs: a large one is left alone for longer, and so are those that
+   certificates name, the more there are.
 5. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
    refused for its dates is read again when they allow it, even if its URL's content is unchanged.
 6. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
@@ -41,6 +43,12 @@ _MOST_BYTES = 64 * 1024 * 1024
 _MOST_URLS = 256
 _FIRST_PAUSE = 1.0
 _LEAST_PAUSE = 1.0
+_LEAST_PAUSE_OF_NAMED = 10.0
+"""Seconds between two fetches of a URL that only certificates name, …"""
+_NAMED_A_SECOND = 8
+"""… of which a bundle has so many fetched in a second."""
+_BYTES_A_SECOND = 1024 * 1024
+"""Of one list: it takes a tenth of that time to be read."""
 _LOOK = 0.5
 
 
@@ -65,6 +73,8 @@ class _Followed:
     """The periods in which lists could be used that were refused for their dates."""
     fresh_until: datetime | None = None
     """The earliest nextUpdate of what was read last."""
+    size: int = 0
+    """Bytes of what was read last."""
     pause: GrowingPause = field(default_factory=lambda: GrowingPause(_FIRST_PAUSE))
     failed: bool = False
 
@@ -224,9 +234,10 @@ class CrlUrls:
         if followed.failed:
             followed.failed = False
             followed.pause.reset()
-        self._schedule(followed)
+        self._schedule(followed, bundle)
         if fetched is None:
             return
+        followed.size = len(fetched.content)
         learned, bases = self._intake.learned, self._intake.bases
         read, etag, modified = await self._read(url, followed, fetched.content), fetched.etag, fetched.modified
         del fetched  # While its lists wait for those of others it is not kept beside them.
@@ -237,7 +248,7 @@ class CrlUrls:
             followed.untimely = taken.untimely
             followed.fresh_until = taken.fresh_until
             followed.pause.reset()
-            self._schedule(followed)
+            self._schedule(followed, bundle)
             followed.deltas = taken.delta_urls
             self.follow(taken.delta_urls, bundle, followed.until)
         followed.etag, followed.modified = etag, modified
@@ -256,13 +267,21 @@ class CrlUrls:
             if url == source:
                 followed.unmatched = self._intake.learned
 
-    def _schedule(self, followed: _Followed) -> None:
-        """Say when to fetch again what was just fetched, by what is known of it."""
+    def _schedule(self, followed: _Followed, bundle: str) -> None:
+        """Say when to fetch again what was just fetched for *bundle*, by what is known of it."""
         wait = self._refresh
         if followed.fresh_until is not None:
             left = (followed.fresh_until - datetime.now(UTC)).total_seconds()
-            wait = max(_LEAST_PAUSE, min(wait, left / 2)) if left > 0 else followed.pause.after_failure(wait)
+            soon = min(wait, left / 2) if left > 0 else followed.pause.after_failure(wait)
+            wait = max(soon, self._least(followed, bundle))
         followed.due = self._clock() + wait
+
+    def _least(self, followed: _Followed, bundle: str) -> float:
+        """Return for how many seconds it is left alone at least, however soon it ends."""
+        least = max(_LEAST_PAUSE, followed.size / _BYTES_A_SECOND)
+        if followed.configured:
+            return least
+        return max(least, _LEAST_PAUSE_OF_NAMED, self._named_by(bundle) / _NAMED_A_SECOND)
 
     async def _get(self, transfers: CrlTransfers, url: str, followed: _Followed) -> Fetched | None:
         known = followed.unmatched is None and followed.baseless is None  # An unusable answer must be sent again.

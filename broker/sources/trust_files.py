@@ -70,8 +70,12 @@ def _bundle(settings: TrustSettings, state_dir: Path) -> TrustBundle:
         raise TlsConfigurationError(f"{where}: required_eku: {error}; give clientAuth, or dotted numbers") from error
     anchors = read_anchors(settings.anchors, where=f"{where}: ")
     copy = copy_of(settings, state_dir)
+    fetched: list[x509.Certificate] = []
     if copy is not None and (copy.exists() or not anchors):
-        anchors += read_copy(settings, copy)
+        answered = read_copy(settings, copy)
+        if not settings.anchors_sha256:
+            fetched = [each for each in answered if each not in anchors]
+        anchors += answered
     for anchor in anchors:
         if not is_authority(anchor):
             raise TlsConfigurationError(
@@ -80,7 +84,16 @@ def _bundle(settings: TrustSettings, state_dir: Path) -> TrustBundle:
             )
     lists, ocsp = _lists(settings), _ocsp(settings)
     own = None if settings.feed_policy is None else feed_terms(settings.feed_policy)
-    return TrustBundle(settings.name, anchors, terms=terms, lists=lists, ocsp=ocsp, feed=settings.feed, feed_terms=own)
+    return TrustBundle(
+        settings.name,
+        anchors,
+        terms=terms,
+        lists=lists,
+        ocsp=ocsp,
+        feed=settings.feed,
+        feed_terms=own,
+        fetched=fetched,
+    )
 
 
 def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificate]:

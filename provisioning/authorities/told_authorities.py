@@ -13,7 +13,8 @@ Rules
    succeed one another share their name, and a device may still trust only the first one.
 2. The lists and mappings here are the same objects for ever; a change is seen between two awaits.
 3. Subscribers of the feed are told the issuing CAs, to compare them with their own anchors
-   (`broker.revocation.issuing_authorities`). It conveys no trust: no subscriber adds them to its anchors.
+   (`broker.revocation.issuing_authorities`). It conveys no trust: no subscriber adds them to its anchors. And the keys
+   of revoked ones, for a subscriber that had those events from a service which did not tell the keys yet.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, StoredAuthority
+from provisioning.pki.revocation import certificate_key
+from provisioning.pki.serial_number import serial_text
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 
 _ORDER: Final = (AuthorityKind.ROOT, AuthorityKind.ISSUING, AuthorityKind.CROSS)
 
@@ -55,7 +58,9 @@ class ToldAuthorities:
             (each.name, each.certificate) for each in trusted if each.kind is not AuthorityKind.CROSS
         )
         lines = {each.line for each in trusted if each.kind is AuthorityKind.ISSUING}
-        self.event = _event_of([each for each in trusted if each.kind is AuthorityKind.ISSUING])
+        issuing = [each for each in found if each.kind is AuthorityKind.ISSUING]
+        revoked = [each for each in issuing if each.state is AuthorityState.REVOKED]
+        self.event = _event_of([each for each in trusted if each.kind is AuthorityKind.ISSUING], revoked)
         self._lines = {line: _concerning({line, DEFAULT_LINE}, trusted) for line in lines | {DEFAULT_LINE}}
 
     @property
@@ -68,7 +73,7 @@ class ToldAuthorities:
         return self._lines.get(line, self._lines[DEFAULT_LINE])
 
 
-def _event_of(issuing: Sequence[StoredAuthority]) -> bytes:
+def _event_of(issuing: Sequence[StoredAuthority], revoked: Sequence[StoredAuthority]) -> bytes:
     facts = [
         {
             "name": each.name,
@@ -78,7 +83,12 @@ def _event_of(issuing: Sequence[StoredAuthority]) -> bytes:
         }
         for each in issuing
     ]
-    return f"event: authorities\ndata: {json.dumps({'issuing': facts})}\n\n".encode()
+    ended = [
+        {"issuer_key_id": issuer.hex(), "serial": serial_text(serial), "authority_key": each.key_id.hex()}
+        for each in revoked
+        for issuer, serial in [certificate_key(each.certificate)]
+    ]
+    return f"event: authorities\ndata: {json.dumps({'issuing': facts, 'revoked': ended})}\n\n".encode()
 
 
 def _concerning(lines: set[str], trusted: Sequence[StoredAuthority]) -> list[x509.Certificate]:

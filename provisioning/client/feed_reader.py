@@ -107,6 +107,8 @@ class Authorities:
     """All current issuing CAs; a service from before 0032 does not send them."""
 
     issuing: tuple[IssuingAuthority, ...]
+    revoked: tuple[tuple[CertificateKey, bytes], ...] = ()
+    """Of those that are revoked the certificates, each with the identifier of the CA's own key."""
 
 
 FeedEvent = RevocationEvent | ReleaseEvent | Current
@@ -278,14 +280,17 @@ def _seconds(value: object) -> float:
 
 
 def _authorities(facts: dict[str, list[dict[str, Any]]]) -> Authorities:
-    return Authorities(
-        tuple(
-            IssuingAuthority(
-                _text(each["name"]),
-                _text(each["line"]),
-                _text(each["state"]),
-                base64.b64decode(each["certificate"], validate=True),
-            )
-            for each in facts["issuing"]
+    issuing = (
+        IssuingAuthority(
+            _text(each["name"]),
+            _text(each["line"]),
+            _text(each["state"]),
+            base64.b64decode(each["certificate"], validate=True),
         )
+        for each in facts["issuing"]
     )
+    revoked = (
+        ((bytes.fromhex(each["issuer_key_id"]), int(each["serial"], 16)), bytes.fromhex(each["authority_key"]))
+        for each in facts.get("revoked", ())
+    )
+    return Authorities(tuple(issuing), tuple(revoked))

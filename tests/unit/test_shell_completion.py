@@ -19,6 +19,7 @@ from provisioning.store.device_inventory import Standing
 from provisioning.store.devices import DeviceState
 from provisioning.store.token_inventory import TokenState
 from tests.support.answering import answering
+from tests.support.broker_process import wait_until
 from tests.support.importtime import PACKAGES, ended
 from tests.support.on_a_terminal import on_a_terminal
 from tests.support.programs import REPOSITORY
@@ -201,8 +202,9 @@ def test_bash_itself_offers_files_only_where_one_may_stand(tmp_path: Path, typed
 def test_bash_itself_completes_a_name_in_which_it_breaks_words(tmp_path: Path, begun: str) -> None:
     """It became ``gate:gate:7@site:north``: of a word with a colon bash replaces what is behind that."""
     answer = json.dumps({"sessions": [{"client_id": "gate:7@site:north"}], "matched": 1, "shown": 1})
-    with answering(tmp_path / "b", answer, "application/json"):
-        done = at_tab(tmp_path, "broker", f"fleet-broker kick --admin-socket b {begun}")
+    typed = f"fleet-broker kick --admin-socket b {begun}"
+    with answering(tmp_path / "b", answer, "application/json"):  # Nothing is offered if that takes two seconds.
+        done = wait_until(lambda: (becomes := at_tab(tmp_path, "broker", typed)) != typed and becomes, "a name")
     assert done == "fleet-broker kick --admin-socket b gate:7@site:north"
 
 

@@ -138,7 +138,9 @@ def test_health_checks_are_not_held_against_anybody(
         with TlsClient(ports[8883], pki.anchors, meter.credential, source=OTHERS[8]) as client:
             client.connect(client_id=name)
     wait_until(lambda: behind.events("closed", client=name), "the end is logged")
-    assert [each["event"] for each in behind.told()[log:]] == ["admitted", "closed"]
+    told = [(each["event"], each.get("client")) for each in behind.told()[log:]]
+    # Another test's client may have ended late.
+    assert [each for each in told if each[0] != "closed" or each[1] == name] == [("admitted", name), ("closed", name)]
 
 
 @pytest.mark.parametrize("before", [LOCAL, UNKNOWN, block(None)], ids=["local", "unknown", "unspecified"])
@@ -173,7 +175,7 @@ BAD = {
 def test_a_proxy_that_sends_no_header_is_refused(pki: Pki, tmp_path: Path, case: str) -> None:
     sent, why = BAD[case]
     options = ["--proxy-protocol-from", "127.0.0.0/8"]
-    limits = {"limits__handshake_timeout": 0.5}
+    limits = {"limits__handshake_timeout": 0.5 if "in time" in why else PATIENCE}
     with BrokerProcess.with_files(tmp_path / "b", pki, *options, **limits) as broker:
         with socket.create_connection(("127.0.0.1", broker.port), PATIENCE, ("127.0.0.9", 0)) as proxy:
             proxy.sendall(sent)

@@ -64,7 +64,7 @@ def test_s_client_gets_tls_13_and_is_admitted(doors: BrokerProcess, pki: Pki, tm
     assert code == 0
     assert "Verify return code: 0 (ok)" in said
     assert re.search(r"New, TLSv1\.3, Cipher is TLS_AES_128_GCM_SHA256", said)
-    assert doors.events("admitted", client=name)
+    assert wait_until(lambda: doors.events("admitted", client=name), "it is logged")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,7 @@ def test_s_client_is_told_by_the_alert_why_it_is_refused(
     exit_code, said = s_client(doors, held, tmp_path, data=mqtt("x"))
     assert exit_code != 0
     assert alert in said
+    wait_until(lambda: len(doors.events(code)) > before, "it is logged")
     assert len(doors.events(code)) == before + 1
 
 
@@ -105,7 +106,8 @@ def test_s_client_resumes_and_is_judged_again(doors: BrokerProcess, pki: Pki, tm
     code, said = s_client(doors, device, tmp_path, "-sess_in", session, data=mqtt("another"))
     assert code == 0
     assert "Reused, TLSv1.3" in said
-    assert doors.events("CLIENT_ID_MISMATCH", serial=f"{device.certificate.serial_number:x}")
+    serial = f"{device.certificate.serial_number:x}"
+    assert wait_until(lambda: doors.events("CLIENT_ID_MISMATCH", serial=serial), "it is logged")
 
 
 def curl(broker: BrokerProcess, held: Held | None, directory: Path, *options: str) -> tuple[int, str]:
@@ -117,7 +119,7 @@ def curl(broker: BrokerProcess, held: Held | None, directory: Path, *options: st
         credential = ["--cert", files.certificate, "--key", files.key]
     done = subprocess.run(
         [
-            *("curl", "-sS", "-i", "--http1.1", "--max-time", "20", "--cacert", broker.dir / "anchors.pem"),
+            *("curl", "-sS", "-i", "--http1.1", "--max-time", "60", "--cacert", broker.dir / "anchors.pem"),
             *(*credential, *options, f"https://localhost:{port}/mqtt"),
         ],
         capture_output=True,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.broker_process import BrokerProcess
+from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.mosquitto import Mosquitto
 from tests.support.pki import Pki
 
@@ -62,7 +63,12 @@ def test_a_denied_publish_is_answered_or_ends_the_connection(
     assert "Not authorized" in answered.stdout + answered.stderr
     client.publish("plant/meters/another/x", "1", "-q", "0")
     replace(client, version="311").publish("plant/meters/another/x", "1", "-q", "1")
-    closed = [event for event in plant.events("PUBLISH_NOT_PERMITTED") if f"/{name}" in event["identity"]]
+
+    def told() -> list[dict[str, Any]]:
+        return [event for event in plant.events("PUBLISH_NOT_PERMITTED") if f"/{name}" in event["identity"]]
+
+    wait_until(lambda: len(told()) >= 2, "both ends are logged: who publishes at QoS 0 waits for no answer")
+    closed = told()
     assert len(closed) == 2
     assert closed[0]["detail"] == f"{name} may not publish to 'plant/meters/another/x'"
 

@@ -15,6 +15,7 @@ import pytest
 
 from provisioning.operator_role import OperatorRole
 from provisioning.program.runtime import what_runs
+from tests.support.broker_process import wait_until
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.enrolled import enrol
 from tests.support.provisioning import ProvisioningService
@@ -109,8 +110,8 @@ def test_an_answer_is_for_a_role_that_still_gets_it(own_service: ProvisioningSer
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
     directory = tmp_path_factory.mktemp("limited") / "fleet"
     settings = {
-        "requests_per_second": 0.5,
-        "ocsp_requests_per_second": 0.5,
+        "requests_per_second": 0.01,
+        "ocsp_requests_per_second": 0.01,
         "request_burst": 4,
         "metrics": "loopback",
     }
@@ -124,18 +125,20 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_others_are_served(limi
     assert [each.status for each in answers[:4]] == [200] * 4
     assert answers[-1].status == 429
     wait = answers[-1].headers["retry-after"]
-    assert wait in {"1", "2"}, "2, and on a slow machine something has flowed back already"
+    assert 1 <= int(wait) <= 100, "100, less what has passed meanwhile"
     assert answers[-1].text == f"RATE_LIMITED: too many requests from you: wait {wait} s\n"
     with limited.api() as api:
         assert [api.get("/v1/status").status_code for _ in range(4)] == [200] * 4, "a certificate is a caller"
         refused = api.get("/v1/status")
     assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMITED")
-    assert int(refused.headers["retry-after"]) <= 2
+    assert 1 <= int(refused.headers["retry-after"]) <= 100
     relying = Curl(limited.http)
     assert [relying.run("/ocsp/x").status for _ in range(5)] == [200] * 4 + [429]
-    assert re.fullmatch(
-        r"RATE_LIMITED: too many requests from you: wait [12] s\n", relying.run("/ocsp", data=b"x").text
+    told = re.fullmatch(
+        r"RATE_LIMITED: too many requests from you: wait (\d+) s\n", relying.run("/ocsp", data=b"x").text
     )
+    assert told is not None
+    assert 1 <= int(told[1]) <= 100
     assert relying.run("/crl/issuing-ca.crl").status == 200
 
 
@@ -143,8 +146,17 @@ def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited
     Curl(limited.http).run("/ca/nonsense.crt")
     Curl(limited.http).run("/crl/issuing-ca.crl")
     Curl(limited.http).run("/ocsp/M*", "--interface", "127.0.0.2")  # Not what another test may ask.
-    text = Curl(limited.http).run("/metrics").text
-    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+    def read() -> tuple[str, dict[str, str]]:
+        text = Curl(limited.http).run("/metrics").text
+        return text, dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+    def checked() -> bool:
+        """Whether all checks were done while the metrics were awaited: half a second, of a busy machine."""
+        return all(read()[1][f'fleet_provisioning_ready{{check="{each}"}}'] == "1.0" for each in CHECKS)
+
+    wait_until(checked, "every part is ready")
+    text, samples = read()
     assert float(samples['fleet_provisioning_ocsp_answers_total{answer="malformed_request"}']) >= 1
     assert float(samples['fleet_provisioning_ocsp_answers_total{answer="nonce"}']) == 0, "there before it happens"
     assert float(samples['fleet_provisioning_refusals_total{code="NOT_FOUND"}']) >= 1
@@ -154,7 +166,6 @@ def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited
     route = '{method="GET",port="http",route="/crl/{name}.crl",status="200"}'
     assert float(samples[f"fleet_provisioning_requests_total{route}"]) >= 1
     assert "nonsense" not in text
-    assert all(samples[f'fleet_provisioning_ready{{check="{each}"}}'] == "1.0" for each in CHECKS)
     ends = {name: value for name, value in samples.items() if "certificate_not_after_timestamp_seconds" in name}
     assert [re.findall('"(.*)"', name) for name in ends] == [["server"], ["root-ca"], ["issuing-ca"]]
     assert all(float(end) > time.time() for end in ends.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 from cryptography import x509
 
 from provisioning.pki.keys import key_identifier
+from tests.integration.provisioning.test_feed import following
 from tests.support.broker_process import wait_until
 from tests.support.ca_life import (
     ca,
@@ -75,9 +75,9 @@ def test_a_revoked_ca_takes_everything_with_it(service: ProvisioningService, tmp
     serial = f"{issuing.serial_number:X}"
     wait_until(lambda: serial in root_list(service), "the root's CRL lists the CA")
     operator = Curl(service.https, service.bundle, service.operator)
-    follow = operator.arguments("/v1/revocations/feed?after=0", "--max-time", "1")
-    feed = subprocess.run(follow, capture_output=True, check=False, timeout=30).stdout.decode()
-    events = [json.loads(line.removeprefix("data: ")) for line in feed.splitlines() if line.startswith("data: ")]
+    ((newest,),) = service.stored("SELECT max(sequence) FROM revocation_events")
+    with following(operator, "?after=0") as feed:
+        events = feed.revoked(newest)
     first = events[0]
     assert (first["serial"], first["issuer_key_id"]) == (serial.lower(), key_identifier(root.public_key()).hex())
     assert (first["reason"], first["device"]) == ("cACompromise", "ca:issuing-ca")

@@ -323,7 +323,7 @@ def test_nobody_who_presses_ctrl_c_waits_until_the_audit_log_is_read(own_service
     try:
         assert process.stdout.readline() == "reading\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == -signal.SIGINT, "as any program that is interrupted"
+        assert process.wait(60) == -signal.SIGINT, "as any program that is interrupted"
     finally:
         process.kill()
         assert process.communicate() == ("", "")

@@ -98,8 +98,8 @@ async def test_a_feed_that_is_held_back_is_given_up_and_the_next_tells_what_was(
         (device,) = await asyncio.to_thread(enrol, service, "meter-1")
         async with in_the_way_of(service) as (url, attacker), asyncio.timeout(60):
             async with aclosing(followed(service, url)) as feed:
-                assert await anext(feed) == [Current(0)]
-                assert await anext(feed) == [Current(0)]
+                for _ in range(2):
+                    assert all(each == Current(0) for each in await anext(feed))
                 attacker.holds = True
                 while attacker.held.qsize() < 2:
                     await asyncio.sleep(0.05)

@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography import x509
 
 from provisioning.pki.crl import parse, read_entries
+from tests.integration.provisioning.test_feed import following
 from tests.support.broker_process import wait_until
 from tests.support.curl import Curl
 from tests.support.enrolled import Enrolled, enrol
@@ -79,10 +80,8 @@ def test_it_is_told_wherever_the_revocation_is(tmp_path: Path) -> None:
         )
 
         operator = Curl(service.https, service.bundle, service.operator)
-        follow = operator.arguments("/v1/revocations/feed?after=0", "--max-time", "1")
-        feed = subprocess.run(follow, capture_output=True, check=False, timeout=30).stdout.decode()
-        events = [json.loads(line.removeprefix("data: ")) for line in feed.splitlines() if line.startswith("data: ")]
-        dates = {each["device"]: each.get("invalidity_date") for each in events if "device" in each}
+        with following(operator, "?after=0") as feed:
+            dates = {each["device"]: each.get("invalidity_date") for each in feed.revoked(4)}
         assert dates == {"meter-1": SINCE, "meter-2": None, "meter-3": SINCE}
         listed = api.get("/v1/certificates", params={"device": "meter-1"}).json()["items"]
         assert [each["invalidity_date"] for each in listed] == [SINCE]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from provisioning.client.operator import PAGE
+from tests.support.broker_process import wait_until
 from tests.support.importtime import ended
 from tests.support.provisioning import ProvisioningService
 
@@ -33,7 +34,7 @@ def know(service: ProvisioningService, names: list[str]) -> None:
 
 
 def offered(service: ProvisioningService, typed: str, *options: str) -> list[str]:
-    """Return what fish is offered at Tab."""
+    """Return what fish is offered at Tab; nothing also where there is no answer after two seconds."""
     line = " ".join(["fleet-provisioning", *typed.split(" ")[:-1], *options, typed.rsplit(" ", maxsplit=1)[-1]])
     asked = {
         "_FLEET_PROVISIONING_COMPLETE": "complete_fish",
@@ -61,7 +62,10 @@ def offered(service: ProvisioningService, typed: str, *options: str) -> list[str
 def test_names_are_completed_that_begin_like_what_was_typed(
     service: ProvisioningService, typed: str, names: list[str]
 ) -> None:
-    assert offered(service, typed) == names
+    if names:
+        assert wait_until(lambda: offered(service, typed), "names that are offered") == names
+    else:
+        assert offered(service, typed) == []
 
 
 def test_of_more_than_a_page_none_is_offered_until_more_is_typed(service: ProvisioningService) -> None:
@@ -69,7 +73,7 @@ def test_of_more_than_a_page_none_is_offered_until_more_is_typed(service: Provis
     names = [f"crowd-{number:04}" for number in range(PAGE + 1)]
     know(service, names)
     assert offered(service, "revoke --device crowd-") == []
-    assert offered(service, "revoke --device crowd-00") == names[:100]
+    assert wait_until(lambda: offered(service, "revoke --device crowd-00"), "names that are offered") == names[:100]
 
 
 def test_nothing_is_said_of_a_service_that_does_not_answer(service: ProvisioningService, tmp_path: Path) -> None:

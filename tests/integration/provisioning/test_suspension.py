@@ -11,6 +11,7 @@ import pytest
 
 from provisioning.client.feed_reader import Current, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation_reason import RevocationReason
+from tests.support.broker_process import PATIENCE
 from tests.support.curl import Curl
 from tests.support.feed_events import follow
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
@@ -22,7 +23,7 @@ ON_BOTH_STORES = True
 def in_crl(service: ProvisioningService, device: OpensslDevice, reason: str | None) -> None:
     """Wait until the CRL names the device's certificate for *reason*, or does not name it."""
     number = certificate_facts(device.certificate, "-serial").strip().removeprefix("serial=")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:
         der = Curl(service.http).run("/crl/issuing-ca.crl").body
         text = openssl("crl", "-inform", "DER", "-noout", "-text", data=der).decode()

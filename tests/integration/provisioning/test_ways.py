@@ -351,10 +351,14 @@ def test_a_webhook_may_veto_and_its_silence_lets_nobody_in(
     name = device.name
     with WebhookServer() as webhook:
         group(command, name, "token+webhook", options=("--webhook-url", webhook.url))
-        change = json.dumps({"webhook_timeout_seconds": 1}).encode()
         operator = Curl(service.https, service.bundle, service.operator)
-        json_type = ("-H", "Content-Type: application/json", "-X", "PATCH")
-        assert operator.run(f"/v1/groups/{name}", *json_type, data=change).status == 200
+
+        def wait_for_it(seconds: int) -> None:
+            change = json.dumps({"webhook_timeout_seconds": seconds}).encode()
+            json_type = ("-H", "Content-Type: application/json", "-X", "PATCH")
+            assert operator.run(f"/v1/groups/{name}", *json_type, data=change).status == 200
+
+        wait_for_it(30)
         csr, user = device.request(), ("--user", f"{name}:{service.token(device=name, group=name)}")
         for body, status, expected in (
             (b'{"allow": false, "reason": "not in\\nstock"}', 200, (403, "WEBHOOK_VETO")),
@@ -370,10 +374,12 @@ def test_a_webhook_may_veto_and_its_silence_lets_nobody_in(
             assert code_of(stranger.est("simpleenroll", csr, *user)) == expected, body
         webhook.body, webhook.status = b'{"allow": true}', 200
         webhook.release.clear()
+        wait_for_it(1)
         late = stranger.est("simpleenroll", csr, *user)
         assert code_of(late) == (503, "WEBHOOK_FAILED")
         assert "did not answer within 1 s" in late.text
         webhook.release.set()
+        wait_for_it(30)
         answer = stranger.est("simpleenroll", csr, *user)
         assert answer.status == 200, answer.text
         assert webhook.asked[-1]["device"] == name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import permutations
 
 import pytest
 from cryptography import x509
@@ -188,3 +189,47 @@ def test_an_anchor_that_another_has_issued_is_not_one_with_nothing_above() -> No
     """A device that is an anchor itself comes back without a path; a CA above it counts, if there is one."""
     judge = Trust([TrustBundle("", [each.certificate for each in (PLANT, OTHER.root, PKI.root)])])
     assert judge.topmost == {each.certificate.public_bytes(Encoding.DER) for each in (PKI.root, OTHER.root)}
+
+
+def partner(*anchors: Held) -> TrustBundle:
+    """Return a bundle of another trust domain whose URL has named *anchors*."""
+    certificates = [each.certificate for each in anchors]
+    terms = BundleTerms.of(settings(name="partner", trust_domain="plant.example"))
+    return TrustBundle("partner", certificates, terms=terms, fetched=certificates)
+
+
+def test_what_a_partner_s_url_lists_judges_nobody_whom_an_anchor_of_ours_vouches_for() -> None:
+    """Whoever answers there put out all of our devices, as it came first; or, by a longer life, at any place."""
+    ends = PKI.now + timedelta(days=900)
+    longer = PKI.authority("Test Issuing CA", OTHER.root, key=PKI.issuing.key, not_after=ends)
+    ours = TrustBundle("ours", [PKI.root.certificate, PKI.issuing.certificate])
+    device, meter = PKI.device("meter-1"), OTHER.device("meter-1")
+    for bundles in permutations([partner(OTHER.root, PKI.issuing, longer), ours]):
+        judge = Trust(bundles)
+        assert seen(judge, device, PKI.issuing) == "ours: CN=Test Issuing CA"
+        assert seen(judge, device) == "ours: CN=Test Issuing CA", "of a resumed session, too"
+        assert seen(judge, device, longer) == "ours: CN=Test Issuing CA"
+        assert seen(judge, meter, OTHER.issuing, OTHER.root) == "partner: CN=Test Issuing CA", "its own are its own"
+        with capture_logs() as logs:
+            judge.warn_of_claims(DOMAIN)
+        told = [(each["code"], each["bundle"], each["detail"]) for each in logs]
+        assert (
+            told
+            == [("ANCHOR_OF_ANOTHER", "partner", "CN=Test Issuing CA is an anchor of ours, which judges its clients")]
+            * 2
+        )
+    assert seen(Trust([partner(longer)]), device, longer) == "partner: CN=Test Issuing CA", "nobody else has it"
+    constrained = x509.NameConstraints([x509.DNSName("plant.example")], None)
+    less = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, extensions=[constrained])
+    for each in (less, OTHER.issuing, PKI.authority("Another CA", PKI.root, key=PKI.issuing.key)):
+        judge = Trust([partner(longer), TrustBundle("ours", [each.certificate])])
+        assert seen(judge, device, longer) == "partner: CN=Test Issuing CA", "it allows less, or is another CA"
+
+
+def test_the_settings_order_counts_where_no_url_of_others_has_named_an_anchor() -> None:
+    """A pinned one the settings have named; and two tables may have one root, each for its own issuers."""
+    named = TrustBundle("theirs", [PKI.issuing.certificate], terms=partner().terms)
+    own = TrustBundle("first", [PKI.issuing.certificate], fetched=[PKI.issuing.certificate])
+    ours = TrustBundle("ours", [PKI.issuing.certificate])
+    for first, called in ((named, "theirs"), (own, "first")):
+        assert seen(Trust([first, ours]), PKI.device("meter-1"), PKI.issuing) == f"{called}: CN=Test Issuing CA"

@@ -12,11 +12,18 @@ import typer
 from typer._click.shell_completion import _resolve_context
 
 from broker.cli import app
+from broker.commands import known_clients
 from broker.commands.known_clients import client_ids
 from tests.support.answering import answering
 
 JSON = "application/json"
 SOME = ["meter-1", "meter-2", "gate:7@x", "white space", "$(reboot)", "two\nlines", "zähler"]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with much else to do may need more than two seconds; those are not tested here."""
+    monkeypatch.setattr(known_clients, "_SECONDS", 60.0)
 
 
 def completing(command: str) -> typer.Context:

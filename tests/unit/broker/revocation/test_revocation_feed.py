@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
 from broker.sources.crl_intake import CrlIntake
-from provisioning.client.feed_reader import Current, FeedEvent, FeedLost, ReleaseEvent, RevocationEvent
+from provisioning.client.feed_reader import Authorities, Current, FeedEvent, FeedLost, ReleaseEvent, RevocationEvent
 from provisioning.client.genuine_server import Refuse
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import pack
@@ -56,7 +56,7 @@ class Service:
 
     async def says(
         self,
-        *events: FeedEvent,
+        *events: FeedEvent | Authorities,
         shown: Held | None = None,
         together: bool = False,
         lost: bool = False,
@@ -68,13 +68,19 @@ class Service:
         """
         followed: list[None] = []
 
-        async def follow(*_: object, refuse: Refuse, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+        async def follow(
+            *_: object, refuse: Refuse, hear: Callable[[Authorities], None], **_named: object
+        ) -> AsyncIterator[list[FeedEvent]]:
             if followed:
                 raise asyncio.CancelledError
             followed.append(None)
             for some in [events] if together else [[each] for each in events]:
                 self._broker.now += seconds
-                yield list(some)
+                for each in some:
+                    if isinstance(each, Authorities):
+                        hear(each)
+                if said := [each for each in some if not isinstance(each, Authorities)]:
+                    yield said
             if shown is not None:
                 above = [each.public_bytes(Encoding.DER) for each in shown.chain]
                 self.refused.append(refuse([shown.der, *above]))
@@ -281,6 +287,30 @@ async def test_who_is_below_another_certificate_for_the_key_of_a_revoked_ca_is_o
     refused = str(RevokedServices(tmp_path).refuse(shown))
     assert f"certificate with the key {itself.hex()} is" in refused, "nor is it the service's, after a restart either"
     assert broker.engine.admission.status.index.sizes()["feed"] == 1
+
+
+async def test_the_key_of_a_revoked_ca_counts_though_a_service_told_it_later(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that was upgraded before the service had read the event without it, and read no more of it."""
+    imported = PKI.authority("A CA that is revoked", PKI.root)
+    another = PKI.authority("A CA that is revoked", PKI.root, key=imported.key)
+    thief, shown = PKI.device("meter-1", issuer=another), [each.der for each in (another, PKI.root)]
+    itself = key_identifier(imported.key.public_key())
+    client = broker.open(thief, path=[thief.der, *shown])
+    client.connect(client_id="meter-1")
+    service = Service(tmp_path, broker, monkeypatch)
+    replaced = Authorities((), ((imported.revocation.key, itself), (another.revocation.key, b"of no revoked CA")))
+    await service.says(replaced, revoked(imported, device="ca:issuing-2"), Current(1))
+    assert not client.closed, "its event had not been read, so it is not known to be revoked"
+    await service.says(replaced)
+    again = broker.open(thief, path=[thief.der, *shown])
+    again.connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)
+    await service.says(replaced, Current(1))
+    assert client.closed
+    refused = str(RevokedServices(tmp_path).refuse([thief.der, *shown]))
+    assert f"certificate with the key {itself.hex()} is" in refused, "after a restart, too"
+    assert broker.engine.admission.status.index.reason((b"the key of no revoked CA", 0)) is None
 
 
 @pytest.mark.parametrize("released", [False, True])

@@ -342,3 +342,25 @@ async def test_a_certificate_that_names_a_thousand_urls_is_not_a_thousand_looks_
     before = followed.looks
     assert daily.urls.follow([f"http://b/{number}" for number in range(1000)], "") == []
     assert followed.looks - before <= 3
+
+
+async def test_a_list_that_ends_at_once_is_fetched_no_more_often_than_it_is_worth(
+    daily: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partner's CA had one of any size fetched, and read, each second, from each of 256 URLs."""
+    soon = timedelta(seconds=2)
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, age=NOW, life=soon)
+    await daily.at(0)
+    assert await daily.waits(1) == [1], "the settings name it"
+    monkeypatch.setattr(crl_urls, "_BYTES_A_SECOND", 100)
+    daily.web.pages["/ca.crl"] = second = crl(PKI.issuing, number=2, age=NOW, life=soon)
+    await daily.waits(1)
+    assert (await daily.waits(1))[0] == pytest.approx(len(second) / 100, abs=0.5)
+    monkeypatch.undo()
+    daily.urls.configure([])
+    daily.urls.follow([f"{daily.web.url}/ca.crl"], "")
+    for number, wait in ((3, 10), (4, 12.5)):
+        daily.web.pages["/ca.crl"] = crl(PKI.issuing, number=number, age=NOW, life=soon)
+        await daily.waits(1)
+        assert await daily.waits(1) == [wait], "certificates name it"
+        monkeypatch.setattr(crl_urls, "_NAMED_A_SECOND", 0.08)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from broker.admission.bundle import ListTerms, OcspTerms
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import REQUIRE, StatusPolicy, TrustSettings
+from broker.sources.anchor_copy import copy_of, keep
 from broker.sources.trust_files import anchor_files, load_trust, read_anchors
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.examples import examples
@@ -106,3 +108,22 @@ def test_cafile_is_a_bundle_where_lists_or_a_responder_say_who_is_revoked(
     assert (trust is None) is not (lists or asks)
     for each in () if trust is None else trust.bundles:
         assert (each.lists is not None, each.ocsp is not None) == (lists, asks)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_a_url_names_is_known_as_such_unless_the_settings_name_it_too(tmp_path: Path, *, pinned: bool) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_bytes(FIRST)
+    pki = shared_pki()
+    url: dict[str, Any] = {"anchors_url": "https://plant.example/", "anchors_url_cafile": file}
+    if pinned:
+        url["anchors_sha256"] = tuple(each.certificate.fingerprint(SHA256()).hex() for each in (pki.root, pki.issuing))
+    table = TrustSettings(name="plant", anchors=(file,), unsafe_no_revocation=True, **url)
+    config = BrokerConfig(cafile=file, certfile=file, keyfile=file, trust=(table,), state_dir=tmp_path)
+    copy = copy_of(table, tmp_path)
+    assert copy is not None
+    keep(copy, [pki.root.certificate, pki.issuing.certificate])
+    trust = load_trust(config)
+    assert trust is not None
+    (bundle,) = trust.bundles
+    assert bundle.fetched == (frozenset() if pinned else {pki.issuing.der})

@@ -9,7 +9,9 @@ from cryptography import x509
 
 from provisioning.authorities.told_authorities import ToldAuthorities
 from provisioning.ca.ceremony import Authority, CertificateAuthority, found_authority, succeed_root
+from provisioning.client.feed_reader import Authorities, EventReader
 from provisioning.pki.keys import generate_key, key_identifier
+from provisioning.pki.revocation import certificate_key
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority
 from tests.support.requests import NOON
 
@@ -87,3 +89,20 @@ def test_with_one_line_every_label_is_told_everything() -> None:
     )
     assert told.one_line
     assert told.of_line("default") == told.everything == [own.root_ca.certificate, own.issuing_ca.certificate]
+
+
+def test_the_keys_of_revoked_cas_are_told_to_the_feed_s_subscribers() -> None:
+    """Of one that had the event from a service that did not tell the key yet."""
+    own, pumps = authority("fleet.internal"), authority("pumps.internal")
+    found = [
+        stored("issuing-ca", ISSUING, own.issuing_ca.certificate),
+        replace(stored("issuing-2", ISSUING, pumps.issuing_ca.certificate), state=AuthorityState.REVOKED),
+        replace(stored("root-2", ROOT, pumps.root_ca.certificate), state=AuthorityState.RETIRED),
+    ]
+    told = ToldAuthorities()
+    told.take(found)
+    read = EventReader(0)._event(told.event.removesuffix(b"\n\n"))
+    assert isinstance(read, Authorities)
+    assert [each.name for each in read.issuing] == ["issuing-ca"]
+    certificate = pumps.issuing_ca.certificate
+    assert read.revoked == ((certificate_key(certificate), key_identifier(certificate.public_key())),)
