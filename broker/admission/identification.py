@@ -10,7 +10,9 @@ level, and nothing is repaired.
 Rules
 -----
 1. A pattern must match a whole value. If two values of one source name different parties, the certificate is refused.
-2. The length of values is bounded before a pattern is applied.
+2. The length of values is bounded before a pattern is applied, and so is the time that all of a certificate take: the
+   nested repetition of a pattern like ``([a-z]+-?)+`` takes hours for 40 characters, which the CA chooses, and in which
+   nobody else is served.
 3. In a subject, what separates names never stands for itself inside one: whoever may choose his organisation would
    otherwise choose ``Plant,CN=meter-2``, and a pattern that looks for ``,CN=`` would find it.
 4. No I/O, no clock.
@@ -28,12 +30,19 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from broker.settings.trust_settings import IdentitySource
+from broker.timing.processor_limit import TooLong, processor_limit
 from provisioning.pki.extension import extension
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.role import Role
 
 _LONGEST_VALUE = 1024
+_LONGEST_SEARCH = 0.02
+"""Seconds of the processor; usual patterns take some microseconds."""
+_TOO_LONG = (
+    "a pattern of the trust bundle takes too long with what is in the certificate: write it without a repetition "
+    "inside another, or so that each character can be matched in one way"
+)
 _ESCAPED = re.compile(r"\\([^0])", re.DOTALL)
 """A special character as the library escapes it; a NUL is already in hexadecimal."""
 
@@ -47,6 +56,13 @@ class IdentityPipeline:
 
     def identify(self, certificate: x509.Certificate) -> Identity:
         """Return the identity in *certificate*; raise `InvalidIdentity` if no source has one, or one has two."""
+        try:
+            with processor_limit(_LONGEST_SEARCH):
+                return self._identify(certificate)
+        except TooLong:
+            raise InvalidIdentity(_TOO_LONG) from None
+
+    def _identify(self, certificate: x509.Certificate) -> Identity:
         tried = []
         for source, pattern in self._sources:
             if source.source == "spiffe":

@@ -3,8 +3,9 @@
 Rules
 -----
 1. The feed is read from sequence number 0 when the broker starts: the index is complete before anybody is admitted.
-2. A lost feed is reconnected at the last number, after growing pauses, each shortened at random by up to half.
-   `Freshness` decides how long newcomers are still admitted meanwhile; connected devices stay.
+2. A lost feed is reconnected at the last number, after growing pauses, each shortened at random by up to half. After
+   silence the first attempts are given up soon: of several processes at one address one may hang, and is given
+   connections as before. `Freshness` decides how long newcomers are still admitted meanwhile; connected devices stay.
 3. Closing many sessions alternates with other work: after each `_SECONDS_A_TURN`, the event loop gets a turn.
 4. If the service knows less than we do, or has something else at our number (a restored database), the feed is read
    again from 0; what was revoked stays revoked. A suspension that is read before the feed is current keeps newcomers
@@ -45,7 +46,16 @@ from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_connected
 from broker.revocation.revoked_services import RevokedServices, judged
 from broker.timing.growing_pause import GrowingPause
-from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS, FeedAhead, FeedRefused, follow_together, tell_known
+from provisioning.client.connection import CONNECT_TIMEOUT
+from provisioning.client.feed import (
+    HEARTBEAT,
+    SILENT_HEARTBEATS,
+    FeedAhead,
+    FeedRefused,
+    FeedSilent,
+    follow_together,
+    tell_known,
+)
 from provisioning.client.feed_reader import (
     Authorities,
     FeedEvent,
@@ -66,6 +76,8 @@ log = structlog.get_logger("broker")
 
 _PAUSES = 0.2, 15.0
 """After failures, in seconds: the first, and the longest."""
+_QUICKLY, _SLOWER = 1.0, 1.5
+"""Seconds in which a feed that has fallen silent has to be reached again; so many times as long after each attempt."""
 _LONGEST_SECONDS = 3600.0
 """Maximum age of the connection; up to a fifth less at random, so that brokers do not all come back together."""
 _SECONDS_A_TURN = 0.01
@@ -122,6 +134,8 @@ class RevocationFeed:
         """When these take effect at the latest."""
         self._again = False
         """Whether the feed is read again from 0."""
+        self._reached_within = CONNECT_TIMEOUT
+        """Seconds that TCP and TLS of the next connection may take."""
         self._releases: dict[CertificateKey, ReleaseEvent | None] = {}
         """Of suspensions that were known before: their ends, if those were read after all that tells of them."""
         self._turn_ends = 0.0
@@ -156,6 +170,8 @@ class RevocationFeed:
             except (FeedLost, TlsConfigurationError) as error:
                 if self._after > before or self._was_current:
                     pause.reset()
+                silent = isinstance(error, FeedSilent)
+                self._reached_within = _QUICKLY if silent else min(_SLOWER * self._reached_within, CONNECT_TIMEOUT)
                 freshness = self._engine.admission.status.freshness
                 freshness.lost()
                 facts = {"detail": str(error), "after": self._after, "policy": freshness.policy}
@@ -179,6 +195,7 @@ class RevocationFeed:
             self._credential,
             self._after,
             mark=self._mark,
+            connect_timeout=self._reached_within,
             refuse=self._refuse_server,
             hear=self._heard,
         )

@@ -288,6 +288,8 @@ def _list_of(told: Operation, schemas: dict[str, Any]) -> str:
     if told.beside is not None:
         beside, other = told.beside
         properties[beside] = {"type": "array", "items": {"$ref": f"{_REF}{other.__name__}"}}
+    if told.names:
+        properties[told.names] = {"type": "array", "items": {"type": "string"}}
     if told.within == PAGE:
         properties["next"] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
     schemas[name] = {"title": name, "type": "object", "required": [*properties], "properties": properties}

@@ -31,6 +31,7 @@ _LIST: dict[str, Any] = {
     "taken_at": _NOW, "taken_by": "admin",
 }  # fmt: skip
 _OPERATOR = {"name": "anna", "role": "enroller", "granted_at": _FROM, "granted_by": "admin"}
+_LIST_CUT: dict[str, Any] = {"entry": 7001, "at": _NOW, "group": "north", "count": 1, "names": ["meter-17"]}
 _RULE_CHANGE: dict[str, Any] = {
     "entry": 4711, "at": _NOW, "group": "north", "before": {"ways": "listed+token"}, "after": {"ways": "token"},
 }  # fmt: skip
@@ -75,18 +76,22 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "name": "anna", "tokens_voided": 3, "approvals_undone": 1, "claims_ended": 0, "trials_ended": 0,
         "manufacturers_ended": [], "listed_ended": 250, "lists_ended": ["north"], "roles_ended": [],
         "tokens_left": 0, "approvals_left": 0, "claims_left": 0, "listed_left": 0,
-        "manufacturers_left": 0, "operators_left": 1, "operators_made": ["bert"], "devices_left": 0,
+        "manufacturers_left": 0, "operators_left": 1, "operators_made": ["bert"], "operators_gone": [],
+        "devices_left": 0,
         "groups_changed": ["north"], "manufacturers_changed": [], "lists_cut": [],
         "devices_resumed": ["meter-17"],
     },
     "LeftByOperator": {
         "name": "anna", "tokens_left": 0, "approvals_left": 0, "claims_left": 0, "listed_left": 250,
-        "manufacturers_left": 0, "operators_left": 1, "operators_made": ["bert"], "devices_left": 0,
+        "manufacturers_left": 0, "operators_left": 1, "operators_made": ["bert"], "operators_gone": [],
+        "devices_left": 0,
         "groups_changed": ["north"], "manufacturers_changed": [], "lists_cut": [],
         "devices_resumed": ["meter-17"],
         "changes": [_RULE_CHANGE],
+        "list_cuts": [_LIST_CUT],
     },
     "RuleChange": _RULE_CHANGE,
+    "ListCut": _LIST_CUT,
     "EndedEntries": {"name": "anna", "listed_ended": 250, "lists_ended": ["north"]},
     "OtherForKey": {"serial": _SERIAL, "device": "meter-17"},
     "ReleasedCertificate": {"serial": _SERIAL, "device": "meter-17", "released_at": _NOW, "sequence": 1043},

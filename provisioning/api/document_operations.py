@@ -75,6 +75,8 @@ class Operation:
     """The field of the answer with a list of those; or `PAGE`."""
     beside: tuple[str, type[Answer]] | None = None
     """Another field of the answer, and what it is a list of."""
+    names: str = ""
+    """Another field of the answer, with a list of names."""
 
 
 _TOKENS, _CERTIFICATES, _REVOCATION, _LISTED = "tokens", "certificates", "revocation", "expected devices"
@@ -97,7 +99,7 @@ OPERATIONS: Final = {
     "GET /v1/inventory/counts": Operation("count_certificates", _CERTIFICATES, "Count certificates by state"),
     "GET /v1/inventory/export": Operation("export_certificates", _CERTIFICATES, "Export certificates as JSON or CSV"),
     "POST /v1/revocations": Operation(
-        "revoke", _REVOCATION, "Revoke devices or certificates", RevokedCertificate, "revoked", _DEPARTED
+        "revoke", _REVOCATION, "Revoke devices or certificates", RevokedCertificate, "revoked", _DEPARTED, "names"
     ),
     "POST /v1/suspensions": Operation(
         "suspend", _REVOCATION, "Suspend devices or certificates", RevokedCertificate, "suspended", _SAME_KEY
@@ -106,7 +108,7 @@ OPERATIONS: Final = {
         "resume", _REVOCATION, "End suspensions", ReleasedCertificate, "resumed", ("still_suspended", StillSuspended)
     ),
     "POST /v1/decommissions": Operation(
-        "decommission", _REVOCATION, "Decommission devices", RevokedCertificate, "revoked", _DEPARTED
+        "decommission", _REVOCATION, "Decommission devices", RevokedCertificate, "revoked", _DEPARTED, "names"
     ),
     "GET /v1/revocations/feed": Operation("follow_revocations", _REVOCATION, "Follow revocations"),
     "PUT /v1/revocations/feed/authorities": Operation(

@@ -49,13 +49,19 @@ async def show_left(name: str, administration: Administration, since: datetime |
     """Show what an operator leaves behind, or would: what still lets others in, and rules that were changed.
 
     Of groups, manufacturers and devices a hundred are named, and of each group its last ten changes by that operator.
+    ``list_cuts`` is what that operator has taken off lists, the last hundred times of each group: of a key that was
+    replaced, its SHA-256 follows the name; twenty of each time are named.
     """
     found = await administration.left_behind.of(name, utc_of(since))
     changes = [
         {"entry": each.number, "at": rfc3339(each.at), "group": each.group, "before": each.before, "after": each.after}
         for each in found.changes
     ]
-    return {"name": name, **left_item(found.left), "changes": changes}
+    cuts = [
+        {"entry": each.number, "at": rfc3339(each.at), "group": each.group, "count": each.count, "names": [*each.names]}
+        for each in found.cuts
+    ]
+    return {"name": name, **left_item(found.left), "changes": changes, "list_cuts": cuts}
 
 
 @router.put("/operators/{name}")

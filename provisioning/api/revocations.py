@@ -80,6 +80,8 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
     """Revoke permanently. 201 if this call did it, 200 with the original record if it was done before.
 
     A certificate revoked for another reason is changed to keyCompromise: 201, with the original date.
+    A ``device`` that has not come, but is promised its name by a token, a list or an approval, is ended, too: ``names``
+    has those of whom no certificate was ever issued. 404 for a name that nobody has promised.
     ``devices`` and ``serials`` are revoked together. If one is unknown, none is revoked; ``items`` of the problem
     document lists each unknown one.
     A ``certificate`` that this service's CA has signed and its store has lost is recorded, and revoked, in one step.
@@ -114,7 +116,8 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
 def ended_answer(outcome: RevocationOutcome) -> dict[str, Any]:
     """Return what is answered to who has ended something."""
     departed = [_departed_item(each) for each in outcome.departed]
-    return {"revoked": [revoked_item(each) for each in outcome.revoked], "operators": departed}
+    revoked = [revoked_item(each) for each in outcome.revoked]
+    return {"revoked": revoked, "operators": departed, "names": [*outcome.names]}
 
 
 def _departed_item(departed: Departed) -> dict[str, Any]:
@@ -144,6 +147,7 @@ def left_item(left: Left) -> dict[str, Any]:
         "manufacturers_left": left.manufacturers,
         "operators_left": len(left.operators),
         "operators_made": [*left.operators],
+        "operators_gone": [*left.operators_gone],
         "devices_left": left.devices,
         "groups_changed": [*left.groups],
         "manufacturers_changed": [*left.manufacturers_changed],

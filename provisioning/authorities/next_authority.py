@@ -12,7 +12,9 @@ Rules
 1. The certificate is checked before it is signed here, or before one from an external root is accepted.
 2. A key that waits for its certificate is used, and no second one made. One whose certificate is here does not wait:
    the store has lost the CA (`provisioning.authorities.last_ceremony`), and perhaps its revocation for a compromise.
-3. No key is made by a passphrase that does not open the CAs' key files that are here: the next command could not use
+3. Under a root that was retired none is announced, nor is such a root announced again as another's: it is looked at
+   once more in the transaction, as another host may retire it meanwhile.
+4. No key is made by a passphrase that does not open the CAs' key files that are here: the next command could not use
    it, nor the service. What is in tokens, or lost, does not matter: the next CA may be the way out.
 """
 
@@ -91,6 +93,8 @@ class NextAuthority:
             check_issuing_ca(certificate, signer, self.life.clock())
         except CeremonyRefused as error:
             raise ConfigurationError(str(error)) from error
+        if signer not in known:
+            _check_no_former_root(signer, found)
         known_cas = {each.name: each.certificate for each in found} | {name: certificate}
         _check_lists(named_lists(certificate, self.life.settings, known_cas))
         new_root = signer if signer not in known else None
@@ -129,7 +133,11 @@ class NextAuthority:
         self.life.transcript.begin()
 
         def transaction(connection: Connection) -> None:
-            if new_root is not None:
+            found = authorities.every(connection, for_update=True)
+            if new_root is None:
+                _check_root_stays(name, certificate, found)
+            else:
+                _check_no_former_root(new_root, found)
                 authorities.add(
                     connection, f"root-{root_number}", AuthorityKind.ROOT, AuthorityState.ACTIVE, new_root, now
                 )
@@ -227,6 +235,25 @@ def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> N
                 f"it has the name of {each.name}, by which relying parties look for a CA's lists: have it signed "
                 "under the name that the request says"
             )
+
+
+def _check_no_former_root(root: x509.Certificate, found: list[StoredAuthority]) -> None:
+    """Raise `ConfigurationError` if *root*, which is not trusted, has the key of one of *found* that was."""
+    former = [each for each in found if each.certificate.public_key() == root.public_key()]
+    if former:
+        raise ConfigurationError(
+            f"the root that has issued it is {former[0].name}, which is {former[0].state}: whoever has its key would "
+            "be believed again; have the request signed by a root that is in use"
+        )
+
+
+def _check_root_stays(name: str, certificate: x509.Certificate, found: list[StoredAuthority]) -> None:
+    """Raise `ConfigurationError` if no root that is trusted has issued *certificate*: it was retired meanwhile."""
+    if not any(is_issued_by(certificate, each.certificate) for each in authorities.trusted_roots(found)):
+        raise ConfigurationError(
+            f"the root that has issued the certificate of {name} was retired meanwhile, by another command: nothing is "
+            "announced; start again, under a root that is in use"
+        )
 
 
 def _check_lists(named: Mapping[str, tuple[str, bool]]) -> None:

@@ -12,9 +12,10 @@ has its key presents, with a CA of his own making, the certificate by which the 
 Rules
 -----
 1. A root with an issuing CA under it is not retired, and neither is the last root, nor one by which others are
-   connected. By which certificates others vouch for its key, is revoked: the feed says so, and their CRLs, which are
-   signed at once, as the service may not be able to open a root's key, and the old key is destroyed after this. One
-   that was retired by a version that did not do that may be retired again, and one whose CRLs could not be signed.
+   connected; that is asked once more in the transaction, as another host may change it meanwhile. By which certificates
+   others vouch for its key, is revoked: the feed says so, and their CRLs, which are signed at once, as the service may
+   not be able to open a root's key, and the old key is destroyed after this (`provisioning.authorities.owed_lists`).
+   One that was retired by a version that did not do that may be retired again, and one whose CRLs could not be signed.
 2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted, unless the root is
    recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot, and its answer may
    be lost.
@@ -28,32 +29,26 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
-from cryptography import x509
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.authorities.authority import root_crl_plan, urls_of_root
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.authorities.ceremony_transcript import operator_name
+from provisioning.authorities.owed_lists import BY, OwedLists, unlisted, vouching_for
 from provisioning.ca.ceremony import CertificateAuthority, succeed_root
-from provisioning.ca.crl import CrlIssuer
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_cross
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import authorities, crls, serials
+from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
-
-_BY: Final = "-by-"
-"""In the name of a certificate between roots: whose key, by whom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +91,11 @@ class RootLife:
             now = self.life.clock()
 
             def transaction(connection: Connection) -> None:
+                _check_stays(old.name, authorities.every(connection, for_update=True))
                 for each, kind, certificate in (
                     (name, AuthorityKind.ROOT, succession.new_root),
-                    (f"{name}{_BY}{old.name}", AuthorityKind.CROSS, succession.new_with_old),
-                    (f"{old.name}{_BY}{name}", AuthorityKind.CROSS, succession.old_with_new),
+                    (f"{name}{BY}{old.name}", AuthorityKind.CROSS, succession.new_with_old),
+                    (f"{old.name}{BY}{name}", AuthorityKind.CROSS, succession.old_with_new),
                 ):
                     authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
                     self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
@@ -140,21 +136,26 @@ class RootLife:
         """
         now, by = self.life.clock(), operator_name()
         found = await self.life.every()
-        owed = await self.life.database.read(partial(_unlisted, name=name, found=found, now=now))
+        owed = await self.life.database.read(partial(unlisted, name=name, found=found, now=now))
         _check_unused(name, found, owed)
         if not apart:
             _check_connects_none(name, found)
-        lists, unsigned = self._lists_now([*vouching_for(name, found), *owed], found, apart=apart)
+        crosses = [*vouching_for(name, found), *owed]
+        lists, unsigned = OwedLists(self.life).signable(crosses, found, apart=apart)
         self.life.transcript.begin()
 
         def transaction(connection: Connection) -> Sequence[str]:
             found = authorities.every(connection, for_update=True)
             _check_unused(name, found, owed)
+            if not apart:
+                _check_connects_none(name, found)
             revoked = vouching_for(name, found)
+            if {each.name for each in revoked} - {each.name for each in crosses}:
+                raise ConfigurationError(f"another root vouches for {name} since this was begun: run it again")
             for each in revoked:
                 revoke_cross(connection, each, Grounds(RevocationReason.CESSATION_OF_OPERATION), by=by, now=now)
             for each in found:
-                if each.state.trusted and each not in revoked and name in each.name.split(_BY):
+                if each.state.trusted and each not in revoked and name in each.name.split(BY):
                     authorities.set_state(connection, each.name, AuthorityState.RETIRED, now)
                     self.life.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRED})
             return [each.name for each in (*revoked, *owed)]
@@ -189,42 +190,11 @@ class RootLife:
                 "signed, too: run this again with --apart and the passphrase of that root"
             )
 
-    def _lists_now(
-        self, crosses: Sequence[StoredAuthority], found: Sequence[StoredAuthority], *, apart: bool
-    ) -> tuple[list[CrlPlan], list[ConfigurationError]]:
-        """Return the CRLs that can be signed here, and, if *apart*, why others cannot, unless that is all of them."""
-        lists, unsigned = list[CrlPlan](), list[ConfigurationError]()
-        for each in crosses:
-            try:
-                lists += self._lists_for([each], found)
-            except ConfigurationError as error:  # Each root may have a passphrase of its own, and one can be given.
-                if not apart:
-                    raise
-                unsigned.append(error)
-        if unsigned and not lists:
-            raise unsigned[0]
-        return lists, unsigned
 
-    def _lists_for(self, crosses: Sequence[StoredAuthority], found: Sequence[StoredAuthority]) -> list[CrlPlan]:
-        """Return the CRLs that have to end *crosses*; raise `ConfigurationError` unless all can be signed here."""
-        plans, certificates = [], {each.name: each.certificate for each in found}
-        for each in crosses:
-            _, signer = each.name.split(_BY)
-            task = f"{signer} vouches for that root's key by {each.name} and has to sign a CRL that ends it"
-            if not self.life.places.holds(signer):
-                raise ConfigurationError(f"{task}, and the key of {signer} is not here: bring it here first")
-            plan = root_crl_plan(self.life.settings, self.life.places, signer, certificates[signer])
-            try:
-                key = self.life.places.open_for(signer, certificates[signer])
-            except ConfigurationError as error:
-                raise ConfigurationError(f"{task}: {error} (a root may have its own: --passphrase-file)") from error
-            issuer = CrlIssuer(certificates[signer], key)
-            plans.append(replace(plan, open_issuer=partial(_same, issuer)))
-        return plans
-
-
-def _same(issuer: CrlIssuer) -> CrlIssuer:
-    return issuer
+def _check_stays(name: str, found: Sequence[StoredAuthority]) -> None:
+    """Raise `ConfigurationError` if *name* is no root any more: the next one would vouch for its key."""
+    if name not in {each.name for each in authorities.trusted_roots(found)}:
+        raise ConfigurationError(f"{name} was retired meanwhile, by another command: start again, with a root in use")
 
 
 def _check_unused(name: str, found: Sequence[StoredAuthority], owed: Sequence[StoredAuthority]) -> None:
@@ -259,36 +229,12 @@ def _check_connects_none(name: str, found: Sequence[StoredAuthority]) -> None:
 
 def _connected(root: str, found: Sequence[StoredAuthority], *, without: str = "") -> set[str]:
     """Return *root*, and the roots that certificates between roots connect it with, but by the one called *without*."""
-    pairs = [each.name.split(_BY) for each in found if each.kind is AuthorityKind.CROSS and each.state.trusted]
+    pairs = [each.name.split(BY) for each in found if each.kind is AuthorityKind.CROSS and each.state.trusted]
     reached, before = {root}, set[str]()
     while reached != before:
         before = set(reached)
         reached |= {each for pair in pairs if without not in pair and before.intersection(pair) for each in pair}
     return reached
-
-
-def vouching_for(name: str, found: Sequence[StoredAuthority]) -> list[StoredAuthority]:
-    """Return the certificates, not revoked, by which other roots that are trusted vouch for the key of *name*."""
-    crosses = {f"{name}{_BY}{each.name}" for each in authorities.trusted_roots(found)}
-    return [each for each in found if each.name in crosses and each.state is not AuthorityState.REVOKED]
-
-
-def _unlisted(
-    connection: Connection, name: str, found: Sequence[StoredAuthority], now: datetime
-) -> list[StoredAuthority]:
-    """Return the revoked certificates by which trusted roots vouched for *name*, which no CRL of theirs ends yet."""
-    owed = []
-    for root in authorities.trusted_roots(found):
-        crosses = [each for each in found if each.name == f"{name}{_BY}{root.name}"]
-        for each in crosses:
-            if each.state is not AuthorityState.REVOKED or each.certificate.not_valid_after_utc <= now:
-                continue
-            newest = crls.newest(connection, root.name)
-            listed = None if newest is None else x509.load_der_x509_crl(newest.der)
-            serial = each.certificate.serial_number
-            if listed is None or listed.get_revoked_certificate_by_serial_number(serial) is None:
-                owed.append(each)
-    return owed
 
 
 def _under(root: StoredAuthority, found: Sequence[StoredAuthority]) -> list[str]:

@@ -52,12 +52,14 @@ def open_pool(
     credential: Credential | None,
     *,
     timeout: float = DEFAULT_TIMEOUT,
+    connect_timeout: float = CONNECT_TIMEOUT,
     connections: int = DEFAULT_CONNECTIONS,
     trust_domain: str | None = None,
     refuse: Refuse | None = None,
 ) -> httpx.AsyncClient:
     """Return a client of the service at *base_url*; *timeout* bounds each wait for the network, in seconds.
 
+    *connect_timeout*, if it is less, bounds the waits for TCP and for TLS.
     The service must be that of *trust_domain*; None: that of the identity in *credential*, or any if there is none.
     One whose path *refuse* gives a reason against is sent nothing.
     Raises `provisioning.pki.tls.TlsConfigurationError` if a file, or the address, cannot be used.
@@ -77,7 +79,7 @@ def open_pool(
     return httpx.AsyncClient(
         base_url=base_url,
         transport=BoundedTransport(context, connections=connections, kept=connections),
-        timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+        timeout=httpx.Timeout(timeout, connect=min(timeout, connect_timeout)),
         trust_env=False,
         follow_redirects=False,
         headers={"Accept-Encoding": "identity"},

@@ -9,7 +9,7 @@ heartbeat. Sequence numbers have no gaps, so a subscriber can tell a lost event 
 Rules
 -----
 1. What `follow_together` yields has no gap, and is read as `provisioning.client.feed_reader` says.
-2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one. So is a stream that goes on
+2. Silence longer than three heartbeats is `FeedSilent`: a dead peer looks like a quiet one. So is a stream that goes on
    for as long without completing an event, and one whose heartbeats are later and later: somebody holds it back
    (`provisioning.client.feed_delay`).
 3. One connection, one call: when to reconnect, and from which number, is the caller's decision. The server's
@@ -58,6 +58,10 @@ class FeedRefused(FeedLost):
         self.code = code
 
 
+class FeedSilent(FeedLost):
+    """Nothing has come for too long, or too late: what answers there may hang, and something else there may not."""
+
+
 class FeedAhead(Exception):
     """The service has fewer revocations than the follower, or different ones: an older database was restored.
 
@@ -73,6 +77,7 @@ async def follow_together(
     *,
     mark: str | None = None,
     heartbeat: float = HEARTBEAT,
+    connect_timeout: float = CONNECT_TIMEOUT,
     refuse: Refuse = lambda _path: None,
     hear: Callable[[Authorities], None] = lambda _authorities: None,
     clock: Callable[[], float] = monotonic,
@@ -80,14 +85,15 @@ async def follow_together(
     """Yield the events after the sequence number *after*, those that have arrived together at once, for ever.
 
     *mark* is that of the event *after*: if a restored store has another event there, this raises `FeedAhead`.
-    *heartbeat* is the service's interval in seconds; a server for which *refuse* gives a reason is not read.
+    *heartbeat* is the service's interval in seconds, *connect_timeout* bounds the waits for TCP and for TLS. A server
+    for which *refuse* gives a reason is not read.
     *hear* is told of the fleet's issuing CAs after the first `Current`, and again when they have changed.
     *clock* is monotonic.
 
     Raises `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) if you stop before that.
     """
     silence = heartbeat * SILENT_HEARTBEATS
-    pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
+    pool = open_pool(base_url, anchors, credential, timeout=silence, connect_timeout=connect_timeout, connections=1)
     place = {"after": str(after)} | ({} if mark is None else {"mark": mark})
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", **_AS_IT_IS}
     try:
@@ -115,12 +121,12 @@ async def follow_together(
                     if isinstance(last, Current) and last.elapsed is not None:
                         behind = delay.of(last.elapsed, now, waited)
                 if behind:
-                    raise FeedLost(f"the revocation feed of {base_url} is held back: {behind:.1f} s behind")
+                    raise FeedSilent(f"the revocation feed of {base_url} is held back: {behind:.1f} s behind")
                 if waited - heard > silence:
-                    raise FeedLost(f"the revocation feed of {base_url} has sent no event for {silence:g} s")
+                    raise FeedSilent(f"the revocation feed of {base_url} has sent no event for {silence:g} s")
                 ready = clock()
     except httpx.ReadTimeout as error:
-        raise FeedLost(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
+        raise FeedSilent(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
     except httpx.HTTPError as error:
         raise FeedLost(explain(base_url, error)) from error
     raise FeedLost(f"{base_url} ended the revocation feed")

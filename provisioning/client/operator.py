@@ -93,6 +93,7 @@ class _Tokens(Answer):
 class _Revoked(Answer):
     revoked: list[RevokedCertificate]
     operators: Sequence[DepartedOperator] = ()
+    names: Sequence[str] = ()
 
 
 class _Suspended(Answer):
@@ -207,13 +208,15 @@ class OperatorClient:
         invalidity_date: datetime | None = None,
         keep_tokens: bool = False,
         tell: Callable[[DepartedOperator], object] | None = None,
+        tell_name: Callable[[str], object] | None = None,
     ) -> list[RevokedCertificate]:
         """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return those now revoked.
 
         *certificate*, in PEM, is revoked also if the service has lost it: its CA's signature proves that it is ours.
         *devices* and *serials*, a thousand of each at most, are revoked in one step: all, or none if one is unknown.
         *invalidity_date*, aware, is since when they are known or suspected not to be trusted. Unused tokens and
-        approvals of an operator who leaves end, unless *keep_tokens*; *tell* is called with each such operator.
+        approvals of an operator who leaves end, unless *keep_tokens*; *tell* is called with each such operator, and
+        *tell_name* with each name under which nobody had enrolled.
         """
         request = {
             **_target(device, serial, devices, serials),
@@ -222,7 +225,7 @@ class OperatorClient:
             "invalidity_date": None if invalidity_date is None else invalidity_date.isoformat(),
             "keep_tokens": keep_tokens or None,
         }
-        return _told(await self._call(_Revoked, "POST", "/v1/revocations", request), tell)
+        return _told(await self._call(_Revoked, "POST", "/v1/revocations", request), tell, tell_name)
 
     async def suspend(
         self,
@@ -273,14 +276,15 @@ class OperatorClient:
         devices: Sequence[str] | None = None,
         keep_tokens: bool = False,
         tell: Callable[[DepartedOperator], object] | None = None,
+        tell_name: Callable[[str], object] | None = None,
     ) -> list[RevokedCertificate]:
         """Revoke *device* and never admit its name again; return the certificates now revoked.
 
-        *devices*, a thousand at most, are decommissioned in one step: all, or none if one cannot be. *keep_tokens* and
-        *tell* as for `revoke`.
+        *devices*, a thousand at most, are decommissioned in one step: all, or none if one cannot be. *keep_tokens*,
+        *tell* and *tell_name* as for `revoke`.
         """
         request = {**_target(device, None, devices, None), "keep_tokens": keep_tokens or None}
-        return _told(await self._call(_Revoked, "POST", "/v1/decommissions", request), tell)
+        return _told(await self._call(_Revoked, "POST", "/v1/decommissions", request), tell, tell_name)
 
     async def devices(
         self,
@@ -450,10 +454,17 @@ def _target(
     }
 
 
-def _told(answer: _Revoked, tell: Callable[[DepartedOperator], object] | None) -> list[RevokedCertificate]:
+def _told(
+    answer: _Revoked,
+    tell: Callable[[DepartedOperator], object] | None,
+    tell_name: Callable[[str], object] | None,
+) -> list[RevokedCertificate]:
     if tell is not None:
         for each in answer.operators:
             tell(each)
+    if tell_name is not None:
+        for name in answer.names:
+            tell_name(name)
     return answer.revoked
 
 

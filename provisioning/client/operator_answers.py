@@ -84,6 +84,7 @@ class DepartedOperator(Answer):
     manufacturers_left: int | None = None
     operators_left: int | None = None
     operators_made: list[str] = []
+    operators_gone: list[str] = []
     devices_left: int | None = None
     groups_changed: list[str] = []
     manufacturers_changed: list[str] = []
@@ -104,6 +105,16 @@ class RuleChange(Answer):
     after: dict[str, str]
 
 
+class ListCut(Answer):
+    """What an operator has taken off a group's list at one time: *count* entries, some of them named."""
+
+    entry: int
+    at: AwareDatetime
+    group: str
+    count: int
+    names: list[str]
+
+
 class LeftByOperator(Answer):
     """What an operator leaves behind, or would: what still lets others in, and what was changed."""
 
@@ -115,12 +126,14 @@ class LeftByOperator(Answer):
     manufacturers_left: int
     operators_left: int
     operators_made: list[str]
+    operators_gone: list[str] = []
     devices_left: int
     groups_changed: list[str]
     manufacturers_changed: list[str]
     lists_cut: list[str] = []
     devices_resumed: list[str]
     changes: list[RuleChange]
+    list_cuts: list[ListCut] = []
 
 
 class EndedEntries(Answer):

@@ -61,12 +61,18 @@ def retire_root(
     ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The root.", autocompletion=root_names)],
     apart: Annotated[
-        bool, typer.Option("--apart", help="Even if two other roots vouch for each other by this one alone.")
+        bool,
+        typer.Option(
+            "--apart",
+            help="Even if two other roots vouch for each other by this one alone, or not all of their keys open here.",
+        ),
     ] = False,
 ) -> None:
     """Retire a root under which no issuing CA is left; no other root vouches for its key any more.
 
-    The roots that did sign a CRL which says so, so their keys have to be here; --passphrase-file is theirs.
+    The roots that did sign a CRL which says so, so their keys have to be here; --passphrase-file is theirs. With
+    --apart, for a root whose key was stolen, those sign whose keys open, one at least; the command fails with the name
+    of each that owes its CRL still: run it again with that one's passphrase.
 
     \b
     Example:

@@ -139,6 +139,16 @@ def _say_who_stays(name: str, operators: list[str]) -> None:
     )
 
 
+def _say_who_is_gone(name: str, operators: Sequence[str]) -> None:
+    """Say which *operators* had a role from the one called *name* and were ended since: perhaps by a thief."""
+    ended = " ".join(f"--device {each}" for each in operators[:_NAMED])
+    say(
+        f"fleet-provisioning: {_few(operators)} had a role from {name} and {'is' if len(operators) == 1 else 'are'} "
+        f"gone, and what they made may let others in (operator left NAME); if nobody knows them: fleet-provisioning "
+        f"revoke {ended} --reason keyCompromise"
+    )
+
+
 def _say_which_roles_ended(name: str, ended: Sequence[str]) -> None:
     """Say under which names nobody is who was given a role by the one called *name*; they have *ended*."""
     what = "the role that {} gave to {} has" if len(ended) == 1 else "the roles that {} gave to {} have"
@@ -172,6 +182,8 @@ def say_what_is_unlisted(name: str, entries: int, groups: list[str]) -> None:
 def _say_what_was_changed(departed: DepartedOperator) -> None:
     """Say what an operator whose key was stolen has changed, or whoever has it, and what to do."""
     name = departed.name
+    if departed.operators_gone:
+        _say_who_is_gone(name, departed.operators_gone)
     known = f", at least {departed.devices_left} of them by a manufacturer's CA or a key on a list"
     # None is known if a thief has removed their entries again: the audit log knows.
     known = known if departed.devices_left else ""
@@ -195,8 +207,8 @@ def _say_what_was_changed(departed: DepartedOperator) -> None:
         )
     if cut := departed.lists_cut:
         say(
-            f"fleet-provisioning: {name} has ended entries on the lists of {_few(cut)}, perhaps others' (audit show "
-            f"--by {name}); whoever knows the devices lists them again: listed import"
+            f"fleet-provisioning: {name} has ended, removed or replaced entries on the lists of {_few(cut)}, perhaps "
+            f"others' (operator left {name} shows which); whoever knows the devices lists them again: listed import"
         )
     if devices := departed.devices_resumed:
         named = " ".join(f"--device {each}" for each in devices[:_NAMED])

@@ -7,7 +7,7 @@ renewed has two valid certificates, mostly for two keys, until the older one exp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from provisioning.commands.service_command import say
@@ -39,6 +39,14 @@ def say_which_are_for_the_same_key(others: Iterable[OtherForKey]) -> None:
             f"fleet-provisioning: {device} has {which}; if the key is in doubt: {remedy}; if others have it: "
             f"revoke --serial {serials[0]} --reason keyCompromise, which ends all that are for it"
         )
+
+
+def say_who_had_not_come(names: Sequence[str], then: str) -> None:
+    """Say by which *names* nobody had enrolled when they were ended, as may be if one is mistyped; *then*: who may."""
+    if names:
+        shown = ", ".join(names[:_MOST])
+        more = f" and {len(names) - _MOST} more" if names[_MOST:] else ""
+        say(f"fleet-provisioning: no certificate was ever issued to {shown}{more}, and {then}")
 
 
 async def tell_what_is_left(client: EnrolmentOperatorClient, devices: Iterable[str], ending: str) -> None:

@@ -15,7 +15,11 @@ from provisioning.commands.departed import (
     say_who_left,
 )
 from provisioning.commands.in_steps import check_none_refused, in_steps
-from provisioning.commands.left_to_the_device import say_which_are_for_the_same_key, tell_what_is_left
+from provisioning.commands.left_to_the_device import (
+    say_which_are_for_the_same_key,
+    say_who_had_not_come,
+    tell_what_is_left,
+)
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
 from provisioning.commands.printed_rows import printed
 from provisioning.commands.reason_option import reason_option
@@ -67,7 +71,8 @@ def revoke(
     first date and reason; only keyCompromise replaces another reason, the date stays. If a group still admits
     devices, close it first, or leave it only the ways it is to keep: group set. Open tokens of a revoked device are
     void; of a device of which only a certificate is revoked (--serial, --certificate), tokens and other certificates
-    stay, and it is said which it has.
+    stay, and it is said which it has. A device that has not come yet, and is expected by a token, a list or an
+    approval, is revoked by its name all the same: nobody enrols by it then.
 
     After a restore or a fail-over the service may have lost a certificate that brokers still admit: --certificate
     revokes it by its file. If the service has lost its device too, that is revoked, with its open tokens.
@@ -94,6 +99,7 @@ def revoke(
     total = kept = 0
     whose: list[str] = []
     departed: list[DepartedOperator] = []
+    names: list[str] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
@@ -105,11 +111,12 @@ def revoke(
                 whose.extend(each.device for each in found if meant.kind != "device")
                 kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
 
-            told = partial(client.revoke, keep_tokens=keep_tokens, tell=departed.append)
+            told = partial(client.revoke, keep_tokens=keep_tokens, tell=departed.append, tell_name=names.append)
             ask = partial(told, reason=reason, invalidity_date=since)
             try:
                 await _each(meant, ask, report, "revoked", goes_on=False)
             finally:  # What was done before a later step failed is done.
+                say_who_had_not_come(names, "nobody gets one without a token that is made from now on")
                 await _tell_who_left(client, departed, end_claims=end_claims, end_listed=end_listed, stolen=compromised)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
@@ -245,13 +252,15 @@ def decommission(
     meant = named.meant(named.in_group(connection, doing, yes=yes))
 
     departed: list[DepartedOperator] = []
+    names: list[str] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
-            ask = partial(client.decommission, keep_tokens=keep_tokens, tell=departed.append)
+            ask = partial(client.decommission, keep_tokens=keep_tokens, tell=departed.append, tell_name=names.append)
             try:
                 await _each(meant, ask, show, "decommissioned")
             finally:
+                say_who_had_not_come(names, "nobody ever gets one")
                 await _tell_who_left(client, departed, end_claims=end_claims, end_listed=end_listed)
 
     connection.run(command)

@@ -21,7 +21,7 @@ from provisioning.program.printed_table import print_table
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator import OperatorClient
-    from provisioning.client.operator_answers import RuleChange
+    from provisioning.client.operator_answers import ListCut, RuleChange
 
 operator_app = command_group(help="List operators and grant roles.")
 
@@ -88,8 +88,9 @@ def show_left(
 ) -> None:
     """Show what an operator leaves behind, or would: what lets others in, and what he has changed of groups' rules.
 
-    After a theft of the operator's key, look through it, and put right what is not as it should be: group set,
-    manufacturer set, suspend, listed end. --since narrows the changes. audit show --by says all that he has done.
+    And what he has taken off lists of expected devices, and keys there that he has replaced. After a theft of the
+    operator's key, look through it, and put right what is not as it should be: group set, manufacturer set, suspend,
+    listed end, listed import. --since narrows the changes. audit show --by says all that he has done.
 
     \b
     Example:
@@ -102,11 +103,14 @@ def show_left(
         if as_json:
             print_json(left)
             return
-        print_facts(left, without={"changes"})
+        print_facts(left, without={"changes", "list_cuts"})
         if left.changes:
             rows = [row for each in left.changes for row in _changed(each)]
             sys.stdout.write("\n")
             print_table(("entry", "time", "group", "rule", "before", "after"), rows)
+        if left.list_cuts:
+            sys.stdout.write("\n")
+            print_table(("entry", "time", "group", "gone from its list"), map(_cut, left.list_cuts))
 
     connection.run(command)
 
@@ -126,6 +130,13 @@ def _changed(change: RuleChange) -> list[tuple[str, ...]]:
         for rule, value in change.after.items()
         if value or before is not None
     ]
+
+
+def _cut(cut: ListCut) -> tuple[str, ...]:
+    more = cut.count - len(cut.names)
+    named = [*cut.names, f"{counted(more, 'more entry', 'more entries')}"] if more and cut.names else cut.names
+    gone = ", ".join(named) or counted(cut.count, "entry", "entries")
+    return str(cut.entry), shown_time(cut.at), cut.group, gone
 
 
 @operator_app.command("grant")

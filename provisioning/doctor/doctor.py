@@ -56,6 +56,8 @@ _PRIVATE_FILE: Final = 0o600
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _GROUP: Final = stat.S_ISGID | stat.S_IRWXG
 _ROOT: Final = 0
+_OF_ROOT: Final = "root-"
+"""How a root's name begins."""
 _LEAST_FREE: Final = 500 * 1024 * 1024
 _FULL: Final = 1024 * 1024
 """With less free space than this, writing more than a page may fail."""
@@ -209,7 +211,16 @@ def _keys(settings: Settings) -> Iterator[Finding]:
     except ConfigurationError as error:
         yield failed("keys", str(error), remedy)
         return
-    wrong, silent = _tried(signers, files, held)
+    unopened, silent = _tried(signers, files, held)
+    opened = [name for name in held if name not in unopened]
+    own = [name for name in unopened if _may_have_its_own(signers, name, opened)]
+    for name in own:
+        yield warning(
+            "keys",
+            f"{unopened[name]}; a root's key may have a passphrase of its own",
+            "doctor with that passphrase (--passphrase-file) tries it: the root's next CRL needs it",
+        )
+    wrong = [error for name, error in unopened.items() if name not in own]
     try:
         read_audit_key(files)
     except ConfigurationError as error:
@@ -227,17 +238,22 @@ def _keys(settings: Settings) -> Iterator[Finding]:
     elif not (wrong or silent):
         for doubt in about_keys(settings):
             yield warning("keys", doubt.what, doubt.remedy)
-        yield ok("keys", f"the keys of {', '.join(held)} open and sign; the audit log's key is there")
+        yield ok("keys", f"the keys of {', '.join(opened)} open and sign; the audit log's key is there")
 
 
-def _tried(signers: SignerPlaces, files: AuthorityFiles, held: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return what is wrong with the keys of the CAs *held*, and the names of those that do not sign."""
-    wrong, silent = list[str](), list[str]()
+def _may_have_its_own(signers: SignerPlaces, name: str, opened: Sequence[str]) -> bool:
+    """Whether the key of *name*, which does not open, may have another passphrase than those that do."""
+    return name.startswith(_OF_ROOT) and signers.in_file(name) and any(map(signers.in_file, opened))
+
+
+def _tried(signers: SignerPlaces, files: AuthorityFiles, held: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return what is wrong with the keys of the CAs *held*, by name, and the names of those that do not sign."""
+    wrong, silent = dict[str, str](), list[str]()
     for name in held:
         try:
             try_key(signers.open_for(name, read_certificate(files.certificate(name))))
         except ConfigurationError as error:
-            wrong.append(str(error))
+            wrong[name] = str(error)
         except (Refused, InvalidSignature):
             silent.append(name)
     return wrong, silent

@@ -23,7 +23,7 @@ from sqlalchemy.engine import Connection
 from provisioning.authorities.authority import STRANGER_REMEDY, strangers
 from provisioning.authorities.last_ceremony import REMEDY, LastCeremony
 from provisioning.authorities.named_lists import named_lists
-from provisioning.authorities.root_life import vouching_for
+from provisioning.authorities.owed_lists import BY, unlisted, vouching_for
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
@@ -65,7 +65,7 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
         elif each.state is not AuthorityState.REVOKED:
             good.append(f"{each.name} ({each.state})")
         yield from _list(connection, each, now)
-    yield from _believed(every)
+    yield from _believed(connection, every, now)
     yield from _addresses(connection, settings, every)
     for word in known_authorities.unknown(connection):
         if word.is_recent(now):
@@ -142,8 +142,11 @@ def _list(connection: Connection, ca: StoredAuthority, now: datetime) -> Iterato
         yield ok("CRL", f"{ca.name}'s is valid until {shown_minute(crl.next_update)} at least")
 
 
-def _believed(every: Sequence[StoredAuthority]) -> Iterator[Finding]:
-    """Yield which retired roots' keys are still good for something, as those that an earlier version has retired."""
+def _believed(connection: Connection, every: Sequence[StoredAuthority], now: datetime) -> Iterator[Finding]:
+    """Yield which retired roots' keys are still good for something, as those that an earlier version has retired.
+
+    By a list, too, that a root whose key was not here has not signed since.
+    """
     retired = [each.name for each in every if each.kind is AuthorityKind.ROOT and each.state is AuthorityState.RETIRED]
     for name in retired:
         if crosses := [each.name for each in vouching_for(name, every)]:
@@ -151,6 +154,15 @@ def _believed(every: Sequence[StoredAuthority]) -> Iterator[Finding]:
                 "CAs",
                 f"{name} is retired, and who has its key is still believed: {', '.join(crosses)} vouches for it",
                 f"fleet-provisioning ca root retire {name}",
+            )
+        if owed := [each.name for each in unlisted(connection, name, every, now)]:
+            roots = " and ".join(each.rpartition(BY)[2] for each in owed)
+            yield warning(
+                "CRL",
+                f"{name} is retired, and no CRL of {roots} ends {', '.join(owed)} yet: relying parties that follow no "
+                f"feed believe who has the key of {name}",
+                f"fleet-provisioning ca root retire {name} --apart, with the key of {roots} and its passphrase; or "
+                "start the service where that key opens",
             )
 
 

@@ -68,6 +68,7 @@ from provisioning.store.certificates import StoredCertificate
 from provisioning.store.certificates_of_key import HeldCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Group, NewKey, WayName
+from provisioning.store.names_to_come import never_came
 from provisioning.store.side_by_side import go_alone
 
 _EVIDENCE: Final[Sequence[type[Way]]] = (TokenWay, ClaimWay, ManufacturerWay)
@@ -335,7 +336,7 @@ def _in_place(
     moves = (device.role, device.group) != (role, group)
     if not moves and rules.maximum_devices is None and device.origin == origin:
         return device
-    if device.state is DeviceState.ACTIVE and claims.never_activated(device, now):
+    if _is_free(connection, device, now):
         _check_room(connection, rules, now)
         if moves:
             check_not_withdrawn(connection, device)
@@ -346,6 +347,13 @@ def _in_place(
             f"{device.name} keeps the {device.place}: ask for a token for that role and group, or choose another name",
         )
     return device
+
+
+def _is_free(connection: Connection, device: Device, now: datetime) -> bool:
+    """Whether nobody has the name: of lost trials, or of none at all, as it was revoked before anybody had it."""
+    if not claims.never_activated(device, now):
+        return False
+    return device.state is DeviceState.ACTIVE or never_came(connection, device)
 
 
 def _by_other_evidence(

@@ -75,7 +75,10 @@ class DeviceListService:
             if entries:
                 facts = {"count": len(entries), "new": new, "devices": list(map(str, changed))}
                 audit.append(connection, now, by, Action.DEVICES_LISTED, group, facts)
-            return new, replaced
+            if replaced:  # By an entry of its own: `provisioning.store.rare_changes` finds it.
+                were = {"count": len(replaced), "were": list(map(str, replaced))}
+                audit.append(connection, now, by, Action.LISTED_KEYS_REPLACED, group, were)
+            return new, len(replaced)
 
         new, replaced = await self._database.write(record)
         log.info("devices listed", group=group, entries=len(entries), new=new, wrong=len(errors), by=by)

@@ -6,7 +6,8 @@ Rules
 -----
 1. What was changed comes from the audit log. Entries of earlier versions say what a group's rules became, and not what
    they were.
-2. It is bounded: so many groups, and so many changes of each, the last ones. `audit show --by` has all.
+2. It is bounded: so many groups, and so many changes of each, the last ones. `audit show --by` has all. Of keys that
+   were replaced, and what they were, only entries of this version say which.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from provisioning.store.promises import Left
 
 _OF_EACH: Final = 10
 """Changes of one group that are shown."""
+_CUTS: Final = 100
+"""Of one group's list: one by one, as `listed remove` does it."""
+_NAMED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +47,26 @@ class RuleChange:
 
 
 @dataclass(frozen=True, slots=True)
+class ListCut:
+    """What an operator has taken off a group's list at one time, or replaced there: *count* entries, some named.
+
+    Of a replaced key the name is followed by what the key was. Of entries that were ended together none is named.
+    """
+
+    number: int
+    at: datetime
+    group: str
+    count: int
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class LeftBehind:
     """What one operator leaves behind, or would."""
 
     left: Left
     changes: Sequence[RuleChange]
+    cuts: Sequence[ListCut]
 
 
 class LeftBehindService:
@@ -58,7 +77,7 @@ class LeftBehindService:
         self._clock = clock
 
     async def of(self, name: str, since: datetime | None = None) -> LeftBehind:
-        """Return what the operator called *name* has made, with changes of rules *since* then; raise `Refused`."""
+        """Return what the operator called *name* has made, with changes *since* then; raise `Refused`."""
 
         def look(connection: Connection) -> LeftBehind:
             check_is_operator(connection, name)
@@ -68,7 +87,12 @@ class LeftBehindService:
                 for group in left.groups
                 for each in rare_changes.last_of(connection, name, rare_changes.RULES, group, _OF_EACH, since)
             ]
-            return LeftBehind(left, changes)
+            cuts = [
+                _cut(each)
+                for group in left.unlisted
+                for each in rare_changes.last_of(connection, name, rare_changes.LISTS, group, _CUTS, since)
+            ]
+            return LeftBehind(left, changes, cuts)
 
         return await self._database.survey(look)
 
@@ -79,6 +103,12 @@ def _change(entry: AuditEntry) -> RuleChange:
     after = facts if before is None else {rule: facts[rule] for rule in before}
     told = None if before is None else _as_text(before)
     return RuleChange(entry.number, entry.at, entry.subject, told, _as_text(after))
+
+
+def _cut(entry: AuditEntry) -> ListCut:
+    facts: dict[str, Any] = json.loads(entry.details)
+    names: list[str] = [facts["name"]] if "name" in facts else facts.get("were", [])
+    return ListCut(entry.number, entry.at, entry.subject, facts.get("count", len(names)), names[:_NAMED])
 
 
 def _as_text(rules: Mapping[str, Any]) -> dict[str, str]:

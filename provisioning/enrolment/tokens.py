@@ -52,6 +52,7 @@ from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import WayName, alternative_text
+from provisioning.store.names_to_come import never_came
 from provisioning.store.token_inventory import KnownToken, TokenState
 from provisioning.store.tokens import TokenGrant
 
@@ -304,7 +305,7 @@ def _kept_promises(
             lost = _may_become_another_s(device) and claims.never_activated(device, now)
             if order.group is None and device.role is grant.role and not lost:
                 grant = replace(grant, group=device.group)
-            _check_kept(device, grant)
+            _check_kept(connection, device, grant)
         kept.append(replace(each, grant=grant, device_state=None if device is None else device.state))
     _check_promised(connection, order, now)
     return kept
@@ -323,14 +324,16 @@ def _check_promised(connection: Connection, order: TokenOrder, now: datetime) ->
             )
 
 
-def _check_kept(device: Device, grant: TokenGrant) -> None:
+def _check_kept(connection: Connection, device: Device, grant: TokenGrant) -> None:
     """Refuse to promise *grant* if *device* would not get it."""
     if device.state is DeviceState.DECOMMISSIONED:
         raise Refused(
             Code.DEVICE_DECOMMISSIONED,
             f"a token could not be used: {device.name} was decommissioned for good, choose another name",
         )
-    if not _may_become_another_s(device) and (device.role, device.group) != (grant.role, grant.group):
+    if (device.role, device.group) != (grant.role, grant.group) and not (
+        _may_become_another_s(device) or never_came(connection, device)
+    ):
         raise Refused(
             Code.NAME_TAKEN,
             f"a token could not be used: {device.name} keeps the {device.place}; ask for that role and "

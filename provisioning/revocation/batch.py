@@ -105,12 +105,23 @@ class Batch:
         raise RefusedTogether([RefusedItem(kind, name, refusal.code, refusal.detail)], undone)
 
 
-def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str], refusals: Refusals) -> Batch:
-    """Return what is named, each once, its devices locked; add what is unknown to *refusals*."""
+def look_up(
+    connection: Connection,
+    names: Sequence[str],
+    serials: Sequence[str],
+    refusals: Refusals,
+    expected: Callable[[Connection, Sequence[str]], Sequence[Device]] = lambda *_: (),
+) -> Batch:
+    """Return what is named, each once, its devices locked; add what is unknown to *refusals*.
+
+    *expected* records those of the names that no device has, and that count all the same.
+    """
     rest_longer(connection)
     names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
     locked = devices.lock_all(connection, names, serials)
     by_name = {each.name: each for each in locked}
+    if absent := [name for name in names if name not in by_name]:
+        by_name |= {each.name: each for each in expected(connection, absent)}
     whole = [by_name[name] for name in names if name in by_name]
     _refuse_unknown_names(connection, [name for name in names if name not in by_name], refusals)
     singly = certificates.of_devices_or_with_serials(connection, [], serials)

@@ -18,6 +18,7 @@ from provisioning.pki.role import Role
 from provisioning.program.collector import paused
 from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
 from provisioning.revocation.departed_operators import Departed, Voided, take_back, with_what_is_left
+from provisioning.revocation.expected_names import record_promised
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
@@ -127,14 +128,16 @@ class EndOfMany:
         named = {each.id for each in (*begun.batch.at_once, *begun.batch.singly)}
         others = [fact for identifier, fact in facts.items() if identifier not in named]
         departed = await with_what_is_left(self._database, begun.departed, self._clock())
-        return RevocationOutcome(told(begun.batch, facts, later, [*of_keys, *others]), changed, departed)
+        names = [each.name for each in begun.batch.whole if begun.batch.issued.get(each.id) == []]
+        return RevocationOutcome(told(begun.batch, facts, later, [*of_keys, *others]), changed, departed, names)
 
     @paused()
     def _begin(self, connection: Connection, end: End) -> _Begun:
         now, grounds, undone = self._clock(), end.grounds, end.action.value
         refusals = Refusals()
         bound = tokens.void_of_each(connection, end.names, now)  # Before the devices: the store's lock order.
-        batch = look_up(connection, end.names, end.serials, refusals)
+        promised = partial(record_promised, by=end.by, now=now)
+        batch = look_up(connection, end.names, end.serials, refusals, promised)
         for device in [each for each in batch.whole if each.role is Role.SERVICE]:
             with refusals.of("device", device.name):
                 check_the_service_is_not_ended(device)

@@ -42,6 +42,8 @@ class RevocationOutcome:
     changed: bool
     departed: Sequence[Departed] = ()
     """Operators who have left by it."""
+    names: Sequence[str] = ()
+    """What was named and has ended without a certificate: nobody has enrolled by these names."""
 
 
 Changed = Sequence[StoredCertificate]

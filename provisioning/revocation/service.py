@@ -21,6 +21,8 @@ Rules
 7. With an operator go the tokens made by that operator that nobody has used, and approvals that nobody was certified
    for: those tokens are voided, those just being made are not made (`provisioning.enrolment.tokens`), and what was
    approved waits again; both are kept if the caller says so (`provisioning.revocation.departed_operators`).
+8. A name under which nobody has enrolled, and which is promised to somebody, is ended, too
+   (`provisioning.revocation.expected_names`).
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from provisioning.revocation.departed_operators import (
 )
 from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
+from provisioning.revocation.expected_names import record_promised
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.named_certificate import BySerial, shown
@@ -179,7 +182,8 @@ class RevocationService:
             facts |= {**facts_before(ended), **end.occasion.facts}
             voided.note_what_ended(connection, grounds, now, end.by)
             audit.append(connection, now, end.by, end.action, name, facts)
-        outcome = RevocationOutcome(revoked or facts_of(issued), changed or bool(voided), voided.departed)
+        names = [] if issued else [name]
+        outcome = RevocationOutcome(revoked or facts_of(issued), changed or bool(voided), voided.departed, names)
         return outcome, ended, voided
 
     async def revoke_serial(
@@ -247,6 +251,8 @@ def _to_be_ended(connection: Connection, name: str, end: End, now: datetime) -> 
     """Void its tokens, and return the device, locked, and how many; raise `Refused` if it cannot be ended."""
     bound = Counter({name: tokens.void(connection, name, now)})  # Before the device: the store's lock order.
     device = devices.find(connection, name, for_update=True)
+    if device is None:
+        device = next(iter(record_promised(connection, [name], by=end.by, now=now)), None)
     if device is None:
         raise no_such_device(connection, name)
     if device.role is not Role.DEVICE:

@@ -22,6 +22,7 @@ from provisioning.store.tables import approvals
 
 _NUMBERS: Final = "approval"
 _PROOF_OCTETS: Final = 32
+_TOGETHER: Final = 50
 IN_FORCE: Final = timedelta(days=90)
 """An approval that nobody has used counts for as long as a token may last."""
 
@@ -91,6 +92,17 @@ def find_by_id(connection: Connection, approval_id: int) -> StoredApproval | Non
     """Return a request by its number, locked until the transaction ends."""
     row = connection.execute(select(approvals).where(approvals.c.id == approval_id).with_for_update()).one_or_none()
     return None if row is None else _from_row(row)
+
+
+def approved(connection: Connection, group: str, names: Sequence[str]) -> set[str]:
+    """Return those of *names* with a request in *group* that was approved, and for which nobody was certified."""
+    found: set[str] = set()
+    for start in range(0, len(names), _TOGETHER):  # For many more, PostgreSQL without statistics would read all of it.
+        chosen = names[start : start + _TOGETHER]
+        named = approvals.c.group_name == group, approvals.c.name.in_(chosen)
+        is_approved = approvals.c.state == ApprovalState.APPROVED.value
+        found.update(connection.execute(select(approvals.c.name).where(*named, is_approved)).scalars())
+    return found
 
 
 def put(connection: Connection, request: ApprovalRequest, now: datetime) -> int:

@@ -80,6 +80,7 @@ class Action(StrEnum):
     MANUFACTURER_LIST_REMOVED = "manufacturer list removed"
     DEVICES_LISTED = "devices listed"
     DEVICES_UNLISTED = "devices unlisted"
+    LISTED_KEYS_REPLACED = "listed keys replaced"
     LIST_ENTRIES_ENDED = "list entries ended"
     RENEWAL_HASTENED = "renewal hastened"
     APPROVED = "approved"

@@ -87,7 +87,10 @@ class Device:
     origin: str | None = None
     """What identified it at its first enrolment, if that can identify it again: its manufacturer's serial number."""
     trial_ends_at: datetime | None = None
-    """When the last of its trials ends, if it only ever had trials; None: it is here for good."""
+    """When the last of its trials ends, if it only ever had trials; None: it is here for good.
+
+    Of a name that was ended before anybody enrolled under it: when that was (`provisioning.store.names_to_come`).
+    """
 
     @property
     def place(self) -> str:
@@ -157,6 +160,13 @@ def add(
     values = {"name": name, "role": role.value, "group_name": group, "created_at": now, "origin": origin}
     (identifier,) = _ADD.one(connection, values)
     return Device(identifier, name, role, group, now, None, origin=origin)
+
+
+def add_name(connection: Connection, name: str, role: Role, group: str | None, now: datetime) -> Device:
+    """Record a name under which nobody has enrolled, as if all its trials were over *now*."""
+    device = add(connection, name, role, group, now)
+    connection.execute(update(devices).where(devices.c.id == device.id).values(trial_ends_at=now))
+    return replace(device, trial_ends_at=now)
 
 
 def move(connection: Connection, device: Device, role: Role, group: str | None, origin: str | None) -> Device:

@@ -132,10 +132,15 @@ def page(connection: Connection, *, limit: int, after: str | None) -> Sequence[S
     return [_from_row(row) for row in connection.execute(statement)]
 
 
+def every(connection: Connection) -> list[Group]:
+    """Return the rules of all configured groups, in order of name."""
+    found = connection.execute(select(enrolment_groups).order_by(enrolment_groups.c.name))
+    return [each.group for each in map(_from_row, found)]
+
+
 def bound_to(connection: Connection, line: str) -> list[str]:
     """Return the names of the groups whose devices get certificates from the issuing CAs of *line*."""
-    found = connection.execute(select(enrolment_groups).order_by(enrolment_groups.c.name))
-    return [each.group.name for each in map(_from_row, found) if each.group.issuing_line == line]
+    return [each.name for each in every(connection) if each.issuing_line == line]
 
 
 def count_devices(connection: Connection, name: str, now: datetime, most: int) -> int:

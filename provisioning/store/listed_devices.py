@@ -45,6 +45,7 @@ from sqlalchemy.engine import Connection, Row
 from provisioning.store.tables import certificates, devices, ended_listers, listed_devices
 
 _NEXT: Final = timedelta(microseconds=1)
+_TOGETHER: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,27 +114,39 @@ def find(connection: Connection, group: str, name: str) -> ListEntry | None:
     return None if row is None else _from_row(row)
 
 
+def in_force(connection: Connection, group: str, names: Sequence[str]) -> set[str]:
+    """Return those of *names* that are on the group's list, by somebody's word that counts."""
+    found: set[str] = set()
+    for start in range(0, len(names), _TOGETHER):  # For many more, PostgreSQL without statistics would read all of it.
+        chosen = names[start : start + _TOGETHER]
+        named = listed_devices.c.group_name == group, listed_devices.c.name.in_(chosen)
+        found.update(connection.execute(select(listed_devices.c.name).where(*named, _IN_FORCE)).scalars())
+    return found
+
+
 def put(
     connection: Connection, group: str, entries: Sequence[ListedDevice], *, by: str, now: datetime
-) -> tuple[int, int, list[ListedDevice]]:
+) -> tuple[int, list[ListedDevice], list[ListedDevice]]:
     """Record *entries*, each replacing an older one of its name.
 
-    Return how many were new, or had ended; how many were there with another key or none; and which of them were not on
-    the list with the same key, put there by the same one.
+    Return how many were new, or had ended; which were there with another key or none, as they were; and which of them
+    were not on the list with the same key, put there by the same one.
     """
     if not entries:
-        return 0, 0, []
+        return 0, [], []
     removing = _removing(connection, group, [each.name for each in entries]).returning(*_WORDS)
     before = {row.name: row for row in connection.execute(removing)}
     known = {each for row in before.values() for each in (row.added_by, row.also_by) if each}
     ends = _ends_of(connection, known | {by})
     at = max(now, ends[by] + _NEXT) if by in ends else now
-    rows, changed, new, replaced = [], [], 0, 0
+    rows, changed, new, replaced = [], list[ListedDevice](), 0, list[ListedDevice]()
     for each in entries:
         old = before.get(each.name)
         given: Sequence[tuple[str, datetime]] = () if old is None else _words_of(old, ends)
         is_same = old is not None and old.spki_sha256 == each.spki_sha256
-        new, replaced = new + (not given), replaced + bool(given and not is_same)
+        new += not given
+        if old is not None and given and not is_same:
+            replaced.append(ListedDevice(old.name, old.spki_sha256))
         words = given if is_same else ()
         also_by, also_at = next(((who, at) for who, at in words if who != by), (None, None))
         if not words or words[-1][0] != by:

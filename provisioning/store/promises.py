@@ -22,13 +22,13 @@ from provisioning.store import approvals, listed_devices, rare_changes, tokens
 from provisioning.store.audit import Action
 from provisioning.store.devices import DeviceState, find_all
 from provisioning.store.manufacturer_tables import idevids, manufacturers
-from provisioning.store.operators import usable_admins
+from provisioning.store.operators import granter, role_of, usable_admins
 from provisioning.store.tables import claims, devices, operators
 
 NAMED: Final = 100
 """So many groups, manufacturers and devices are named."""
-_RESUMED: Final = 1000
-"""Devices whose state is looked up."""
+_LOOKED_AT: Final = 1000
+"""Devices and operators whose state is looked up."""
 _HERE: Final = (
     select(devices.c.id)
     .where(
@@ -61,7 +61,9 @@ class Left:
     manufacturers_changed: Sequence[str]
     """Whose terms or lists that one has changed."""
     unlisted: Sequence[str]
-    """Groups on whose lists that one has ended entries, of whoever had put them there."""
+    """Groups on whose lists that one has ended, removed or replaced entries, of whoever had put them there."""
+    operators_gone: Sequence[str]
+    """Who was given a role by that one, at any time, and was ended since: what they have made may let others in."""
     resumed: Sequence[str]
     """Devices whose suspension, or that of a certificate, that one has ended, and that are not suspended now."""
 
@@ -137,23 +139,43 @@ def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict
     found: dict[str, Left] = {}
     for name in names:
         open_tokens, approved, ongoing, registered, keys = (each[name] for each in every)
+        here, gone = _ever_granted_by(connection, name)
         found[name] = Left(
             open_tokens,
             approved,
             ongoing,
             keys,
             registered,
-            made[name],
+            sorted({*made[name], *here}),
             inside[name],
             rare_changes.subjects(connection, name, rare_changes.RULES, NAMED),
             rare_changes.subjects(connection, name, rare_changes.MANUFACTURERS, NAMED),
             rare_changes.subjects(connection, name, rare_changes.LISTS, NAMED),
+            gone,
             _resumed_by(connection, name),
         )
     return found
 
 
+def _ever_granted_by(connection: Connection, name: str) -> tuple[list[str], list[str]]:
+    """Return to whom the operator called *name* ever gave a role: who may do more than read, and who was ended since.
+
+    The audit log knows it also if they have granted each other, or themselves, their roles anew. Not if somebody else
+    has: then it is on that one's word.
+    """
+    granted = rare_changes.subjects(connection, name, (Action.OPERATOR_ROLE_GRANTED,), _LOOKED_AT)
+    others = [each for each in find_all(connection, granted) if each.role is Role.OPERATOR and each.name != name]
+    here = [
+        each.name
+        for each in others
+        if not each.state.is_end
+        and role_of(connection, each.name) is not OperatorRole.AUDITOR
+        and granter(connection, each.name) in {name, *granted}
+    ]
+    return here, sorted(each.name for each in others if each.state.is_end)[:NAMED]
+
+
 def _resumed_by(connection: Connection, name: str) -> list[str]:
-    resumed = rare_changes.subjects(connection, name, (Action.RESUMED,), _RESUMED)
+    resumed = rare_changes.subjects(connection, name, (Action.RESUMED,), _LOOKED_AT)
     active = {each.name for each in find_all(connection, resumed) if each.state is DeviceState.ACTIVE}
     return [each for each in resumed if each in active][:NAMED]

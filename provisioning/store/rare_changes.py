@@ -23,12 +23,13 @@ MANUFACTURERS: Final = (
     Action.MANUFACTURER_LIST_TAKEN,
     Action.MANUFACTURER_LIST_REMOVED,
 )
-LISTS: Final = (Action.LIST_ENTRIES_ENDED,)
+LISTS: Final = (Action.LIST_ENTRIES_ENDED, Action.DEVICES_UNLISTED, Action.LISTED_KEYS_REPLACED)
 _RARE: Final = text(
     "action IN ('group created', 'group changed', 'manufacturer changed', 'manufacturer list taken', "
-    "'manufacturer list removed', 'resumed', 'list entries ended')"
+    "'manufacturer list removed', 'resumed', 'list entries ended', 'devices unlisted', 'listed keys replaced', "
+    "'operator role granted')"
 )
-"""As migration 0041 has it: only with these words a database sees that its index has them all."""
+"""As migration 0042 has it: only with these words a database sees that its index has them all."""
 
 
 def subjects(connection: Connection, actor: str, actions: Iterable[Action], most: int) -> list[str]:

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-CURRENT: Final = "0041"
+CURRENT: Final = "0042"
 """The newest migration's revision."""
 _SESSIONS: Final = "fleet-provisioning"
 SESSION_NAME: Final = f"{_SESSIONS} {CURRENT}"

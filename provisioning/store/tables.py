@@ -416,7 +416,7 @@ audit_entries = Table(
     Column("subject", String(80), nullable=False),
     Column("details", Text, nullable=False),
     Column("mac", LargeBinary(32), nullable=False),
-    # On disk it has only `provisioning.store.rare_changes` (migration 0041), see `devices`.
+    # On disk it has only `provisioning.store.rare_changes` (migration 0042), see `devices`.
     Index("ix_audit_entries_changes", "actor", "action", "subject", "number"),
 )
 """Append-only: see `provisioning.store.audit`."""

@@ -96,6 +96,16 @@ _PROMISED: Final = Prepared(
     ),
     at_once=True,
 )
+_VOIDED_AT: Final = Prepared(
+    select(tokens.c.device, tokens.c.role, tokens.c.group_name)
+    .where(
+        tokens.c.device == bindparam("wanted"),
+        tokens.c.used_at.is_(None),
+        tokens.c.voided_at == bindparam("at", type_=UtcDateTime),
+    )
+    .order_by(tokens.c.id),
+    at_once=True,
+)
 _NOT_EXPIRED: Final = tokens.c.expires_at > bindparam("now", type_=UtcDateTime)
 _UNUSED_SINCE: Final = select(
     func.count(),
@@ -218,6 +228,14 @@ def void_of_each(connection: Connection, devices: Sequence[str], now: datetime) 
     if found:
         connection.execute(_VOID, {"wanted": list(found), "now": now})
     return found
+
+
+def voided_of_each(connection: Connection, names: Sequence[str], at: datetime) -> list[tuple[str, Role, str | None]]:
+    """Return the device, role and group of each token that was bound to one of *names* and was voided *at* that time.
+
+    In the order in which the tokens of each were made.
+    """
+    return [(name, Role(role), group) for name, role, group, _ in _VOIDED_AT.placed(connection, names, {"at": at})]
 
 
 def void_made_by(connection: Connection, operators: Sequence[str], now: datetime) -> Counter[str]:

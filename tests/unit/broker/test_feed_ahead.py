@@ -16,7 +16,8 @@ from broker.mqtt.codes import ReasonCode
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
-from provisioning.client.feed import FeedAhead
+from provisioning.client.connection import CONNECT_TIMEOUT
+from provisioning.client.feed import HEARTBEAT, FeedAhead, FeedSilent
 from provisioning.client.feed_reader import Current, FeedEvent, FeedLost, ReleaseEvent, RevocationEvent
 from provisioning.client.genuine_server import Refuse
 from provisioning.pki.revocation_reason import RevocationReason
@@ -135,6 +136,34 @@ async def test_an_outage_is_one_entry_of_the_audit_log_however_often_it_is_tried
     with pytest.raises(asyncio.CancelledError):
         await feed.run()
     assert entries == ["feed current", "feed lost"] * 3
+
+
+async def test_a_feed_that_has_fallen_silent_is_sought_quickly_and_later_with_patience(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several processes at one address one may hang, and is given connections as before: each cost ten seconds."""
+    feed, given, sleep = feed_of(broker, tmp_path), list[float](), asyncio.sleep
+    outcomes = [FeedSilent("nothing"), *[FeedLost("it takes too long to connect")] * 8, FeedSilent("nothing again")]
+
+    async def follow(*_: object, connect_timeout: float, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+        given.append(connect_timeout)
+        if len(given) > len(outcomes):
+            raise asyncio.CancelledError
+        yield [Current(0)]
+        raise outcomes[len(given) - 1]
+
+    async def paused(_seconds: float) -> None:
+        await sleep(0)
+
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
+    monkeypatch.setattr(asyncio, "sleep", paused)
+    with pytest.raises(asyncio.CancelledError):
+        await feed.run()
+    first, *again, last, anew = given
+    assert (first, last, anew) == (CONNECT_TIMEOUT, CONNECT_TIMEOUT, again[0])
+    assert again[0] <= 1.0
+    assert sum(again[:3]) < HEARTBEAT, "soon enough for another to answer"
+    assert again == sorted(again)
 
 
 async def test_the_end_of_a_suspension_that_is_read_again_lets_nobody_in_before_all_is_read(

@@ -330,3 +330,15 @@ def test_a_user_name_follows_the_bundles_rule(rule: str, username: str | None, a
             RefusalCode.USERNAME_MISMATCH,
             ReasonCode.BAD_USER_NAME_OR_PASSWORD,
         )
+
+
+def test_a_pattern_that_searches_for_hours_is_given_up() -> None:
+    """A partner's CA chooses the name: nobody was served for six seconds with 27 characters, for weeks with 50."""
+    nested = {"source": "common-name", "group": "plant", "pattern": "(?P<name>([a-z0-9]+-?)+)"}
+    judge = admission(bundle(PLANT, identity=[nested]))
+    outcome = examine(judge, foreign("a" * 25 + "!"), PLANT)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.INVALID_IDENTITY
+    assert outcome.detail.startswith("a pattern of the trust bundle takes too long with what is in the certificate")
+    peer = examine(judge, foreign("a" * 25), PLANT)
+    assert isinstance(peer, Peer), "nor does it count against the next one"

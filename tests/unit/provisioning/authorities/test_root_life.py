@@ -26,6 +26,7 @@ from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
 from provisioning.directory.files import read_certificate
+from provisioning.doctor import doctor
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
@@ -79,6 +80,8 @@ async def test_a_root_with_a_passphrase_of_its_own_is_succeeded_by_one_with_the_
     life, secret = fleet_cas.life, b"of the vault"
     life.files.key("root-ca").write_bytes(key_to_pem(life.places.open("root-ca"), secret))
     vaults = life.settings.model_copy(update={"passphrase": SecretStr(secret.decode())})
+    assert {each.verdict for each in doctor._keys(life.settings)} == {"warning", "ok"}, "it is no failed key"
+    assert {each.verdict for each in doctor._keys(vaults)} == {"failed"}, "but an issuing CA's is one"
     assert await RootLife(replace(life, settings=vaults)).begin() == "root-2"
     assert load_key(life.files.key("root-2"), secret).public_key() == next(
         each.certificate.public_key() for each in await life.every() if each.name == "root-2"
@@ -283,7 +286,14 @@ async def test_of_two_roots_with_passphrases_of_their_own_each_ends_a_stolen_one
         await roots.retire("root-2", apart=True)
     vaults = roots.life.settings.model_copy(update={"passphrase": SecretStr("of the vault")})
     again = RootLife(replace(roots.life, settings=vaults))
+
+    def owed(connection: Connection) -> list[str]:
+        found = authority_findings(connection, fleet_cas.settings, fleet_cas.clock())
+        return [each.detail for each in found if "root-2 is retired, and no CRL of root-3 ends" in each.detail]
+
+    assert len(await fleet_cas.database.read(owed)) == 1
     assert await again.retire("root-2", apart=True) == ["root-2-by-root-3"]
+    assert await fleet_cas.database.read(owed) == []
 
 
 async def test_a_root_whose_files_cannot_be_written_is_retired_with_a_list_that_says_so(

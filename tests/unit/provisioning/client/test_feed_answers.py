@@ -13,7 +13,15 @@ import pytest
 from cryptography import x509
 
 from provisioning.client import feed as feed_client
-from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS, FeedAhead, FeedRefused, follow_together, tell_known
+from provisioning.client.feed import (
+    HEARTBEAT,
+    SILENT_HEARTBEATS,
+    FeedAhead,
+    FeedRefused,
+    FeedSilent,
+    follow_together,
+    tell_known,
+)
 from provisioning.client.feed_reader import Current, FeedEvent, FeedLost
 from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.role import Role
@@ -74,7 +82,7 @@ async def test_who_says_nothing_for_three_heartbeats_is_given_up() -> None:
     async with answering(b"", until) as (url, _):
         async with aclosing(follow_together(url, PKI.anchors, BROKER, 0, heartbeat=0.2)) as feed:
             assert await anext(feed) == [Current(0)]
-            with pytest.raises(FeedLost, match=r"has been silent for 0\.6 s$"):
+            with pytest.raises(FeedSilent, match=r"has been silent for 0\.6 s$"):
                 await anext(feed)
         until.set()
 
@@ -87,7 +95,7 @@ async def test_who_goes_on_and_tells_nothing_is_given_up(again: bytes) -> None:
         aclosing(follow_together(url, PKI.anchors, BROKER, 0, heartbeat=0.1)) as feed,
     ):
         assert await anext(feed) == [Current(0)]
-        with pytest.raises(FeedLost, match=r"has sent no event for 0\.3 s$"):
+        with pytest.raises(FeedSilent, match=r"has sent no event for 0\.3 s$"):
             async with asyncio.timeout(60):
                 await anext(feed)
 

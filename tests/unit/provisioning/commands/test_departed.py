@@ -81,15 +81,18 @@ def test_what_has_ended_on_lists_and_after_a_theft_what_was_changed(capsys: pyte
         "devices_resumed": [f"meter-{number}" for number in range(21)],
         "listed_left": 1,
         "lists_cut": ["east"],
+        "operators_gone": ["emil"],
     }
     assert said(capsys, **changed | {"listed_left": 0}) == [], "of who is dismissed, operator left tells it"
-    unlisted, inside, still, groups, makers, cut, resumed = said(
+    unlisted, gone, inside, still, groups, makers, cut, resumed = said(
         capsys, stolen=True, listed_ended=3, lists_ended=["north", "west"], **changed
     )
     assert unlisted == (
         "fleet-provisioning: 3 entries that anna put on the lists of north, west have ended; whoever knows the devices "
         "lists them again: listed import GROUP --file (listed list says which)"
     )
+    assert "emil had a role from anna and is gone, and what they made may let others in (operator left NAME)" in gone
+    assert "fleet-provisioning revoke --device emil --reason keyCompromise" in gone
     assert inside == ("fleet-provisioning: devices that came in on anna's word stay: audit show --by anna"), (
         "also if their entries were removed since"
     )
@@ -102,7 +105,9 @@ def test_what_has_ended_on_lists_and_after_a_theft_what_was_changed(capsys: pyte
         "put them right: group set; to let nobody in until then: group set west --closed"
     )
     assert "changed the terms or the lists of acme, zenith: look at them: manufacturer show" in makers
-    assert "anna has ended entries on the lists of east, perhaps others' (audit show --by anna); " in cut
+    assert (
+        "anna has ended, removed or replaced entries on the lists of east, perhaps others' (operator left anna" in cut
+    )
     assert "has resumed meter-0, meter-1," in resumed
     assert resumed.endswith("--device meter-18 --device meter-19")
     every = (

@@ -52,7 +52,7 @@ from tests.support.ways import enrol, group, refusal, register
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 DAY = timedelta(days=1)
 NOTHING_LEFT = Left(
-    0, 0, 0, 0, 0, operators=[], devices=0, groups=[], manufacturers_changed=[], unlisted=[], resumed=[]
+    0, 0, 0, 0, 0, [], devices=0, groups=[], manufacturers_changed=[], unlisted=[], operators_gone=[], resumed=[]
 )
 
 
@@ -227,7 +227,7 @@ async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
         await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, each.token))
     await fleet.revocation.decommission("emil", by="boss")
     (departed,) = (await fleet.revocation.decommission("anna", by="boss")).departed
-    left = replace(NOTHING_LEFT, claims=1, listed=1, operators=["dora"])
+    left = replace(NOTHING_LEFT, claims=1, listed=1, operators=["dora"], operators_gone=["emil"])
     assert departed == Departed("anna", 1, 0, left)
 
     # Whoever has the key may have made the claim: it ends, even if the operator has gone before.

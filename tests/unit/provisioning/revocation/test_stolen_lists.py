@@ -20,6 +20,7 @@ from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.left_behind import LeftBehindService
 from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
+from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
@@ -249,14 +250,24 @@ async def test_rules_that_he_has_changed_and_devices_that_he_has_resumed_are_tol
     await fleet.suspension.resume_batch(["meter-1", "meter-2"], [], by="anna")
     await fleet.suspension.suspend_device("meter-2", by="boss")
     await fleet.suspension.resume_device("meter-3", by="boss")
-    await put(fleet, "boss", "his-word")
-    await DeviceListService(fleet.database, fleet.clock).end_of("boss", by="anna")
+    await put(fleet, "boss", "his-word", "kept", "gone")
+    await put(fleet, "anna", "kept", key=KEYS[1])
+    lists = DeviceListService(fleet.database, fleet.clock)
+    await lists.remove("line", "gone", by="anna")
+    await lists.end_of("boss", by="anna")
     outcome = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
     (item,) = ended_answer(outcome)["operators"]
     told = ("groups_changed", "manufacturers_changed", "lists_cut", "devices_resumed")
     assert [item[each] for each in told] == [["line"], ["acme"], ["line"], ["meter-1"]]
     service = LeftBehindService(fleet.database, fleet.clock)
-    (change,) = (await service.of("anna")).changes
+    left = await service.of("anna")
+    was = spki_fingerprint(KEYS[0].public_key()).hex()
+    assert [(each.group, each.count, each.names) for each in left.cuts] == [
+        ("line", 1, [f"kept {was}"]),
+        ("line", 1, ["gone"]),
+        ("line", 1, []),
+    ]
+    (change,) = left.changes
     before = {"lifetime": "", "ways": "token+listed", "webhook_url": ""}
     assert (change.group, change.before) == ("line", before)
     assert change.after == {"lifetime": "9 days, 0:00:00", "ways": "listed", "webhook_url": "https://evil.example/"}
@@ -340,3 +351,23 @@ async def test_a_suspension_does_not_wait_for_long_until_others_for_its_key_are_
     asyncio.get_running_loop().call_later(1, reading.set_result, [OtherForKey("ab", "late")])
     assert await others_for_keys(stuck, fleet.clock, ["ab"]) == ()
     assert not reading.done(), "the answer does not wait for it"
+
+
+async def test_who_had_a_role_from_him_is_named_also_if_they_renewed_it_for_each_other_or_are_gone(
+    fleet: Fleet,
+) -> None:
+    """A thief makes admins, who give each other their roles anew, and dismisses the one who has registered his CA."""
+    roles, admin = OperatorRoleService(fleet.database, fleet.clock), OperatorRole.ADMIN
+    for name in ("boss", "anna", "bert", "carl", "dora", "emil"):
+        await operator(fleet, name)
+    for name, by in (
+        *((each, "anna") for each in ("bert", "carl", "dora", "emil")),
+        ("bert", "carl"),
+        ("carl", "bert"),
+        ("dora", "boss"),  # It is on another's word now.
+    ):
+        await roles.grant(name, admin, by=by)
+    await fleet.revocation.decommission("emil", by="anna")
+    outcome = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
+    (item,) = ended_answer(outcome)["operators"]
+    assert (item["operators_made"], item["operators_gone"]) == (["bert", "carl"], ["emil"])

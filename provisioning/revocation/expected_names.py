@@ -1,0 +1,44 @@
+"""Ends names under which nobody has enrolled yet: so that nobody does, by what was promised before.
+
+A token may have been copied, or a device stolen, on the way to its place. Whoever revokes the name then has not to know
+by what it would be admitted: tokens bound to it are void, as an enrolled device's are, and lists, approvals, claims and
+manufacturers' certificates do not bring back who was revoked. Only a token that is made afterwards does.
+
+Rules
+-----
+1. A name that nobody has promised is unknown: it is mistyped, mostly.
+2. A role that was promised to an operator who has not come ends with the name: by the next token he only reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy.engine import Connection
+
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.role import Role
+from provisioning.store import audit, devices, names_to_come, operators
+from provisioning.store.audit import Action
+from provisioning.store.devices import Device
+from provisioning.store.side_by_side import go_alone
+
+
+def record_promised(connection: Connection, names: Sequence[str], *, by: str, now: datetime) -> list[Device]:
+    """Record those of *names*, which nobody has, that are promised to somebody; their tokens were voided *now*."""
+    places = names_to_come.promised(connection, names, now)
+    if not places:
+        return []
+    go_alone(connection)
+    for name in sorted(name for name, place in places.items() if place.role is Role.OPERATOR):
+        _end_role(connection, name, by=by, now=now)
+    return [devices.add_name(connection, name, places[name].role, places[name].group, now) for name in sorted(places)]
+
+
+def _end_role(connection: Connection, name: str, *, by: str, now: datetime) -> None:
+    if operators.role_of(connection, name) is OperatorRole.AUDITOR:
+        return
+    operators.usable_admins(connection, now, for_update=True)  # Locked first, as by whoever changes a role.
+    operators.grant(connection, name, OperatorRole.AUDITOR, by=by, now=now)
+    audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, {"role": OperatorRole.AUDITOR.value})

@@ -1,0 +1,93 @@
+"""Ceremonies of two hosts on one store: what one does to a root, the other sees before it announces anything."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.engine import Connection
+
+from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.root_life import RootLife
+from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
+from provisioning.directory.files import read_certificate
+from provisioning.errors import ConfigurationError
+from tests.support.ceremonies import Ceremonies
+
+_LATER = timedelta(seconds=2)
+"""A list of the same second would be waited for."""
+_MEANWHILE = {
+    "rollover": (r"root that has issued the certificate of issuing-2 was retired meanwhile", "retire"),
+    "import": (r"root that has issued the certificate of issuing-2 was retired meanwhile", "retire"),
+    "begin": (r"root-2 was retired meanwhile, by another command", "retire"),
+    "retire": (r"another root vouches for root-2 since this was begun: run it again", "begin"),
+}
+
+
+@pytest.mark.parametrize("step", _MEANWHILE)
+async def test_what_another_host_does_to_a_root_meanwhile_is_seen(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Else a CA is announced, or a root vouched for, whose key was retired; or is believed by a list nobody signed."""
+    roots, database = RootLife(fleet_cas.life), fleet_cas.database
+    assert await roots.begin() == "root-2"
+    fleet_cas.clock.advance(_LATER)
+    pem = b"" if step != "import" else await issued_elsewhere(fleet_cas, "root-2")
+    refused, by = _MEANWHILE[step]
+    write = database.write
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        monkeypatch.setattr(database, "write", write)
+        if by == "retire":
+            await roots.retire("root-2")
+        else:
+            assert await roots.begin(another=True) == "root-3"
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(database, "write", overtaken)
+    following = NextAuthority(fleet_cas.life)
+    steps: dict[str, Callable[[], Awaitable[object]]] = {
+        "rollover": following.begin,
+        "import": partial(following.announce, pem),
+        "begin": partial(roots.begin, another=True),
+        "retire": partial(roots.retire, "root-2", apart=True),
+    }
+    with pytest.raises(ConfigurationError, match=refused):
+        await steps[step]()
+    states = await fleet_cas.states()
+    assert "issuing-2" not in states
+    assert ("root-3" in states) is (by == "begin")
+    assert states["root-2"] == ("retired" if by == "retire" else "active")
+    if by == "begin":
+        fleet_cas.clock.advance(_LATER)
+        assert {"root-2-by-root-ca", "root-2-by-root-3"} <= {*await roots.retire("root-2", apart=True)}
+    fleet_cas.clock.advance(_LATER)
+    assert await following.begin() == "issuing-2", "under the root that stays, with the key that waits, if one does"
+
+
+async def test_a_root_that_was_retired_is_not_announced_again_as_anothers(fleet_cas: Ceremonies) -> None:
+    """Whoever imports what it has signed before is told to give the root's certificate, and has it."""
+    roots = RootLife(fleet_cas.life)
+    await roots.begin()
+    pem = await issued_elsewhere(fleet_cas, "root-2")
+    root = (fleet_cas.settings.directory / "root-2.crt").read_bytes()
+    fleet_cas.clock.advance(_LATER)
+    await roots.retire("root-2")
+    with pytest.raises(
+        ConfigurationError, match="root that has issued it is root-2, which is retired: whoever has its key"
+    ):
+        await NextAuthority(fleet_cas.life).announce(pem, root)
+    assert "root-3" not in await fleet_cas.states()
+
+
+async def issued_elsewhere(fleet_cas: Ceremonies, root: str) -> bytes:
+    """Return the certificate of the next CA, as `ca root sign` makes it."""
+    life = fleet_cas.life
+    request = read_issuing_ca_csr(await NextAuthority(life).export_csr())
+    certificate = read_certificate(life.files.certificate(root))
+    authority = CertificateAuthority(certificate, life.places.open(root))
+    signed = sign_issuing_ca(authority, request, 7 << 100, fleet_cas.clock())
+    return signed.public_bytes(Encoding.PEM)
