@@ -99,7 +99,7 @@ def read_policy(path: Path | None) -> str:
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)
     except OSError as error:
-        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from error
+        raise PolicyError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > _LARGEST:
         raise PolicyError(f"{path}: over {_LARGEST >> 20} MiB; use placeholders instead of a section for each device")
     try:

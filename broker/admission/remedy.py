@@ -47,11 +47,11 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "name clients of another trust domain by their URI",
         "WRONG_GROUP": "the certificate's trust bundle does not allow this group: see the bundle's groups",
         "EXPIRED": "renew the certificate; if that is not possible any more, enrol the device again",
-        "LIFETIME_OVER": "none: the client should reconnect; see limits.max_connection_lifetime",
+        "LIFETIME_OVER": "nothing: the client should reconnect; see limits.max_connection_lifetime",
         "IDENTITY_CHANGED": "the trust settings have changed: the client should reconnect, under its new identity",
-        "TRUST_CHANGED": "none: trust settings changed while the client was connecting, or its CA was forgotten; it "
-        "should reconnect. If it was connected, it could not be judged by the new settings: INTERNAL_ERROR in the log "
-        "says why",
+        "TRUST_CHANGED": "nothing: trust settings changed while the client was connecting, or its CA was forgotten; "
+        "it should reconnect. If it was connected, it could not be judged by the new settings: INTERNAL_ERROR in the "
+        "log says why",
         "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes valid by itself",
         "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
         "SUSPENDED": "resume it: fleet-provisioning resume; a device on trial, with a claim's certificate, has to "
@@ -79,18 +79,20 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "PLUGIN_FAILED": "a plugin that must be asked gave no answer, or raised an exception: the log names it and its "
         "error",
         "UNSUPPORTED": "the client asks for something that this broker does not support; the detail says what",
-        "BAD_PACKET": "a defect of the client, or not an MQTT client; the detail names the statement of the standard",
-        "SHUTTING_DOWN": "none: the client should reconnect when the broker is back",
+        "BAD_PACKET": "correct the client, if it is an MQTT client: the detail names the statement of the standard",
+        "SHUTTING_DOWN": "nothing: the client should reconnect when the broker is back",
         # Ends of connections.
-        "CLIENT_DISCONNECTED": "none: the client sent DISCONNECT",
-        "CLIENT_CLOSED": "none, unless it happens often: the client closed without DISCONNECT",
-        "CONNECTION_LOST": "the network, or a middlebox that drops idle connections: a shorter keep alive helps",
+        "CLIENT_DISCONNECTED": "nothing: the client sent DISCONNECT",
+        "CLIENT_CLOSED": "nothing, unless it happens often: the client closed without DISCONNECT",
+        "CONNECTION_LOST": "check the network; if a middlebox drops idle connections, a shorter keep alive helps",
         "ABORTED": "see the broker's log around that time",
-        "KEEP_ALIVE_TIMEOUT": "the device fell silent: power, network, or a keep alive that its program does not keep",
+        "KEEP_ALIVE_TIMEOUT": "the device fell silent: check its power and network, and that its program keeps its "
+        "keep alive",
         "SESSION_TAKEN_OVER": "the same client connected again. If that repeats, two programs share one certificate, "
         "or it was copied",
-        "KICKED": "an operator did it: see the log for who, and why",
-        "STORE_FAILED": "the broker's disk, most likely full: STORE_FAILED in the log names the file and the reason",
+        "KICKED": "an operator did it: the log says who, and why",
+        "STORE_FAILED": "make room on the broker's disk, if that is it: STORE_FAILED in the log names the file and the "
+        "reason",
         "NOT_AUTHORIZED": "the topic is not permitted: fleet-broker check shows what its certificate may, fleet-broker "
         "policy test the rule",
     }

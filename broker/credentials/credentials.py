@@ -339,7 +339,7 @@ def _remedy(error: Exception) -> str:
     match error:
         case EnrolmentRefused(code=Code.TOKEN_DEVICE):
             return "; --name, or name in the file of the settings, is the broker's"
-        case EnrolmentUnavailable() if error.__cause__ is not None:  # There was no meaningful answer.
+        case EnrolmentUnavailable() if error.__cause__ is not None and "; " not in str(error):  # No meaningful answer.
             return "; is the service running (fleet-provisioning serve), and are --provisioning and --cafile right?"
         case _:
             return ""

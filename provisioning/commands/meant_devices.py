@@ -111,7 +111,7 @@ class Named:
         async def command(client: OperatorClient) -> None:
             found = [each async for each in client.devices(group=self.group)]
             if not found:
-                raise ConfigurationError(f"group {self.group!r} has no device")
+                raise ConfigurationError(f"group {self.group!r} has no device; device list shows the group of each")
             names.extend(each.name for each in found if doing.is_left(each))
 
         connection.run(command)

@@ -296,7 +296,13 @@ def _load_anchors(context: ssl.SSLContext, anchors: Path | str) -> None:
             context.load_verify_locations(cadata=anchors)
     except (ssl.SSLError, ValueError) as error:
         where = anchors if isinstance(anchors, Path) else "the trust anchor text"
-        raise TlsConfigurationError(f"{where} holds no PEM certificate ({error})") from error
+        raise TlsConfigurationError(f"{where} holds no PEM certificate ({_in_words(error)})") from error
+
+
+def _in_words(error: Exception) -> str:
+    """Return what OpenSSL says, without its names for it."""
+    reason = getattr(error, "reason", None)
+    return reason.lower().replace("_", " ") if reason else str(error)
 
 
 def _check_readable(path: Path) -> None:

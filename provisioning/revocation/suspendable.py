@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from enum import Enum, auto
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
@@ -17,11 +18,14 @@ from provisioning.store import claims, unfinished_ends
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
+_FINAL: Final = "which is final: if it is good, enrol it again with a new token"
 
-def check_not_over(device: Device, why: str = ", which is final") -> None:
-    """Raise `Refused` for a device that was ended."""
+
+def check_not_over(device: Device, why: str | None = None) -> None:
+    """Raise `Refused` for a device that was ended, with *why* nothing can be done, or with what can be."""
     if device.state.is_end:
-        raise Refused(Code.REVOCATION_FINAL, f"{device.name} is {device.state}{why}")
+        final = "which is final" if device.state is DeviceState.DECOMMISSIONED else _FINAL
+        raise Refused(Code.REVOCATION_FINAL, f"{device.name} is {device.state}{f', {final}' if why is None else why}")
 
 
 def check_to_be_suspended(device: Device) -> None:

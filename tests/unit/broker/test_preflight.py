@@ -110,7 +110,7 @@ def test_response_information_that_is_no_topic_is_told(good: dict[str, Any]) -> 
         ({"keyfile": "other.key"}, r"certfile, keyfile: .*do not belong together"),
         ({"crlfile": "none.crl"}, r"crlfile: .*none\.crl cannot be read: No such file or directory"),
         ({"crlfile": "nonsense"}, r"crlfile: .*nonsense is not a usable CRL .*; give one in PEM or DER"),
-        ({"policy_file": "none.toml"}, r"policy_file: .*none\.toml: cannot be read: No such file or directory"),
+        ({"policy_file": "none.toml"}, r"policy_file: .*none\.toml cannot be read: No such file or directory"),
         ({"state_dir": "nonsense"}, r"state_dir: .*nonsense is not a directory; name another"),
     ],
 )

@@ -97,7 +97,7 @@ def test_an_error_names_the_file_in_which_it_is(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=r"none\.toml: cannot be read: No such file"):
+    with pytest.raises(PolicyError, match=r"none\.toml cannot be read: No such file"):
         load_policy(tmp_path / "none.toml")
     (tmp_path / "binary").write_bytes(b"\xff")
     with pytest.raises(PolicyError, match="binary: not UTF-8: invalid start byte at byte 0"):

@@ -57,8 +57,8 @@ def test_all_allowed_is_success_and_json_is_for_programs(tmp_path: Path) -> None
         (["test", "--identity", "m-1", "--publish", "a"], "--identity: URI 'm-1' does not begin with spiffe://"),
         (["test", "--identity", DEVICE, "--publish", "a/#"], "--publish: topic name 'a/#': a wildcard may only be"),
         (["test", "--identity", DEVICE, "--subscribe", "$share/g"], "--subscribe: topic filter '$share/g': a topic"),
-        (["test", "--identity", DEVICE, "--policy", "none", "--publish", "a"], "none: cannot be read: No such file"),
-        (["show", "--policy", "none"], "none: cannot be read: No such file"),
+        (["test", "--identity", DEVICE, "--policy", "none", "--publish", "a"], "none cannot be read: No such file"),
+        (["show", "--policy", "none"], "none cannot be read: No such file"),
         (["show", "--identity", "x"], "--identity: URI 'x' does not begin with spiffe://"),
     ],
 )

@@ -361,7 +361,7 @@ def test_defaults_that_differ_are_shown(write: Write) -> None:
         ("tls_keyform engine", "a key in a token is provisioning's"),
         ("enable_proxy_protocol 2", "mosquitto takes a PROXY header only where the proxy ends TLS"),
         ("plugin /lib/mosquitto_persist_sqlite.so", "remove it: what is acknowledged is on disk without a plugin"),
-        ("acl_file /nowhere/acl", "/nowhere/acl: cannot be read: No such file or directory"),
+        ("acl_file /nowhere/acl", "/nowhere/acl cannot be read: No such file or directory"),
         ("listener eighty", "'eighty' is no port"),
         (f"listener {5000 * '1'}", "11' is no port"),
         ("max_qoss 1", "mosquitto 2.0 and 2.1 have no such option; is max_qos meant?"),
