@@ -255,7 +255,10 @@ def progress_bar() -> Progress:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show the progress, of *total* if known: a bar on a terminal, a line every few seconds elsewhere."""
+    """Show the progress, of *total* if known: a bar on a terminal, a line every few seconds elsewhere.
+
+    That all is done is no line: the command says next what has become of it.
+    """
     done, told_at = 0, time.monotonic()
     with progress_bar() as bar:
         task = bar.add_task(what, total=total)
@@ -264,7 +267,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
             nonlocal done, told_at
             done += number
             bar.advance(task, number)
-            if bar.disable and time.monotonic() - told_at > _TELL_SECONDS:
+            if bar.disable and done != total and time.monotonic() - told_at > _TELL_SECONDS:
                 told_at = time.monotonic()
                 say(f"{done} {what}" if total is None else f"{done} of {total} {what}")
 

@@ -73,7 +73,7 @@ def judged(
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert written.exists(), done.stderr

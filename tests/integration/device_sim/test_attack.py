@@ -168,7 +168,7 @@ async def test_rabbitmq_runs_beside_any_other_and_leaves_nothing_behind(tmp_path
     assert names_in(work) == []
     # What Erlang has started is killed with its session, and is waited for by init: on a busy machine that takes time.
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while processes_that_name(work):
                 await asyncio.sleep(0.05)
     assert processes_that_name(work) == []
@@ -300,7 +300,7 @@ async def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not started(tmp_path):
                 await asyncio.sleep(0.05)
         process.send_signal(signal.SIGINT)

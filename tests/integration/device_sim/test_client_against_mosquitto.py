@@ -68,7 +68,7 @@ async def test_messages_arrive_once_and_in_order(
         )
         assert await connection.subscribe("fleet/#", qos) == qos
         sent = [connection.publish("fleet/meters/meter-1/telemetry", b"%d" % n, qos) for n in range(60)]
-        await asyncio.wait_for(everything.wait(), 10)
+        await asyncio.wait_for(everything.wait(), 60)
         closure = await connection.close()
     assert [payload for _, payload in received] == [b"%d" % n for n in range(60)]
     assert acknowledged == [(packet_id, 0) for packet_id in sent]
@@ -89,7 +89,7 @@ async def test_a_large_message_is_read_whole(endpoint: Endpoint, authority: Auth
         )
         await connection.subscribe("big", 1)
         connection.publish("big", payload, 1)
-        assert await asyncio.wait_for(arrived, 10) == payload
+        assert await asyncio.wait_for(arrived, 60) == payload
         await connection.close()
 
 
@@ -159,7 +159,7 @@ async def test_takeover_ends_the_older_connection_with_its_reason(
     async with KeepAlive() as keep_alive:
         older = await driver.open(endpoint, context, "meter-1", keep_alive=keep_alive)
         newer = await driver.open(endpoint, context, "meter-1", keep_alive=keep_alive)
-        closure = await asyncio.wait_for(older.closed, 10)
+        closure = await asyncio.wait_for(older.closed, 60)
         assert (closure.layer, closure.number) == (Layer.MQTT, 0x8E)
         with pytest.raises(NotConnected, match="0x8e"):
             older.publish("t", b"", 0)
@@ -174,7 +174,7 @@ async def test_a_broker_that_dies_closes_every_connection(
             endpoint, authority.issue("meter-1").context(authority.pem), "meter-1", keep_alive=keep_alive
         )
         mosquitto.process.kill()
-        closure = await asyncio.wait_for(connection.closed, 10)
+        closure = await asyncio.wait_for(connection.closed, 60)
     assert closure.layer is Layer.TCP
     assert closure.verdict is Verdict.AGAIN
 
@@ -236,7 +236,7 @@ async def test_the_will_of_a_broken_connection_is_published(
         )
         device.abort()
         assert (await device.closed).layer is Layer.TCP
-        assert await asyncio.wait_for(told, 10) == ("fleet/meters/meter-1/state", b"gone")
+        assert await asyncio.wait_for(told, 60) == ("fleet/meters/meter-1/state", b"gone")
         await watcher.close()
 
 
@@ -261,7 +261,7 @@ async def test_a_kept_session_holds_what_came_meanwhile(
             acknowledged=lambda *_: acknowledged.set(),
         )
         other.publish("cmd", b"meanwhile", 1)
-        await asyncio.wait_for(acknowledged.wait(), 10)
+        await asyncio.wait_for(acknowledged.wait(), 60)
         again = await driver.open(
             mosquitto.endpoint,
             context,
@@ -271,7 +271,7 @@ async def test_a_kept_session_holds_what_came_meanwhile(
             received=lambda _, body: received.put_nowait(body),
         )
         assert again.session_present
-        assert await asyncio.wait_for(received.get(), 10) == b"meanwhile"
+        assert await asyncio.wait_for(received.get(), 60) == b"meanwhile"
         await again.close()
         await other.close()
 
@@ -305,11 +305,11 @@ async def test_a_slow_reader_gets_everything_when_it_reads_on(
             acknowledged=lambda *_: acknowledged.set(),
         )
         other.publish("t", b"1", 1)
-        await asyncio.wait_for(acknowledged.wait(), 10)
+        await asyncio.wait_for(acknowledged.wait(), 60)
         # The broker has sent it; that it is not read is no matter of time.
         assert not received
         slow.read_on(True)
-        await asyncio.wait_for(arrived.wait(), 10)
+        await asyncio.wait_for(arrived.wait(), 60)
         assert received == [b"1"]
         await slow.close()
         await other.close()

@@ -108,19 +108,22 @@ async def test_every_message_arrives_once_and_in_order(mosquitto: RunningBroker,
 
 async def test_every_device_answers_a_command(mosquitto: RunningBroker, authority: Authority) -> None:
     async with connected_fleet(mosquitto, authority) as (fleet, backend):
-        answers = await backend.command("meters", NAMES, "set-interval", {"seconds": 0.5}, deadline=10)
+        answers = await backend.command("meters", NAMES, "set-interval", {"seconds": 0.5}, deadline=60)
         assert answers.answered.keys() == set(NAMES)
         assert {device.interval for device in fleet.devices.values()} == {0.5}
-        refused = await backend.command("meters", NAMES[:2], "set-interval", {"seconds": -1}, deadline=10)
+        refused = await backend.command("meters", NAMES[:2], "set-interval", {"seconds": -1}, deadline=60)
         assert refused.refused.keys() == set(NAMES[:2])
         assert "seconds: use a number" in refused.refused[NAMES[0]]
-        unknown = await backend.command("meters", NAMES[:1], "explode", {}, deadline=10)
+        unknown = await backend.command("meters", NAMES[:1], "explode", {}, deadline=60)
         assert unknown.refused == {NAMES[0]: "unknown action 'explode'"}
 
 
 async def test_who_is_not_there_does_not_answer(mosquitto: RunningBroker, authority: Authority) -> None:
     async with connected_fleet(mosquitto, authority) as (_, backend):
-        answers = await backend.command("meters", ["meter-0", "nobody"], "identify", {}, deadline=0.5)
+        for deadline in (0.5, 5, 60):  # All of it is waited for; on a busy machine an answer may take longer.
+            answers = await backend.command("meters", ["meter-0", "nobody"], "identify", {}, deadline=deadline)
+            if "meter-0" in answers.answered:
+                break
         assert answers.missing == {"nobody"}
 
 
@@ -153,7 +156,7 @@ async def test_a_taken_over_device_stays_away(mosquitto: RunningBroker, authorit
             thief.devices["meter-0"].issued(authority.issue("meter-0"))
             await thief.connect(1)
             assert first.connection is not None
-            await asyncio.wait_for(first.connection.closed, 10)
+            await asyncio.wait_for(first.connection.closed, 60)
             await asyncio.sleep(0)  # The state follows in the loop's next turn.
             assert first.machine.state is State.REFUSED
 
@@ -197,7 +200,7 @@ async def test_a_sleeping_device_finds_on_waking_what_was_sent_to_it(
     async with connected_fleet(mosquitto, authority, sleepy, 3) as (fleet, backend):
         device = fleet.devices["meter-0"]
         await until(lambda: device.away is not None and not device.is_connected)
-        answers = await backend.command("meters", ["meter-0"], "identify", {}, deadline=10)
+        answers = await backend.command("meters", ["meter-0"], "identify", {}, deadline=60)
         assert answers.answered.keys() == {"meter-0"}
         await until(lambda: fleet.counters.sleeps >= 6)
         # The session kept its subscription: nobody asked for it again.
@@ -215,7 +218,7 @@ async def test_what_an_earlier_run_has_left_in_a_kept_session_is_no_fault_of_the
         await until(lambda: device.away is not None and not device.is_connected)
         assert not (await backend.command("meters", ["meter-0"], "identify", {}, deadline=0.5)).answered
     async with connected_fleet(mosquitto, authority, sleepy, 1, mark=2) as (fleet, backend):
-        answers = await backend.command("meters", ["meter-0"], "identify", {}, deadline=30)
+        answers = await backend.command("meters", ["meter-0"], "identify", {}, deadline=60)
         assert answers.answered.keys() == {"meter-0"}
         await until(lambda: fleet.counters.sessions_resumed >= 1)
         assert (fleet.counters.altered, fleet.counters.sessions_lost, backend.unexpected) == (0, 0, 0)
@@ -301,12 +304,16 @@ async def test_a_clock_that_is_a_little_wrong_does_no_harm(mosquitto: RunningBro
 async def test_devices_answer_as_their_group_says(mosquitto: RunningBroker, authority: Authority) -> None:
     moody = with_behaviours(commands=MOODY)
     async with connected_fleet(mosquitto, authority, moody) as (_, backend):
-        answers = await backend.command("meters", NAMES, "identify", {}, deadline=1.0)
+        for number, deadline in enumerate((1, 5, 60), 1):  # As above.
+            answers = await backend.command("meters", NAMES, "identify", {}, deadline=deadline)
+            expected = {name: Responding(MOODY).drawn(name, 7, number) for name in NAMES}
+            ignored = {name for name, outcome in expected.items() if outcome is Outcome.IGNORED}
+            if answers.missing == ignored:
+                break
         assert answers.answered
         assert answers.missing
         assert set(answers.refused.values()) == {"this device refuses some commands"}
-        expected = {name: Responding(MOODY).drawn(name, 7, 1) for name in NAMES}
-        assert answers.missing == {name for name, outcome in expected.items() if outcome is Outcome.IGNORED}
+        assert answers.missing == ignored
         assert answers.refused.keys() == {name for name, outcome in expected.items() if outcome is Outcome.REFUSED}
 
 
@@ -345,9 +352,9 @@ async def test_a_backend_that_lost_its_connection_comes_back_and_one_that_left_d
         losses: asyncio.Queue[Closure] = asyncio.Queue()
         staying = asyncio.create_task(backend.stay(losses.put_nowait))
         other = await Driver.PAHO.open(mosquitto.endpoint, service, "backend", keep_alive=keep_alive)
-        lost = await asyncio.wait_for(losses.get(), 10)
+        lost = await asyncio.wait_for(losses.get(), 60)
         assert lost.number == SESSION_TAKEN_OVER
-        await asyncio.wait_for(other.closed, 10)  # It took over in its turn.
+        await asyncio.wait_for(other.closed, 60)  # It took over in its turn.
         async with streaming(fleet):
             async with asyncio.timeout(60):
                 await backend.until(lambda: backend.received > 10)
@@ -368,12 +375,12 @@ async def test_a_command_brings_the_backend_back_and_is_unanswered_where_there_i
         assert backend.connection is not None
         backend.connection.abort()
         await backend.connection.closed
-        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=15)
+        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=60)
         assert answers.missing == set()
 
         mosquitto.process.kill()
         await backend.connection.closed
-        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=15)
+        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=60)
         assert answers.missing == set(NAMES[:3])
 
 

@@ -69,7 +69,7 @@ def left_of(held: list[socket.socket], expected: int) -> int:
     """Return how many connections are not over, once those are *expected*, or nothing happens any more."""
     left = list(held)
     while len(left := [each for each in left if not is_over(each)]) > expected:
-        if not select.select(left, [], [], 5)[0]:
+        if not select.select(left, [], [], 60)[0]:
             break
     return len(left)
 

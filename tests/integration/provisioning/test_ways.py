@@ -148,7 +148,7 @@ def test_a_manufacturer_s_device_enrols_with_what_it_was_made_with(
     command: Operator, service: ProvisioningService, device: OpensslDevice, tmp_path: Path
 ) -> None:
     name = device.name[:40]
-    acme = Manufacturer()
+    acme = Manufacturer(f"Acme of {name}")
     (tmp_path / "ca.pem").write_text(acme.pem)
     group(command, name, "manufacturer")
     command("manufacturer", "add", name, "--group", name, "--certificate", str(tmp_path / "ca.pem"),
@@ -177,7 +177,7 @@ def test_what_the_manufacturer_has_revoked_lets_nobody_in(
     command: Operator, service: ProvisioningService, device: OpensslDevice, tmp_path: Path
 ) -> None:
     name = device.name[:40]
-    acme = Manufacturer()
+    acme = Manufacturer(f"Acme of {name}")
     (ca := tmp_path / "ca.pem").write_text(acme.pem)
     (key := tmp_path / "ca.key").write_bytes(key_to_pem(acme.key))
     (stolen := tmp_path / "stolen.pem").write_bytes(acme.idevid("SN1")[1])
@@ -253,7 +253,7 @@ def test_what_the_manufacturer_has_revoked_lets_nobody_in(
 def test_a_manufacturer_s_list_that_says_less_is_taken_only_by_the_option_that_says_so(
     command: Operator, device: OpensslDevice, tmp_path: Path
 ) -> None:
-    name, acme = device.name[:40], Manufacturer()
+    name, acme = device.name[:40], Manufacturer(f"Acme of {device.name[:40]}")
     (ca := tmp_path / "ca.pem").write_text(acme.pem)
     group(command, name, "manufacturer")
     command("manufacturer", "add", name, "--group", name, "--certificate", str(ca))

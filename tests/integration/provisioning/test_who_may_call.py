@@ -131,7 +131,7 @@ def callers(service: ProvisioningService, tmp_path_factory: pytest.TempPathFacto
 
         def connection(credential: CredentialFiles | None) -> HTTPSConnection:
             context = client_context(service.bundle, credential, allow_tls12=True)
-            made = HTTPSConnection(str(address.hostname), address.port, timeout=30, context=context)
+            made = HTTPSConnection(str(address.hostname), address.port, timeout=60, context=context)
             return stack.enter_context(closing(made))
 
         founder, public = Caller(connection(service.operator), "operator"), connection(None)
@@ -313,7 +313,7 @@ def test_each_port_has_its_own_routes_and_no_others(callers: dict[str, Caller], 
     plain = [*metrics_routes(absent, MetricsExposure.LOOPBACK), *relying_party_routes({}, {}), *health_routes({})]
     assert {each.path for each in plain} == set(PLAIN)
     address = urlsplit(service.http)
-    with closing(HTTPConnection(str(address.hostname), address.port, timeout=30)) as connection:
+    with closing(HTTPConnection(str(address.hostname), address.port, timeout=60)) as connection:
         at_plain, admin = Caller(connection, "who-is-expected", token="fgt_x"), callers["admin"]
         for path, status in PLAIN.items():
             asked = path.format(name="nobody-s")
