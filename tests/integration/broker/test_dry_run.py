@@ -42,6 +42,7 @@ def test_a_list_that_is_tried_names_those_it_would_put_out_and_puts_nobody_out(
     listed: ListedBroker, name: str, tmp_path: Path
 ) -> None:
     device, other = listed.pki.device(name), listed.pki.device(f"other-{name}")
+    listed.revoke()  # Nobody: whom another test has revoked is released.
     proposed = tmp_path / "proposed.crl"
     gone = {device.certificate.serial_number: None, 4711: None}
     proposed.write_bytes(crl(listed.pki.issuing, gone, number=listed.number + 1, age=timedelta(minutes=2)))
