@@ -149,8 +149,8 @@ class ReloadedTrust:
             return Unchanged()
         trust = load_trust(config, self._engine.admission.trust_generation + 1)
         judge = trust or trust_of_cafile(config)
-        context = self._build(judge.anchors_pem)
-        return NewTrust(mark, judge.anchors_pem, context, config, trust, judge)
+        anchors = judge.anchors_pem(self._engine.admission.trust_domain)
+        return NewTrust(mark, anchors, self._build(anchors), config, trust, judge)
 
     async def preview(self, loaded: NewTrust) -> tuple[str, Effects | None]:
         """Judge every connection by the new generation."""
