@@ -147,3 +147,14 @@ async def test_many_groups_are_asked_together(fleet: Fleet) -> None:
     assert device.group == "line-29"
     for table in ("FROM listed_devices", "FROM approvals"):
         assert len([statement for statement, _ in asked if table in statement]) == 1
+
+
+async def test_a_name_that_was_ended_by_a_clock_that_was_ahead_can_be_promised_in_another_group(fleet: Fleet) -> None:
+    """Until that time came it kept its group, and took a place there."""
+    await group(fleet, "claim", "token", maximum_devices=1)
+    await promised(fleet, "meter-17", "line")
+    fleet.clock.advance(timedelta(minutes=30))
+    await revoke(fleet, "meter-17")
+    fleet.clock.advance(timedelta(minutes=-30))
+    await enrol(fleet, "meter-9", certificate=await claim(fleet))
+    await enrol(fleet, "meter-17", token=await promised(fleet, "meter-17", "south"))
