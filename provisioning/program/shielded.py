@@ -29,8 +29,12 @@ class Lasting(asyncio.Future[T]):
     To wait again and again for one that is shielded comes to the same, and takes ten times as long.
     """
 
+    unwanted = False
+    """Whether whoever waits was cancelled: what has not begun yet need not."""
+
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - asyncio's
         """Return False: it goes on."""
+        self.unwanted = True
         return False
 
 

@@ -26,6 +26,7 @@ from sqlalchemy.engine import Engine
 
 from provisioning.store.kept_connection import KeptConnection, Stale
 from provisioning.store.lanes import QueuedLane
+from provisioning.store.still_wanted import connecting_while
 
 
 class KeptLane(QueuedLane):
@@ -73,12 +74,17 @@ class KeptLane(QueuedLane):
 
     def _serve_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
         self._kept.in_thread()
-        try:
-            tell = self._serve(_go_on, here=False)
-        except Stale:
-            tell = self._serve(_go_on, here=False)  # On a new connection, which cannot be stale.
+        with connecting_while(self._is_awaited):
+            try:
+                tell = self._serve(_go_on, here=False)
+            except Stale:
+                tell = self._serve(_go_on, here=False)  # On a new connection, which cannot be stale.
         loop.call_soon_threadsafe(tell)
         loop.call_soon_threadsafe(self._next, loop)
+
+    def _is_awaited(self) -> bool:
+        """Whether any caller was not cancelled; asked in the thread, while the loop may add jobs."""
+        return not all(job.future.unwanted for job in self._jobs.copy())
 
 
 def _go_on() -> None:

@@ -13,7 +13,8 @@ sixteen pay for one fsync. Each database has its own lane for that: `provisionin
 
 Rules
 -----
-1. The queue is bounded; a cancelled caller waits for the end of its transaction and never continues beside it.
+1. The queue is bounded; a cancelled caller waits for the end of its transaction and never continues beside it. Where
+   all are cancelled, no connection is opened for them (`provisioning.store.still_wanted`).
 2. A work that fails undoes only its own changes. If the transaction as a whole fails, all works in it are
    refused, and nothing of it is in the store.
 3. Waits are bounded however many wait: where a work has waited in vain for another program's lock, or for a
@@ -47,6 +48,7 @@ from provisioning.program.shielded import Lasting
 from provisioning.quick_values import quickly_made
 from provisioning.store import audit
 from provisioning.store.outage import Outage
+from provisioning.store.still_wanted import connecting_while
 
 log = structlog.get_logger(__name__)
 
@@ -165,19 +167,19 @@ class PooledLane(Lane):
             if not loop.is_closed():  # Else nobody waits any more.
                 loop.call_soon_threadsafe(_pass_on, done, future)
 
-        self._executor.submit(self._transact, work, time.monotonic()).add_done_callback(tell)
+        self._executor.submit(self._transact, work, time.monotonic(), future).add_done_callback(tell)
         return future
 
     def stop(self) -> None:
         """Finish what waits."""
         self._executor.shutdown()
 
-    def _transact(self, work: Callable[[Connection], ResultT], since: float) -> ResultT:
+    def _transact(self, work: Callable[[Connection], ResultT], since: float, future: Lasting[ResultT]) -> ResultT:
         if since <= self._vain_since:
             raise unusable()
         begun, connected = time.monotonic(), False
         try:
-            with self._engine.begin() as connection:
+            with connecting_while(lambda: not future.unwanted), self._engine.begin() as connection:
                 connected = True
                 return work(connection)
         except DBAPIError as error:
@@ -255,7 +257,7 @@ class Job:
     """A work that waits for a writer, and the caller that waits for it; see `Lane.run`."""
 
     work: Callable[[Connection], Any]
-    future: asyncio.Future[Any]
+    future: Lasting[Any]
     short: bool = False
     apart: Apart | None = None
     since: float = math.inf

@@ -15,7 +15,8 @@ The code is unaware of it: the same function runs in a thread, where the driver 
 Rules
 -----
 1. A connection is used by one caller at a time, on the loop or in a thread; `LoopConnection.waits` says which.
-2. The loop never blocks: connecting, which resolves names and may take seconds, is left to threads.
+2. The loop never blocks: connecting, which resolves names and may take seconds, is left to threads. It is given up
+   when nobody waits for it any more (`provisioning.store.still_wanted`).
 3. A socket that becomes readable while nobody waits for it is no longer watched, so it cannot keep the loop busy.
 4. No wait lasts for ever: a server that is stopped, and whose kernel still acknowledges what is sent, ends neither a
    statement that takes too long nor its connection. After the seconds of `Silence` the connection is closed, here, so
@@ -37,15 +38,17 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
 import psycopg.errors
 from greenlet import getcurrent, greenlet
-from psycopg.abc import PQGen
+from psycopg.abc import PQGen, PQGenConn
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
+
+from provisioning.store.still_wanted import is_wanted
 
 ResultT = TypeVar("ResultT")
 
@@ -199,6 +202,11 @@ class LoopConnection(psycopg.Connection[TupleRow]):
         self.silences = Silences()
         """Of all connections of the store's."""
 
+    @classmethod
+    def _connect_gen(cls, *arguments: Any, **named: Any) -> PQGenConn[Self]:
+        """Connect to one server; the driver resumes this every tenth of a second, and asks it for each server."""
+        return _while_wanted(super()._connect_gen(*arguments, **named))
+
     def wait(self, gen: PQGen[ResultT], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> ResultT:
         """Consume *gen*, which yields what it waits for; close the connection if it is waited for in vain."""
         if timeout is not None:
@@ -257,6 +265,20 @@ def _on_loop(gen: PQGen[ResultT], waits: LoopWaits, seconds: float) -> ResultT:
     except StopIteration as end:
         result: ResultT = end.value
         return result
+
+
+def _while_wanted(gen: PQGenConn[ResultT]) -> PQGenConn[ResultT]:
+    """Yield what *gen* does; raise the driver's error, of a server that it has not reached, when nobody waits."""
+    step: Any = gen.send
+    given: int | None = None
+    try:
+        while is_wanted():
+            given = yield step(given)
+    except StopIteration as end:
+        result: ResultT = end.value
+        return result
+    gen.close()
+    raise psycopg.OperationalError("nobody waits for the connection any more")
 
 
 def _watched(gen: PQGen[ResultT], first: float, most: float) -> PQGen[ResultT]:

@@ -66,14 +66,14 @@ def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> N
 class SilentStore:
     """A database that never answers: an init has the CAs' keys by then, and waits for it."""
 
-    def __init__(self, service: ProvisioningService, stack: ExitStack, *, patience: int) -> None:
+    def __init__(self, service: ProvisioningService, stack: ExitStack) -> None:
         self._service = service
         self._stack = stack
         self._silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self._silent.settimeout(60)
         self._log = stack.enter_context((service.dir.parent / "log").open("wb"))
         address = f"127.0.0.1:{self._silent.getsockname()[1]}"
-        store = f"postgresql+psycopg://nobody@{address}/nothing?connect_timeout={patience}"
+        store = f"postgresql+psycopg://nobody@{address}/nothing?connect_timeout=600"
         self._variables = {**service.environment, "FLEET_PROVISIONING_DATABASE_URL": store}
 
     def holds_up(self) -> tuple[programs.Process, Path]:
@@ -98,7 +98,7 @@ def _end(process: programs.Process) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_init_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with ExitStack() as stack:
-        init, _ = SilentStore(ProvisioningService(tmp_path / "fleet"), stack, patience=3).holds_up()
+        init, _ = SilentStore(ProvisioningService(tmp_path / "fleet"), stack).holds_up()
         init.send_signal(number)
         assert init.wait(60) == code
     assert (tmp_path / "log").read_text() == "fleet-provisioning: stopped\n"
@@ -111,7 +111,7 @@ def test_what_an_init_that_was_killed_has_left_is_named_by_the_next(tmp_path: Pa
     copy.mkdir()
     (copy / "root-ca.key").write_text("a key\n")
     with ExitStack() as stack:
-        store = SilentStore(service, stack, patience=600)
+        store = SilentStore(service, stack)
         killed, left = store.holds_up()
         killed.kill()
         killed.wait()
