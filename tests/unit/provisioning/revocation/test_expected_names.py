@@ -103,3 +103,14 @@ async def test_a_role_that_was_promised_ends_with_the_name(fleet: Fleet) -> None
     fleet.clock.advance(timedelta(minutes=1))
     await enrol(fleet, "bert", token=await promised(fleet, "bert", role=Role.OPERATOR))
     assert await fleet.database.read(lambda c: operators.role_of(c, "bert")) is OperatorRole.AUDITOR
+
+
+async def test_a_name_that_was_ended_by_a_clock_that_was_ahead_can_be_promised_in_another_group(fleet: Fleet) -> None:
+    """Until that time came it kept its group, and took a place there."""
+    await group(fleet, "claim", "token", maximum_devices=1)
+    await promised(fleet, "meter-17", "line")
+    fleet.clock.advance(timedelta(days=1))
+    await revoke(fleet, "meter-17")
+    fleet.clock.advance(timedelta(days=-1))
+    await enrol(fleet, "meter-9", certificate=await claim(fleet))
+    await enrol(fleet, "meter-17", token=await promised(fleet, "meter-17", "south"))
