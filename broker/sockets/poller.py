@@ -316,6 +316,6 @@ class Poller:
         except MemoryError:
             raise
         except Exception:
-            log.exception("connection failed, and its end", code="INTERNAL_ERROR")
+            log.exception("connection failed, and so did closing it", code="INTERNAL_ERROR")
             with contextlib.suppress(OSError):  # It may be closed, and just not said so.
                 self.forget(descriptor)  # Otherwise it would be reported in each turn.

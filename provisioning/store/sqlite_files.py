@@ -87,7 +87,7 @@ class SqliteFiles:
             self._write(self._kept)
             sync_names(self._names.parent)
         except OSError as error:  # A full disk must not keep the service from starting.
-            log.warning("lock not written", code="LOCK_NOT_WRITTEN", file=str(self._names), detail=error.strerror)
+            log.warning("lock file not written", code="LOCK_NOT_WRITTEN", file=str(self._names), detail=error.strerror)
 
     def lost(self) -> str | None:
         """Return what has become of the files since `keep`; None: they are there."""
