@@ -73,6 +73,7 @@ log = structlog.get_logger("broker")
 BODIES = {"/v1/reload": 1024 * 1024, "/v1/crls/try": 16 * 1024 * 1024}
 """The largest body of requests that may have more than most."""
 _KICK_REASON = "an operator has ended the session"
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,8 @@ class AdminApi:
                 detail = f"{whom} kept: forget ends that (fleet-broker kick --forget)"
                 return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", detail)
             near = [] if meant is None else await near_names(self._served.engine, meant, among)
-            detail = f"no such client is connected{f'; {did_you_mean(near)}' if near else ''}"
+            named = meant or selection.serial or selection.address or ""
+            detail = f"no client {named[:_SHOWN]!r} is connected{f'; {did_you_mean(near)}' if near else ''}"
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", detail)
         if not forget:
             return Response.json({"kicked": ended})

@@ -102,7 +102,7 @@ class RunningBroker:
             from broker.admin.client import AdminClient
             from broker.settings.config_file import ConfigError
 
-        url, cafile, cert, key = self.url or _before.url, self.cafile or _before.cafile, self._cert, self._key
+        url, cafile, cert, key = self.elsewhere, self.cafile or _before.cafile, self._cert, self._key
         if url is None:
             if cafile or cert or key:
                 raise ConfigError("--cafile, --cert and --key go with --url")
@@ -139,6 +139,14 @@ class RunningBroker:
             raise failed(str(error), USAGE) from None
         except (BrokerUnreachable, RequestRefused) as error:
             raise failed(str(error)) from None
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The address that was given, behind the command or before it; None: the broker here is asked.
+
+        An empty one, as of a variable that is not set, is none, and not that of the broker here.
+        """
+        return self.url if self.url is not None else _before.url
 
     @property
     def _cert(self) -> Path | None:

@@ -105,9 +105,15 @@ def _certificates_of(file: Path) -> bytes | None:
 @contextmanager
 def _judge(running: RunningBroker, cafile: Path | None, *, offline: bool) -> Iterator[_Judge]:
     """Yield who judges certificates in PEM: the files alone, or a running broker."""
+    from broker.settings.config_file import ConfigError
+
     if offline:
+        if running.elsewhere is not None:
+            raise ConfigError("--offline asks no broker, and --url one: give one of them")
         yield _of_files(cafile, running.config)
         return
+    if cafile is not None and running.elsewhere is None:
+        raise ConfigError("--cafile goes with --offline, or with --url")
     with replace(running, cafile=cafile).client() as client:
         yield partial(client.post_pem, "/v1/check")
 

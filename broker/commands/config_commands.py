@@ -1,4 +1,4 @@
-"""``fleet-broker config``: settings made of another broker's, mosquitto's.
+"""``fleet-broker config``: a mosquitto configuration converted into the broker's settings.
 
 The result goes to standard output or into files, errors and what to do next to standard error. Exit codes: 0 converted,
 2 wrong usage, or a configuration that cannot be converted; then nothing is written.
@@ -16,12 +16,12 @@ import typer
 from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program.command_group import command_group
 
-config_app = command_group(name="config", help="Make the broker's settings of mosquitto's.")
+config_app = command_group(name="config", help="Convert a mosquitto configuration.")
 
 
 @config_app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help="mosquitto.conf, with all that it includes.")],
+    file: Annotated[Path, typer.Argument(help="A mosquitto.conf; the files that it includes are read, too.")],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -35,7 +35,7 @@ def convert(
     ] = None,
     policy: Annotated[bool, typer.Option("--policy", help="Print the topic policy instead of the settings.")] = False,
 ) -> None:
-    """Print mosquitto's configuration as settings of the broker, or every line that prevents this, with the remedy.
+    """Print the broker's settings for a mosquitto.conf or, if it cannot be converted, each line that prevents it.
 
     An option without a meaning here is left out, and a comment says why. Run it in the folder where mosquitto runs: a
     relative path in the file begins there.

@@ -55,4 +55,4 @@ def client_ids(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _paths(given: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return options as paths: at a completion they are texts (`provisioning.program.given_values`)."""
-    return {name: Path(given[name]) if given.get(name) else None for name in names}
+    return {name: Path(given[name]) if given.get(name) is not None else None for name in names}

@@ -98,5 +98,5 @@ class Deadlines(Generic[OwnerT]):
                 except MemoryError:  # Not the fault of this owner: `provisioning.program.out_of_memory`.
                     raise
                 except Exception:  # A bug that one owner meets must not affect the others.
-                    log.exception("deadline failed", code="INTERNAL_ERROR")
+                    log.exception("action at a deadline failed", code="INTERNAL_ERROR")
                 yield

@@ -7,7 +7,11 @@ flags. Everything but the packet identifier is encoded once per variant and kept
 concatenation (QoS 1) or one append of shared bytes (QoS 0). What one subscriber alone needs (RETAIN flag, subscription
 identifiers) is a `PersonalMessage` around the shared one, with the same interface.
 
-Hot: `Message.frame`. Rules
+Hot: `Message.frame`. Budget: part of that of `broker.connection.connection`, measured with it by
+benchmarks/receive_loop.py. Slow twin: `Message.personal_frame`; tests/properties/test_codec_properties.py requires the
+same bytes from both.
+
+Rules
 -----
 1. A message is immutable, except for filling its caches.
 2. No I/O, no clock: the time left before expiry is passed in.

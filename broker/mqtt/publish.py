@@ -1,7 +1,7 @@
 """PUBLISH and PUBACK by offsets and prepared bytes: the part of the codec that runs once per message.
 
-Hot. Measured by benchmarks/side_by_side.py (fan-in, fan-out); docs/performance.md holds the figures. The slow twin is
-`broker.mqtt.packets`; tests/properties requires the same bytes from both.
+Hot. Budget: part of that of `broker.connection.connection`, measured with it by benchmarks/receive_loop.py. Slow twin:
+`broker.mqtt.packets`; tests/properties/test_codec_properties.py requires the same bytes from both.
 
 Rules
 -----

@@ -19,7 +19,7 @@ from typing import Any, cast
 from amqtt.contexts import BaseContext
 from amqtt.plugins.base import BasePlugin
 from amqtt.utils import import_string
-from dacite import Config, DaciteError, from_dict
+from dacite import Config, DaciteError, WrongTypeError, from_dict
 from dacite.exceptions import UnexpectedDataError
 
 from broker.plugins.errors import PluginError
@@ -91,5 +91,8 @@ def _configured(path: str, plugin_class: type[BasePlugin[Any]], config: Mapping[
     except UnexpectedDataError as error:
         unknown = ", ".join(sorted(map(str, error.keys)))
         raise PluginError(f"plugins: {path}: no such setting: {unknown}; it takes {names}") from error
+    except WrongTypeError as error:  # Its text shows the value as a generator, where a list was expected.
+        wanted = getattr(error.field_type, "__name__", error.field_type)
+        raise PluginError(f"plugins: {path}: {error.field_path}: the value must be of the type {wanted}") from error
     except (DaciteError, TypeError, ValueError) as error:
         raise PluginError(f"plugins: {path}: {error}; it takes {names}") from error

@@ -57,7 +57,7 @@ def resume(call: Callable[[], None]) -> None:
     except MemoryError:  # Not the fault of what was waiting: `provisioning.program.out_of_memory`.
         raise
     except Exception:
-        log.exception("packet that has waited failed", code="INTERNAL_ERROR")
+        log.exception("packet failed after waiting for plugins", code="INTERNAL_ERROR")
 
 
 def _words(error: BaseException) -> str:

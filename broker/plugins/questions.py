@@ -186,7 +186,7 @@ class Questions:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:  # A bug; waiting clients get an answer all the same.
-            log.error("question to plugins failed", code="INTERNAL_ERROR", exc_info=task.exception())
+            log.error("asking plugins failed", code="INTERNAL_ERROR", exc_info=task.exception())
 
     async def close(self) -> None:
         """Stop asking; waiting questions are refused."""

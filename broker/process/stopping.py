@@ -118,4 +118,6 @@ async def in_time(what: str, work: Awaitable[object], seconds: float) -> None:
         doing.result()
         return
     doing.cancel()
-    log.warning("given up at the stop", code="STOP_GAVE_UP", detail=f"{what} have not ended", seconds=seconds)
+    log.warning(
+        "stopped without waiting any longer", code="STOP_GAVE_UP", detail=f"{what} have not ended", seconds=seconds
+    )

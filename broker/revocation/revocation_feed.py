@@ -400,6 +400,7 @@ class RevocationFeed:
         await self._end_suspended()
         await self._end_read_again()
         self._was_current = True
+        self._reached_within = CONNECT_TIMEOUT
         await judge_absent(self._engine, self._clock)
         log.info("revocation feed current", code="FEED_CURRENT", sequence=sequence)
         facts = {"after": after, "sequence": sequence, "revoked": self._taken}

@@ -169,7 +169,7 @@ class RetainedMessages:
         """Log, at most once a minute, that what *who* published to *topic_name* did not fit, and why."""
         if self._complaints.happened(now):
             facts = {**who, "topic": topic_name[:_SHOWN], "limit": self._full}
-            log.warning("not retained", code="RETAINED_FULL", **facts, retained=self._count, bytes=self._bytes)
+            log.warning("message not retained", code="RETAINED_FULL", **facts, retained=self._count, bytes=self._bytes)
 
     def walk(self, topic_filter: str) -> Iterator[Retained | None]:
         """Yield what *topic_filter* matches, expired or not, while messages come and go; None for an empty step."""

@@ -16,7 +16,10 @@ an outbox lives as long as its session. When a filter is added or removed, the c
 their rarest word (`broker.routing.cached`) and dropped; a device that subscribes to its own topics affects no other
 device's routes. If other subscribers have the same filter already, its node knows those names (`broker.routing.tree`).
 
-Hot: `Routes.__missing__` is cold, a hit is a C look-up. Slow twin: `Route.recipients` delivered one by one.
+Hot: a hit is a C look-up, `Routes.__missing__` is cold. Budget: part of that of `broker.connection.connection`; both
+are measured by benchmarks/receive_loop.py, a miss by benchmarks/subscriptions.py. Slow twins: `recipients`
+delivered one by one (tests/properties/test_fast_path_properties.py), and the reference matcher
+(tests/properties/test_routing_properties.py).
 
 Invariants
 ----------

@@ -7,7 +7,7 @@ one ``epoll_wait`` returns up to a few hundred ready sockets as plain integers, 
 when all have been served the turn ends at once: what was read is answered before the loop does anything else. epoll
 sets nest, so the loop watches the set's descriptor as it would a socket. Figures: docs/decisions/0002.
 
-Hot: `_ready`.
+Hot: `_ready`. Budget: part of that of `broker.sockets.transport`, measured with it by benchmarks/side_by_side.py.
 
 Rules
 -----
@@ -316,6 +316,6 @@ class Poller:
         except MemoryError:
             raise
         except Exception:
-            log.exception("connection failed, and its end", code="INTERNAL_ERROR")
+            log.exception("connection failed, and so did closing it", code="INTERNAL_ERROR")
             with contextlib.suppress(OSError):  # It may be closed, and just not said so.
                 self.forget(descriptor)  # Otherwise it would be reported in each turn.

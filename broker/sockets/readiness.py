@@ -7,8 +7,6 @@ it may (resting), or it does not accept what it is sent (choked). Each comes and
 while none applies. epoll does not report bytes that OpenSSL has read ahead, so when reading resumes the transport is
 called once to look for them.
 
-Hot: `_watch`, where something changes.
-
 Does not handle: reading and writing (`broker.sockets.transport`, a subclass).
 """
 

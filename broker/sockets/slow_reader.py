@@ -1,6 +1,6 @@
 """A client that does not keep up: what is dropped for it, and what it has not acknowledged.
 
-Hot for slow clients: `without_qos0`, once per write to one.
+`without_qos0` runs once per write to such a client, and never for the others.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ subscriber cost one system call and one series of TLS records, not a thousand.
 Messages to very many subscribers are written in rounds instead, with turns in between (`broker.sockets.rounds`). And
 what a client asks for beyond a portion waits here (`portion`).
 
-Hot: `routes.add` and `request` run once per read or message. Budget and measurement: docs/performance-in-detail.md.
+Hot: `routes.add` and `request` run once per read or message. Budget: part of that of `broker.connection.connection`,
+measured with it by benchmarks/receive_loop.py.
 
 Rules
 -----

@@ -12,8 +12,8 @@ Rules
    the other.
 4. A list is asked for again when half of the time to its nextUpdate is over, however often it was unchanged: its next
    issue may appear just before the end. One that has expired is asked for with growing pauses. But a CA may sign lists
-   that end in two seconds, of 64 MB, at 256 URLs: a large one is left alone for longer, and so are those that
-   certificates name, the more there are.
+   that end in two seconds, of 64 MB, at 256 URLs: a large one that was sent is left alone for longer, and so are those
+   that certificates name, the more there are.
 5. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
    refused for its dates is read again when they allow it, even if its URL's content is unchanged.
 6. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
@@ -74,7 +74,7 @@ class _Followed:
     fresh_until: datetime | None = None
     """The earliest nextUpdate of what was read last."""
     size: int = 0
-    """Bytes of what was read last."""
+    """Bytes of what was sent last; 0: it was unchanged."""
     pause: GrowingPause = field(default_factory=lambda: GrowingPause(_FIRST_PAUSE))
     failed: bool = False
 
@@ -234,10 +234,10 @@ class CrlUrls:
         if followed.failed:
             followed.failed = False
             followed.pause.reset()
+        followed.size = 0 if fetched is None else len(fetched.content)
         self._schedule(followed, bundle)
         if fetched is None:
             return
-        followed.size = len(fetched.content)
         learned, bases = self._intake.learned, self._intake.bases
         read, etag, modified = await self._read(url, followed, fetched.content), fetched.etag, fetched.modified
         del fetched  # While its lists wait for those of others it is not kept beside them.

@@ -294,7 +294,12 @@ class Staple:
     def _fail(self, problem: str) -> None:
         self._metrics.revocation_alarms["STAPLE_FAILED"] += 1
         if not self._problem:  # Logged once, until there is a response.
-            log.warning("no new staple", code="STAPLE_FAILED", detail=problem, stapling=self._held is not None)
+            log.warning(
+                "OCSP response for stapling not renewed",
+                code="STAPLE_FAILED",
+                detail=problem,
+                stapling=self._held is not None,
+            )
             self._history.told("staple lost", code="STAPLE_FAILED", detail=problem)
         self._problem = problem
         self._due = self._clock() + self._pause.after_failure()

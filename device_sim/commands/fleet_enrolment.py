@@ -245,7 +245,7 @@ def _fleet(
             if authority.pem != before:
                 raise FleetUnusable(f"{directory} was made from another CA: continue with that one, or enrol another")
             return fleet, None
-        origin = Origin(url or fleet.origin.provisioning_url, operator or fleet.origin.operator)
+        origin = Origin(fleet.origin.provisioning_url if url is None else url, operator or fleet.origin.operator)
         anchors = before if cafile is None else given_anchors(cafile, _ANCHORS)
         return fleet, (origin, anchors) if (origin, anchors) != (fleet.origin, before) else None
     service = f"backend-{secrets.token_hex(3)}"

@@ -76,7 +76,11 @@ async def compare(database: Database, directory: Path) -> None:
     try:
         detail = await database.read(last.unconfirmed)
     except Refused as refusal:  # Rule 3.
-        log.warning("last ceremony not compared", code="STORE_FAILED", detail=f"{last.name}: {refusal.detail}")
+        log.warning(
+            "last key ceremony not compared with the store",
+            code="STORE_FAILED",
+            detail=f"{last.name}: {refusal.detail}",
+        )
         return
     if detail is not None:
         log.error("the database has lost a ceremony", code="STORE_WENT_BACK", detail=f"{detail}; {REMEDY}")

@@ -373,4 +373,7 @@ class LiveAuthorities:
         """Return the shards that new certificates belong to, and all whose lists must be published."""
         settings = self._settings
         in_use = crl_shards.ensure(connection, ca, self._public_url.rstrip("/"), settings.crl_shards)
-        return in_use, crl_shards.needed(connection, ca, in_use, self._clock() - settings.crl_life)
+        # It is not asked again: by a clock that is ahead now, as before it is first set, all might have expired.
+        now = self._clock()
+        known = min(now, crls.last_made(connection, ca) or now)
+        return in_use, crl_shards.needed(connection, ca, in_use, known - settings.crl_life)

@@ -59,9 +59,11 @@ class SigningTrials:
         self._under_way = {issuer: trial for issuer, trial in asked.items() if not trial.done()}
         signed, self.signs = self.signs, all(trial.done() and trial.result() for trial in asked.values())
         if signed and not self.signs:
-            log.error("a token does not sign: nothing is issued", code="SIGNER_FAILED", unanswered=len(self._under_way))
+            log.error(
+                "no token with a CA key signs: nothing is issued", code="SIGNER_FAILED", unanswered=len(self._under_way)
+            )
         elif self.signs and not signed:
-            log.info("every token signs again", code="SIGNER_CURRENT")
+            log.info("all tokens with CA keys sign again", code="SIGNER_CURRENT")
 
 
 def _trial(issuer: Issuer) -> asyncio.Future[bool]:

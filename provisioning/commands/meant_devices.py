@@ -4,7 +4,7 @@ Rules
 -----
 1. Before an action on a whole group, the command lists its devices and asks for confirmation.
 2. A group in which nothing is left to do is no failure: a repeated command finds it done. A group without any device
-   is one: its name may be misspelled, and the operator relies on the action.
+   is one: its name may be misspelled, and the operator relies on the action. A similar name is suggested.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,10 +24,14 @@ from provisioning.commands.service_command import Connection, say
 from provisioning.errors import ConfigurationError
 from provisioning.pki.serial_number import normal_serial
 from provisioning.program.counted import counted
+from provisioning.program.near_names import NearNames, did_you_mean
 
 if TYPE_CHECKING:
-    from provisioning.client.operator import OperatorClient
+    from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator_answers import EnrolledDevice
+
+_LOOKED_AT: Final = 500
+"""Devices whose groups are looked at for a similar name; a group that is not configured is known by its devices."""
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before changing a group.")]
 
@@ -104,14 +108,14 @@ class Named:
 
     def in_group(self, connection: Connection, doing: Doing, *, yes: bool) -> list[str]:
         """Return the group's devices that the action would change, if a group was given; asks for confirmation."""
-        if self.group is None:
+        if (group := self.group) is None:
             return []
         names: list[str] = []
 
-        async def command(client: OperatorClient) -> None:
-            found = [each async for each in client.devices(group=self.group)]
+        async def command(client: EnrolmentOperatorClient) -> None:
+            found = [each async for each in client.devices(group=group)]
             if not found:
-                raise ConfigurationError(f"group {self.group!r} has no device; device list shows the group of each")
+                raise await _no_device_in(group, client)
             names.extend(each.name for each in found if doing.is_left(each))
 
         connection.run(command)
@@ -144,3 +148,17 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if not yes:
         ask(question)
+
+
+async def _no_device_in(group: str, client: EnrolmentOperatorClient) -> ConfigurationError:
+    """Return the refusal for *group*, which has no device, with the question whether a similar one is meant."""
+    near, seen = NearNames(group), 0
+    async for configured in client.groups():
+        near.see(configured.name)
+    async for device in client.devices():
+        near.see(device.group or "")
+        seen += 1
+        if seen == _LOOKED_AT:
+            break
+    meant = did_you_mean(near.found) if near.found else "device list shows the group of each"
+    return ConfigurationError(f"group {group!r} has no device; {meant}")

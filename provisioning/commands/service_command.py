@@ -128,7 +128,9 @@ class Connection:
         settings = load_settings(self.directory)
         where = settings.directory
         credential = CredentialFiles(self.cert or where / "operator.crt", self.key or where / "operator.key")
-        url = self.url or found(where) or f"https://localhost:{settings.port}"
+        url = self.url  # An empty one, as of a variable that is not set, is not that of the service here.
+        if url is None:
+            url = found(where) or f"https://localhost:{settings.port}"
         warn(credential)
         return EnrolmentOperatorClient(url, self.cafile or where / "ca-bundle.crt", credential)
 

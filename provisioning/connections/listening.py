@@ -152,7 +152,7 @@ def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
             ) from error
         running = None
         if error.errno == errno.EADDRINUSE:
-            running = served(settings.directory) or copied(settings.directory, settings.port)
+            running = served(settings.directory) or copied(settings.directory, port)
         if running is not None:
             raise ConfigurationError(f"{setting} {port} on {host} is in use: {running}") from error
         whose = f" (ss -ltnp 'sport = :{port}' says by whom)" if error.errno == errno.EADDRINUSE else ""

@@ -50,7 +50,7 @@ def in_charge(directory: Path, https_url: str, process: int, *, alone: bool) -> 
     except OSError as error:
         if alone and isinstance(error, PermissionError):
             raise ConfigurationError(_not_ours(path)) from error
-        log.warning("lock not written", code="LOCK_NOT_WRITTEN", file=str(path), detail=error.strerror)
+        log.warning("lock file not written", code="LOCK_NOT_WRITTEN", file=str(path), detail=error.strerror)
     if lock is None:
         yield
         return
@@ -105,4 +105,9 @@ def _write(lock: int, path: Path, text: str) -> None:
         os.ftruncate(lock, 0)
         os.pwrite(lock, text.encode(), 0)
     except OSError as error:
-        log.warning("address not written", code="ADDRESS_NOT_WRITTEN", file=str(path), detail=error.strerror)
+        log.warning(
+            "file with the service's address not written",
+            code="ADDRESS_NOT_WRITTEN",
+            file=str(path),
+            detail=error.strerror,
+        )

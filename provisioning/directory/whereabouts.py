@@ -94,7 +94,7 @@ def copied(directory: Path, port: int) -> str | None:
     A directory that is copied while it is served takes the lock's text along, and not the lock.
     """
     url, process = found(directory), process_of(directory)
-    if url is None or process is None or urlsplit(url).port != port or not _is_ours(process):
+    if url is None or process in {None, os.getpid()} or urlsplit(url).port != port or not _is_ours(process):
         return None
     return (
         f"{directory} seems to be a copy of the directory that process {process} serves there. Serve one of the two at "
@@ -106,9 +106,10 @@ def copied(directory: Path, port: int) -> str | None:
 def _is_ours(process: int) -> bool:
     """Return whether there is such a *process*, and it is a service: its number may be another's meanwhile."""
     try:
-        return b"provisioning" in Path(f"/proc/{process}/cmdline").read_bytes()
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
+    return b"serve" in words and any(b"provisioning" in word for word in words[: words.index(b"serve")])
 
 
 def _written(directory: Path) -> tuple[str, str, str]:

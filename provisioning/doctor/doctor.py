@@ -42,6 +42,7 @@ from provisioning.doctor.doctor_ports import port_findings
 from provisioning.doctor.doctor_server import filled_finding, lock_finding, rights_finding, server_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki import open_to_all
+from provisioning.pki.keys import is_encrypted
 from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk, read_only
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
@@ -242,8 +243,14 @@ def _keys(settings: Settings) -> Iterator[Finding]:
 
 
 def _may_have_its_own(signers: SignerPlaces, name: str, opened: Sequence[str]) -> bool:
-    """Whether the key of *name*, which does not open, may have another passphrase than those that do."""
-    return name.startswith(_OF_ROOT) and signers.in_file(name) and any(map(signers.in_file, opened))
+    """Whether the key of *name* may have another passphrase than those that open; not if it is damaged."""
+    if not (name.startswith(_OF_ROOT) and signers.in_file(name) and any(map(signers.in_file, opened))):
+        return False
+    try:
+        signers.open(name)
+    except ConfigurationError:
+        return is_encrypted(signers.path(name))
+    return False
 
 
 def _tried(signers: SignerPlaces, files: AuthorityFiles, held: Sequence[str]) -> tuple[dict[str, str], list[str]]:

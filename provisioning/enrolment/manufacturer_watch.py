@@ -89,7 +89,5 @@ class ManufacturerWatch:
             try:
                 await self.look()
             except Refused as refusal:
-                log.warning(
-                    "manufacturers' lists not looked at", code="MANUFACTURER_WATCH_FAILED", detail=refusal.detail
-                )
+                log.warning("manufacturers' lists not checked", code="MANUFACTURER_WATCH_FAILED", detail=refusal.detail)
             await asyncio.sleep(_ROUND_SECONDS)

@@ -27,6 +27,7 @@ from provisioning.pki.role import Role
 from provisioning.store import audit, devices, operators, promises, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
+from provisioning.store.names_to_come import never_came
 from provisioning.store.operators import OperatorGrant, ShownOperator
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,7 @@ def change_operator_role(
     *keep_tokens*, or nothing was promised.
     """
     device = devices.find(connection, name)
-    if device is not None and device.role is not Role.OPERATOR:
+    if device is not None and device.role is not Role.OPERATOR and not never_came(connection, device):
         raise Refused(Code.NAME_TAKEN, f"{name} is a {device.role}, not an operator: choose another name")
     if role is not OperatorRole.ADMIN and operators.usable_admins(connection, now, for_update=True) == {name}:
         raise operators.last_admin_stays(name)

@@ -69,6 +69,6 @@ class OperatorWatch:
         try:
             await self.look()
         except Refused as refusal:
-            log.warning("operators not looked at", code="OPERATOR_WATCH_FAILED", detail=refusal.detail)
+            log.warning("operators' certificates not checked", code="OPERATOR_WATCH_FAILED", detail=refusal.detail)
         except ValueError as error:  # A role that this version does not know, written by hand or by a newer one.
-            log.warning("operators not looked at", code="OPERATOR_WATCH_FAILED", detail=str(error))
+            log.warning("operators' certificates not checked", code="OPERATOR_WATCH_FAILED", detail=str(error))

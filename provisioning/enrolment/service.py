@@ -292,7 +292,7 @@ class EnrolmentService:
             for tell in self._after_commit:
                 tell(outcome.changed)
         log.info(
-            "certificate given again" if outcome.again else "certificate issued",
+            "certificate returned again" if outcome.again else "certificate issued",
             name=attempt.request.common_name,
             serial=serial_text(outcome.serial),
             not_after=outcome.not_after,

@@ -191,7 +191,7 @@ class TokenService:
                     await self._database.write(partial(record, numbers=numbers[start : start + PORTION]))
             except Refused as refusal:
                 log.warning(
-                    "tokens that nobody was told of are not voided",
+                    "tokens that no caller has received are not voided",
                     code="TOKENS_NOT_VOIDED",
                     count=len(numbers),
                     detail=refusal.detail,

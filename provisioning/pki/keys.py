@@ -136,6 +136,17 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     return key
 
 
+def is_encrypted(path: Path) -> bool:
+    """Return whether *path* holds a private key that is encrypted, whole as far as can be told without a passphrase."""
+    try:
+        parsed_key(serialization.load_pem_private_key, contents_of(path, PEM_BYTES), None)
+    except TypeError:
+        return True
+    except (OSError, *UNREADABLE_KEY):
+        return False
+    return False
+
+
 def parsed_key(
     load: Callable[[bytes, bytes | None], PrivateKeyTypes], content: bytes, passphrase: bytes | None
 ) -> PrivateKeyTypes:

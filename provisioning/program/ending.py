@@ -65,7 +65,7 @@ class Ending:
     def _say_why(self, seconds: float, last_words: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._log.warning(
-                "given up at the stop",
+                "stopped without waiting any longer",
                 code="STOP_GAVE_UP",
                 detail=self._given_up,
                 seconds=seconds,

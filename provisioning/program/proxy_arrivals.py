@@ -129,7 +129,13 @@ class ProxyArrivals:
         host = arrival.peer[0]
         self._end(arrival)
         if times := self._refusals.happened(self._loop.time()):
-            log.warning("proxy refused", code="BAD_PROXY_HEADER", address=host, detail=why, connections=times)
+            log.warning(
+                "connection without a valid PROXY header refused",
+                code="BAD_PROXY_HEADER",
+                address=host,
+                detail=why,
+                connections=times,
+            )
         self._refused(host)
 
     def _end(self, arrival: _Arrival) -> None:

@@ -272,7 +272,7 @@ async def with_what_is_left(database: Database, departed: Sequence[Departed], no
     try:
         left = await database.survey(partial(promises.left_of, names=[each.name for each in departed], now=now))
     except (Refused, SQLAlchemyError) as error:  # Whatever it is: they are gone, and that is what is answered.
-        log.info("what operators leave behind is not counted", operators=len(departed), error=str(error))
+        log.info("what departed operators have left is not counted", operators=len(departed), error=str(error))
         return departed
     return [replace(each, left=left[each.name]) for each in departed]
 

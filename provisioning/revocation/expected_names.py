@@ -7,7 +7,8 @@ manufacturers' certificates do not bring back who was revoked. Only a token that
 Rules
 -----
 1. A name that nobody has promised is unknown: it is mistyped, mostly.
-2. A role that was promised to an operator who has not come ends with the name: by the next token he only reads.
+2. A role that was promised to an operator who has not come ends with the name: by the next token he only reads. It may
+   have been promised by an older token than the one that counts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from datetime import datetime
 from sqlalchemy.engine import Connection
 
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.role import Role
 from provisioning.store import audit, devices, names_to_come, operators
 from provisioning.store.audit import Action
 from provisioning.store.devices import Device
@@ -30,15 +30,13 @@ def record_promised(connection: Connection, names: Sequence[str], *, by: str, no
     places = names_to_come.promised(connection, names, now)
     if not places:
         return []
-    go_alone(connection)
-    for name in sorted(name for name, place in places.items() if place.role is Role.OPERATOR):
+    go_alone(connection)  # Its tokens are void already: who went together with it is done one by one, which is as good.
+    for name in sorted(operators.with_more_than_reading(connection, list(places))):
         _end_role(connection, name, by=by, now=now)
     return [devices.add_name(connection, name, places[name].role, places[name].group, now) for name in sorted(places)]
 
 
 def _end_role(connection: Connection, name: str, *, by: str, now: datetime) -> None:
-    if operators.role_of(connection, name) is OperatorRole.AUDITOR:
-        return
     operators.usable_admins(connection, now, for_update=True)  # Locked first, as by whoever changes a role.
     operators.grant(connection, name, OperatorRole.AUDITOR, by=by, now=now)
     audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, {"role": OperatorRole.AUDITOR.value})

@@ -66,5 +66,7 @@ async def others_for_keys(
             # No survey, which waits for others: a suspension is urgent. Nobody cancels a reading, so it goes on.
             return await shielded(database.read(look))
     except (Refused, SQLAlchemyError, TimeoutError) as error:  # What was asked for is done all the same.
-        log.info("other certificates for the keys are not told", certificates=len(serials), error=repr(error))
+        log.info(
+            "other certificates for the same keys cannot be looked up", certificates=len(serials), error=repr(error)
+        )
         return ()

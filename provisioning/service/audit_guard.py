@@ -35,13 +35,13 @@ class AuditGuard:
         said, self.open_to = self.open_to or [], open_to
         if open_to != said and open_to:
             log.error(
-                "nothing refuses changes of the audit log",
+                "the database does not refuse changes to the audit log",
                 code="AUDIT_UNGUARDED",
                 detail="; ".join(open_to),
                 remedy=missing_parts.GUARD_REMEDY,
             )
         elif open_to != said:
-            log.info("changes of the audit log are refused again", code="AUDIT_GUARDED")
+            log.info("the database refuses changes to the audit log again", code="AUDIT_GUARDED")
 
     async def run(self) -> None:
         """Look until cancelled."""

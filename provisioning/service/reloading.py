@@ -130,7 +130,7 @@ class Reloader:
         self._read_from = settings.read_from
         log.info("settings reloaded", code="RELOADED", changed=sorted(changed & TAKEN_OVER))
         if later := sorted(changed - TAKEN_OVER):
-            log.warning("settings have changed that count at the next start", code="RESTART_NEEDED", settings=later)
+            log.warning("changed settings take effect at the next start", code="RESTART_NEEDED", settings=later)
 
     def _read(self, reading: Callable[[], ReadAgain]) -> tuple[ReadAgain, Callable[[], None]]:
         read = reading()

@@ -133,7 +133,7 @@ class Pkcs11Signer:
         except _NoKey as error:
             if not module.begin_again():
                 raise
-            log.info("token's module begun again", module=str(self.uri.module), detail=str(error))
+            log.info("PKCS #11 module initialised again", module=str(self.uri.module), detail=str(error))
             return self.connect()
 
     def discard(self) -> None:

@@ -117,7 +117,9 @@ class TokenModule:
         except PKCS11Error as error:
             if not self.begin_again():
                 raise
-            log.info("token's module begun again", module=str(self._path), detail=str(error) or type(error).__name__)
+            log.info(
+                "PKCS #11 module initialised again", module=str(self._path), detail=str(error) or type(error).__name__
+            )
             return self._try_to_open(token, pin)
 
     @contextlib.contextmanager

@@ -138,7 +138,9 @@ class TokenKey(ec.EllipticCurvePrivateKey):
                 signature = self._verified(connected, digest, hashed)
             except PKCS11Error as error:
                 connected.close()
-                log.warning("token did not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))
+                log.warning(
+                    "token failed to sign once", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error)
+                )
             else:
                 self._connected = connected
                 return signature

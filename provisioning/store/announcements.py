@@ -84,7 +84,9 @@ async def listen(url: URL, heard: Callable[[], None]) -> None:
                 await _hear(connection, begun, heard)
         except psycopg.Error as error:
             if not told:
-                log.warning("store tells nothing now", code="ANNOUNCEMENTS_LOST", detail=" ".join(str(error).split()))
+                log.warning(
+                    "no notifications from the store", code="ANNOUNCEMENTS_LOST", detail=" ".join(str(error).split())
+                )
             listens, told = False, True
         await asyncio.sleep(_RETRY_SECONDS)
 

@@ -18,11 +18,11 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from provisioning.store import counters, stretches
+from provisioning.store.names_in_groups import in_portions
 from provisioning.store.tables import approvals
 
 _NUMBERS: Final = "approval"
 _PROOF_OCTETS: Final = 32
-_TOGETHER: Final = 50
 IN_FORCE: Final = timedelta(days=90)
 """An approval that nobody has used counts for as long as a token may last."""
 
@@ -94,14 +94,16 @@ def find_by_id(connection: Connection, approval_id: int) -> StoredApproval | Non
     return None if row is None else _from_row(row)
 
 
-def approved(connection: Connection, group: str, names: Sequence[str]) -> set[str]:
-    """Return those of *names* with a request in *group* that was approved, and for which nobody was certified."""
-    found: set[str] = set()
-    for start in range(0, len(names), _TOGETHER):  # For many more, PostgreSQL without statistics would read all of it.
-        chosen = names[start : start + _TOGETHER]
-        named = approvals.c.group_name == group, approvals.c.name.in_(chosen)
-        is_approved = approvals.c.state == ApprovalState.APPROVED.value
-        found.update(connection.execute(select(approvals.c.name).where(*named, is_approved)).scalars())
+def approved(
+    connection: Connection, groups: Sequence[str], names: Sequence[str], now: datetime
+) -> set[tuple[str, str]]:
+    """Return those of *names* that are approved in one of *groups*, and not certified yet, each with the group."""
+    found = set[tuple[str, str]]()
+    columns = approvals.c.name, approvals.c.group_name
+    counts = approvals.c.state == ApprovalState.APPROVED.value, approvals.c.decided_at > now - IN_FORCE
+    for chosen in in_portions(groups, names):
+        named = approvals.c.group_name.in_(chosen.groups), approvals.c.name.in_(chosen.names)
+        found.update((name, group) for name, group in connection.execute(select(*columns).where(*named, *counts)))
     return found
 
 

@@ -40,6 +40,13 @@ def newest(connection: Connection, issuer: str) -> PublishedCrl | None:
     return None if row is None else PublishedCrl(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
 
 
+def last_made(connection: Connection, issuer: str) -> datetime | None:
+    """Return when the CRL was made that *issuer* published last."""
+    statement = select(crls.c.this_update).where(crls.c.issuer == issuer).order_by(crls.c.number.desc()).limit(1)
+    found: datetime | None = connection.execute(statement).scalar_one_or_none()
+    return found
+
+
 def take_second(connection: Connection, name: str, now: datetime) -> datetime:
     """Return a second, *now* or later, of which there was no list called *name*, for the caller if its work commits.
 

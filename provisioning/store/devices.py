@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any, Final
@@ -33,6 +33,7 @@ from provisioning.store.tables import certificates, devices, revocations
 WIDTH: Final = len(devices.c)
 """Columns that `device_from` reads: they are in the order of `Device`."""
 
+_LONG_AGO: Final = datetime.fromtimestamp(0, UTC)
 _NAMED: Final = select(devices).where(devices.c.name == bindparam("wanted"))
 _FIND: Final = Prepared(_NAMED, at_once=True)
 _LOCK: Final = Prepared(_NAMED.with_for_update(), at_once=True)
@@ -163,10 +164,10 @@ def add(
 
 
 def add_name(connection: Connection, name: str, role: Role, group: str | None, now: datetime) -> Device:
-    """Record a name under which nobody has enrolled, as if all its trials were over *now*."""
+    """Record a name under which nobody has enrolled, as if its trials were long over: the clock may be ahead."""
     device = add(connection, name, role, group, now)
-    connection.execute(update(devices).where(devices.c.id == device.id).values(trial_ends_at=now))
-    return replace(device, trial_ends_at=now)
+    connection.execute(update(devices).where(devices.c.id == device.id).values(trial_ends_at=_LONG_AGO))
+    return replace(device, trial_ends_at=_LONG_AGO)
 
 
 def move(connection: Connection, device: Device, role: Role, group: str | None, origin: str | None) -> Device:

@@ -42,10 +42,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection, Row
 
+from provisioning.store.names_in_groups import in_portions
 from provisioning.store.tables import certificates, devices, ended_listers, listed_devices
 
 _NEXT: Final = timedelta(microseconds=1)
-_TOGETHER: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +114,13 @@ def find(connection: Connection, group: str, name: str) -> ListEntry | None:
     return None if row is None else _from_row(row)
 
 
-def in_force(connection: Connection, group: str, names: Sequence[str]) -> set[str]:
-    """Return those of *names* that are on the group's list, by somebody's word that counts."""
-    found: set[str] = set()
-    for start in range(0, len(names), _TOGETHER):  # For many more, PostgreSQL without statistics would read all of it.
-        chosen = names[start : start + _TOGETHER]
-        named = listed_devices.c.group_name == group, listed_devices.c.name.in_(chosen)
-        found.update(connection.execute(select(listed_devices.c.name).where(*named, _IN_FORCE)).scalars())
+def in_force(connection: Connection, groups: Sequence[str], names: Sequence[str]) -> set[tuple[str, str]]:
+    """Return those of *names* that are on a list of *groups* by somebody's word that counts, each with the group."""
+    found = set[tuple[str, str]]()
+    columns = listed_devices.c.name, listed_devices.c.group_name
+    for chosen in in_portions(groups, names):
+        named = listed_devices.c.group_name.in_(chosen.groups), listed_devices.c.name.in_(chosen.names)
+        found.update((name, group) for name, group in connection.execute(select(*columns).where(*named, _IN_FORCE)))
     return found
 
 

@@ -9,8 +9,9 @@ Rules
 1. Promised are names that a token was bound to which is void now, that are on the list of a group which asks its list,
    or that an operator has approved. A request that waits is nobody's promise: strangers may make it. Nor is a
    manufacturer's prefix one of a name: whoever mistypes a device's would end nobody, and believe it done.
-2. It is asked only of a name that nobody has. Lists and approvals have no index of names alone, so each group that asks
-   them is asked by itself.
+2. What is over promises nothing: a token that had expired, an approval that has lapsed.
+3. It is asked only of a name that nobody has, under the lock of all writers. Lists and approvals have no index of names
+   alone: a statement asks all groups together, however many there are.
 """
 
 from __future__ import annotations
@@ -35,28 +36,31 @@ class Place:
     group: str | None
 
 
-def promised(connection: Connection, names: Sequence[str], voided_at: datetime) -> dict[str, Place]:
-    """Return the places of those of *names* that are promised; of tokens, by those that were voided at that moment.
+def promised(connection: Connection, names: Sequence[str], now: datetime) -> dict[str, Place]:
+    """Return the places of those of *names* that are promised; of tokens, by those that were voided *now*.
 
     If there are several, that of the last token counts, or of the first group.
     """
-    found = {
-        name: Place(Role(role), group) for name, role, group in tokens.voided_of_each(connection, names, voided_at)
-    }
+    found = {name: Place(Role(role), group) for name, role, group in tokens.voided_of_each(connection, names, now)}
     left = [name for name in names if name not in found]
+    listed, approved = list[str](), list[str]()
     for group in groups.every(connection) if left else ():
         ways = {way for alternative in group.ways for way in alternative}
-        expected = set[str]()
         if WayName.LISTED in ways:
-            expected |= listed_devices.in_force(connection, group.name, left)
+            listed.append(group.name)
         if WayName.APPROVAL in ways or group.new_key is NewKey.APPROVE:
-            expected |= approvals.approved(connection, group.name, left)
-        found |= {name: Place(Role.DEVICE, group.name) for name in expected if name not in found}
+            approved.append(group.name)
+    expected = listed_devices.in_force(connection, listed, left) | approvals.approved(connection, approved, left, now)
+    for name, place in sorted(expected):
+        found.setdefault(name, Place(Role.DEVICE, place))
     return found
+
+
+def has_come(connection: Connection, device: Device) -> bool:
+    """Whether *device* ever had a certificate."""
+    return device.trial_ends_at is None or certificates_of_device.newest(connection, device.id) is not None
 
 
 def never_came(connection: Connection, device: Device) -> bool:
     """Whether *device* is a name that was revoked before anybody had a certificate of it."""
-    if device.trial_ends_at is None or device.state is not DeviceState.REVOKED:
-        return False
-    return certificates_of_device.newest(connection, device.id) is None
+    return device.state is DeviceState.REVOKED and not has_come(connection, device)

@@ -73,6 +73,12 @@ def has_role(connection: Connection, name: str) -> bool:
     return _ROLE_OF.first(connection, {"wanted": name}) is not None
 
 
+def with_more_than_reading(connection: Connection, names: Sequence[str]) -> list[str]:
+    """Return those of *names* that were granted a role in which one may do more than read, enrolled or not."""
+    more = operators.c.name.in_(names), operators.c.role != OperatorRole.AUDITOR.value
+    return list(connection.execute(select(operators.c.name).where(*more)).scalars())
+
+
 def granter(connection: Connection, name: str) -> str | None:
     """Return who has granted the operator called *name* a role, None if nobody has."""
     found: str | None = connection.execute(_GRANTER, {"wanted": name}).scalar_one_or_none()

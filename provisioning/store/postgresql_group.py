@@ -150,7 +150,7 @@ class SharedTransaction:
             self._check()
         except (BrokenUp, DBAPIError, _StatementFailed, self._connection.dialect.loaded_dbapi.Error) as error:
             reason = error.__cause__ or error
-            log.info("works that went together are done one by one", works=len(works), detail=repr(reason))
+            log.info("a batch of changes failed and is done one by one", works=len(works), detail=repr(reason))
             self._back(error, end)
             cause = error.__cause__ if isinstance(error, BrokenUp) else error
             # The driver's own error, where one statement was made for several of them.

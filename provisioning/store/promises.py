@@ -22,13 +22,14 @@ from provisioning.store import approvals, listed_devices, rare_changes, tokens
 from provisioning.store.audit import Action
 from provisioning.store.devices import DeviceState, find_all
 from provisioning.store.manufacturer_tables import idevids, manufacturers
+from provisioning.store.names_to_come import has_come
 from provisioning.store.operators import granter, role_of, usable_admins
 from provisioning.store.tables import claims, devices, operators
 
 NAMED: Final = 100
 """So many groups, manufacturers and devices are named."""
-_LOOKED_AT: Final = 1000
-"""Devices and operators whose state is looked up."""
+_TO_READ_ONLY: Final = f'"role": "{OperatorRole.AUDITOR.value}"'
+"""So the audit log says that an operator lost, or never got, a role in which one may do more than read."""
 _HERE: Final = (
     select(devices.c.id)
     .where(
@@ -161,21 +162,31 @@ def _ever_granted_by(connection: Connection, name: str) -> tuple[list[str], list
     """Return to whom the operator called *name* ever gave a role: who may do more than read, and who was ended since.
 
     The audit log knows it also if they have granted each other, or themselves, their roles anew. Not if somebody else
-    has: then it is on that one's word.
+    has: then it is on that one's word. Who was ended before he came has made nothing.
     """
-    granted = rare_changes.subjects(connection, name, (Action.OPERATOR_ROLE_GRANTED,), _LOOKED_AT)
-    others = [each for each in find_all(connection, granted) if each.role is Role.OPERATOR and each.name != name]
+    portions = rare_changes.every_subject(connection, name, Action.OPERATOR_ROLE_GRANTED, but=_TO_READ_ONLY)
+    others = {
+        each.name: each
+        for portion in portions
+        for each in find_all(connection, portion)
+        if each.role is Role.OPERATOR and each.name != name
+    }
     here = [
         each.name
-        for each in others
+        for each in others.values()
         if not each.state.is_end
         and role_of(connection, each.name) is not OperatorRole.AUDITOR
-        and granter(connection, each.name) in {name, *granted}
+        and granter(connection, each.name) in {name, *others}
     ]
-    return here, sorted(each.name for each in others if each.state.is_end)[:NAMED]
+    gone = [each.name for each in others.values() if each.state.is_end and has_come(connection, each)]
+    return here, gone[:NAMED]
 
 
 def _resumed_by(connection: Connection, name: str) -> list[str]:
-    resumed = rare_changes.subjects(connection, name, (Action.RESUMED,), _LOOKED_AT)
-    active = {each.name for each in find_all(connection, resumed) if each.state is DeviceState.ACTIVE}
-    return [each for each in resumed if each in active][:NAMED]
+    found = list[str]()
+    for portion in rare_changes.every_subject(connection, name, Action.RESUMED):
+        active = {each.name for each in find_all(connection, portion) if each.state is DeviceState.ACTIVE}
+        found += [each for each in portion if each in active]
+        if len(found) >= NAMED:
+            break
+    return found[:NAMED]

@@ -7,7 +7,7 @@ has. It is the largest table of the store: an index has only these actions, whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -24,6 +24,7 @@ MANUFACTURERS: Final = (
     Action.MANUFACTURER_LIST_REMOVED,
 )
 LISTS: Final = (Action.LIST_ENTRIES_ENDED, Action.DEVICES_UNLISTED, Action.LISTED_KEYS_REPLACED)
+_PORTION: Final = 1000
 _RARE: Final = text(
     "action IN ('group created', 'group changed', 'manufacturer changed', 'manufacturer list taken', "
     "'manufacturer list removed', 'resumed', 'list entries ended', 'devices unlisted', 'listed keys replaced', "
@@ -34,7 +35,23 @@ _RARE: Final = text(
 
 def subjects(connection: Connection, actor: str, actions: Iterable[Action], most: int) -> list[str]:
     """Return what *actor* has done *actions* to, by name: *most* at most."""
-    found = select(audit_entries.c.subject).where(*_by(actor, actions)).distinct()
+    return _subjects_after(connection, _by(actor, actions), "", most)
+
+
+def every_subject(connection: Connection, actor: str, action: Action, *, but: str | None = None) -> Iterator[list[str]]:
+    """Yield all that *actor* has done *action* to, in portions; not what has *but* in the details each time."""
+    conditions = [*_by(actor, (action,))]
+    conditions += [] if but is None else [~audit_entries.c.details.contains(but, autoescape=True)]
+    after = ""
+    while found := _subjects_after(connection, conditions, after, _PORTION):
+        yield found
+        after = found[-1]
+
+
+def _subjects_after(
+    connection: Connection, conditions: Sequence[ColumnElement[bool]], after: str, most: int
+) -> list[str]:
+    found = select(audit_entries.c.subject).where(*conditions, audit_entries.c.subject > after).distinct()
     return list(connection.execute(found.order_by(audit_entries.c.subject).limit(most)).scalars())
 
 

@@ -17,7 +17,8 @@ Rules
    inodes anew at each mount, as in some containers.
 3. Nothing is written behind the end of a log that was emptied or cut (`provisioning.program.log_length`).
 4. An orderly end leaves no names, or the word `_ENDED` behind them while somebody still reads, who takes the log in.
-   Nor does a command that has taken it in after the service was killed.
+   Nor does a command that has taken it in after the service was killed; until it has removed them, a lock says that
+   it does (`provisioning.store.closing_lock`).
 5. What is lost is told by who finds it, and by the service, whoever opens the store before it: SQLite takes the
    evidence away. So it is noted behind the names, and stays until the service names the files (`keep`).
 
@@ -31,7 +32,6 @@ import contextlib
 import os
 import re
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -43,6 +43,7 @@ from provisioning.program.durable_names import sync_names
 from provisioning.program.file_identity import MISSING, identity, inode, inode_and_size, size
 from provisioning.program.log_end import Cut, cut
 from provisioning.program.log_length import LogLength
+from provisioning.store import closing_lock
 
 log = structlog.get_logger(__name__)
 
@@ -50,8 +51,6 @@ _ENDED: Final = "ended"
 _GONE: Final = "gone"
 _LEFT: Final = re.compile("([0-9]+)/([0-9]+)")
 """Behind the names, after a loss: the log was gone; or so many of its pages were left, of so many."""
-_REMOVES_SECONDS: Final = 0.05
-"""How long a command has between SQLite's removing the log, which it has taken in, and its removing the names."""
 _LOST: Final = "what was committed last is lost, revocations too"
 _REPEAT: Final = (
     "docs/backup.md says what to repeat; lost certificates are revoked by fleet-provisioning revoke --certificate FILE"
@@ -72,6 +71,7 @@ class SqliteFiles:
         self._length: Final = LogLength(self._log)
         self._kept = ""
         self._log_found = MISSING
+        self._closing: int | None = None
         self.doubt: Final = self._examine()
         """What must be said of the store, though it can be opened; None: nothing."""
 
@@ -87,7 +87,7 @@ class SqliteFiles:
             self._write(self._kept)
             sync_names(self._names.parent)
         except OSError as error:  # A full disk must not keep the service from starting.
-            log.warning("lock not written", code="LOCK_NOT_WRITTEN", file=str(self._names), detail=error.strerror)
+            log.warning("lock file not written", code="LOCK_NOT_WRITTEN", file=str(self._names), detail=error.strerror)
 
     def lost(self) -> str | None:
         """Return what has become of the files since `keep`; None: they are there."""
@@ -150,8 +150,9 @@ class SqliteFiles:
     def closing(self) -> Iterator[None]:
         """Close the store meanwhile. Notes, if they are kept, that now whoever has it open, too, may take the log in.
 
-        But not one that was cut, which is left to the next start.
+        But not one that was cut, which is left to the next start. Until `closed`, a log that is gone is no loss.
         """
+        self._closing = closing_lock.hold(self._names)
         with self._length.left(self.path, is_short=self.log_is_short):
             if self._length.known_cut:
                 log.error("the store's last changes are gone", code="STORE_FAILED", detail=self.cut)
@@ -166,6 +167,9 @@ class SqliteFiles:
             both = [identity(self.path), self._log_found]
             if self._named() in (both, [*both, _ENDED]) and identity(self._log) == MISSING:
                 self._names.unlink()
+        if self._closing is not None:
+            os.close(self._closing)
+            self._closing = None
 
     def _examine(self) -> str | None:
         both = f"{self._log.name} and {self._log.name.removesuffix('-wal')}-shm"
@@ -177,8 +181,10 @@ class SqliteFiles:
                 )
             named, file = self._found()
             if self._is_gone(named, file):  # To note it while a command ends would tell of a loss for ever.
-                time.sleep(_REMOVES_SECONDS)
+                is_closed = closing_lock.is_held(self._names)
                 named, file = self._found()
+                if is_closed and self._is_gone(named, file):
+                    self._log_found = named[1]  # It was taken in: the last of all who close it forgets the names.
         except OSError:  # SQLite says what is wrong with it.
             return None
         loss = None if not named else self._not_together(named, file, both)
@@ -231,7 +237,8 @@ class SqliteFiles:
     @property
     def _restored(self) -> str:
         return (
-            f"But if {self.path.name} and its log were restored together, beside an index that was there, remove "
+            f"But if {self.path.name} and its log were restored together, beside an index that was there, or the power "
+            "failed within a minute after the log was emptied in order (wal_checkpoint(TRUNCATE)), remove "
             f"{self._index.name} alone"
         )
 

@@ -78,7 +78,7 @@ class SqliteLane(QueuedLane):
             before, now = now, time.monotonic()
             if now > before + _SHORT_SECONDS:
                 self._threaded_until = now + _THREADED_SECONDS
-                log.info("store is slow: works leave the event loop for a while", seconds=round(now - before, 3))
+                log.info("the store is slow: changes are made in a thread for a while", seconds=round(now - before, 3))
                 break
             if now > begun + _SLICE_SECONDS:
                 loop.call_soon(self._run_slice, loop, group)

@@ -102,6 +102,7 @@ _VOIDED_AT: Final = Prepared(
         tokens.c.device == bindparam("wanted"),
         tokens.c.used_at.is_(None),
         tokens.c.voided_at == bindparam("at", type_=UtcDateTime),
+        tokens.c.expires_at > bindparam("at", type_=UtcDateTime),
     )
     .order_by(tokens.c.id),
     at_once=True,
@@ -233,7 +234,7 @@ def void_of_each(connection: Connection, devices: Sequence[str], now: datetime) 
 def voided_of_each(connection: Connection, names: Sequence[str], at: datetime) -> list[tuple[str, Role, str | None]]:
     """Return the device, role and group of each token that was bound to one of *names* and was voided *at* that time.
 
-    In the order in which the tokens of each were made.
+    Not of those that had expired. In the order in which the tokens of each were made.
     """
     return [(name, Role(role), group) for name, role, group, _ in _VOIDED_AT.placed(connection, names, {"at": at})]
 

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from broker.mqtt.codes import PacketType, ProtocolVersion
 from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import split_frames
+from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, Publish, decode_packet
 from broker.mqtt.properties import encode_properties
 from broker.mqtt.publish import encode_publish
 from broker.mqtt.wire import Reader
+from tests.support.examples import examples
 from tests.support.packet_cases import PACKET_CASES, PacketCase, split_packet
 from tests.support.packet_strategies import version_and_publish, versions, versions_and_packets
 
@@ -83,6 +85,23 @@ def test_the_fast_encoder_of_publish_writes_the_same_bytes(version_and_packet: t
     assert encode_publish(expected[0], packet.topic.encode(), packet_id, properties, packet.payload) == expected
 
 
+@examples(20)
+@given(
+    *(st.binary(max_size=20),) * 3,
+    st.none() | st.floats(0, 90),
+    st.lists(st.tuples(st.booleans(), st.sampled_from([b"", b"\0\x07", b"\xff\xfe"]), st.booleans()), max_size=6),
+)
+def test_a_message_s_shared_frames_are_those_made_for_each(
+    topic: bytes, payload: bytes, properties: bytes, expires_at: float | None, receivers: list[tuple[bool, bytes, bool]]
+) -> None:
+    shared = Message(topic, payload, 1, properties=properties, expires_at=expires_at)
+    for v5, packet_id, again in receivers:
+        dup = again and packet_id != b""
+        frame = shared.frame(packet_id, v5=v5, dup=dup, now=60.0)
+        assert frame == shared.personal_frame(packet_id, v5=v5, dup=dup, now=60.0)
+
+
+@examples(90)
 @given(st.lists(versions_and_packets, max_size=5), st.data())
 def test_a_stream_is_split_into_its_packets(packets: list[tuple[ProtocolVersion, Packet]], data: st.DataObject) -> None:
     written = [packet.encode(version) for version, packet in packets]

@@ -132,7 +132,13 @@ def _check_maker(connection: Connection, token: StoredToken, now: datetime) -> N
 
 def _unpromised(token: StoredToken, why: str, who: str) -> Refused:
     """Log *why* the maker of *token* cannot promise it now; return the refusal, by which another *who* is asked."""
-    log.info("token without its maker", code=Code.TOKEN_VOID.value, token=token.id, maker=token.created_by, why=why)
+    log.info(
+        "token refused: its maker may not promise it any more",
+        code=Code.TOKEN_VOID.value,
+        token=token.id,
+        maker=token.created_by,
+        why=why,
+    )
     return Refused(Code.TOKEN_VOID, f"this token's maker cannot promise it now: ask another {who} for a new one")
 
 

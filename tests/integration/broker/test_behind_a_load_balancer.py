@@ -182,7 +182,11 @@ def test_a_proxy_that_sends_no_header_is_refused(pki: Pki, tmp_path: Path, case:
             with contextlib.suppress(ConnectionResetError):
                 assert proxy.recv(100) == b""
         (told,) = wait_until(lambda: broker.events("BAD_PROXY_HEADER"), "it is refused")
-        assert (told["event"], told["address"], told["detail"]) == ("proxy refused", "127.0.0.9", why)
+        assert (told["event"], told["address"], told["detail"]) == (
+            "connection without a valid PROXY header refused",
+            "127.0.0.9",
+            why,
+        )
         shown = said(broker.dir / "state", "why", "127.0.0.9")
         assert "BAD_PROXY_HEADER" in shown
         assert "configure the proxy to send it" in " ".join(shown.split())

@@ -133,7 +133,7 @@ def test_why_guesses_a_name_that_it_does_not_know(broker: BrokerProcess, anchors
         ]
         assert known_of(broker, name)["near"] == []
         code, said = command(broker, "kick", slip)
-        assert (code, f"no such client is connected; did you mean {name}?" in said) == (1, True), said
+        assert (code, f"no client {slip!r} is connected; did you mean {name}?" in said) == (1, True), said
     assert f"did you mean {name}?" in command(broker, "why", slip)[1], "it was here"
     assert "did you mean" not in command(broker, "kick", slip)[1], "it is gone"
 

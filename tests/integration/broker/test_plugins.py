@@ -119,7 +119,7 @@ def test_the_http_plugin_of_amqtt_is_asked_about_users_after_admission(tmp_path:
 
     with AuthServer(allows) as server:
         plugin = f'"amqtt.contrib.http.UserAuthHttpPlugin" = {{ {server.settings} }}'
-        with plugged(tmp_path, pki, plugin, plugin_timeout=1, log_level="debug") as broker:
+        with plugged(tmp_path, pki, plugin, plugin_timeout=3, log_level="debug") as broker:
             meter = clients(broker.port, anchors, pki.device("meter-1"), tmp_path, "meter")
 
             def publish(*options: str, client_id: str = "meter-1") -> str:
@@ -214,7 +214,7 @@ def test_plugins_that_raise_or_hang_concern_themselves_alone(tmp_path: Path, pki
     plugins = "\n".join(f'"fleet_plugins.{name}" = {{}}' for name in names)
     limits = {"limits__max_plugin_events": 5}
     with (
-        plugged(tmp_path, pki, plugins, TROUBLE, plugin_timeout=0.2, **limits) as broker,
+        plugged(tmp_path, pki, plugins, TROUBLE, plugin_timeout=2, **limits) as broker,
         TlsClient(broker.port, anchors, pki.service("backend").credential) as backend,
         TlsClient(broker.port, anchors, pki.device("meter-1").credential) as meter,
     ):

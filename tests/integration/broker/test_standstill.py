@@ -75,6 +75,7 @@ def test_who_has_sent_in_time_what_was_not_read_stays_connected(pki: Pki, tmp_pa
         broker.send_signal(signal.SIGCONT)
         back = come("away")
         assert back.connect(client_id="away", **KEPT).session_present
+        pinging.ping()  # For the time from now on: of that in which it stood still it has told everybody.
         pinging.check()
         assert broker.events("STOOD_STILL")
         watcher.check_alive()

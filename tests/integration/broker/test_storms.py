@@ -158,9 +158,8 @@ def test_who_only_waits_for_a_place_keeps_nobody_out_where_there_are_no_more_con
 
 
 def test_when_all_places_are_taken_newcomers_wait_and_get_in(tmp_path: Path, pki: Pki, anchors: Path) -> None:
-    limits = {"limits__max_unadmitted": 10, "limits__connect_timeout": 2}
     with (
-        BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker,
+        BrokerProcess.with_files(tmp_path / "b", pki, limits__max_unadmitted=10) as broker,
         TlsClient(broker.port, anchors, pki.device("meter").credential) as meter,
         ExitStack() as stack,
     ):

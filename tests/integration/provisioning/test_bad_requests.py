@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
 import ssl
@@ -269,11 +270,14 @@ def _connect(service: ProvisioningService) -> ssl.SSLSocket:
 def test_a_broken_http_request_ends_its_own_connection_only(
     service: ProvisioningService, stranger: Curl, garbage: bytes
 ) -> None:
+    answer = b""
     with _connect(service) as connection:
-        connection.sendall(garbage)
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
+        # Closed with something unread, it is reset; what was answered before can be read all the same.
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(garbage)
+        with contextlib.suppress(ConnectionError):
+            while chunk := connection.recv(65536):
+                answer += chunk
     assert answer.split()[1] in (b"400", b"413")
     assert stranger.run("/.well-known/est/cacerts").status == 200
 

@@ -224,6 +224,20 @@ def test_the_keys_have_another_passphrase(pristine: ProvisioningService, tmp_pat
     assert findings(ProvisioningService(tmp_path / "fleet", settings | {"passphrase": "another passphrase"}))[0] == 0
 
 
+def test_only_a_whole_key_of_a_root_may_have_a_passphrase_of_its_own(
+    pristine: ProvisioningService, tmp_path: Path
+) -> None:
+    directory = tmp_path / "fleet"
+    shutil.copytree(pristine.dir, directory)
+    service, root = ProvisioningService(directory, {"port": 0, "http_port": 0}), directory / "root-ca.key"
+    whole, others = root.read_bytes(), (directory / "issuing-ca.key").read_bytes()
+    line = ["openssl", "pkcs8", "-topk8", "-in", str(root), "-passin", f"pass:{PASSPHRASE}", "-passout", "pass:another"]
+    own = subprocess.run(line, check=True, capture_output=True).stdout
+    for key, verdict in ((own, "warning"), (b"", "failed"), (whole[: len(whole) // 2], "failed"), (others, "failed")):
+        root.write_bytes(key)
+        assert [each["verdict"] for each in findings(service)[1]["keys"]] == [verdict]
+
+
 @pytest.fixture
 def volume() -> Iterator[Path]:
     """A file system of two megabytes, with room for 64 files."""

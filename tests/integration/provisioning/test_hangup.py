@@ -20,7 +20,7 @@ from tests.support.workers import workers_of
 
 PROFILE = '[profiles.short]\nrole = "device"\nlife = "PT2H"\n'
 RELOADED, REFUSED = "settings reloaded", "settings not reloaded: all stays as it was"
-LATER = "settings have changed that count at the next start"
+LATER = "changed settings take effect at the next start"
 
 
 def said(log: str, event: str) -> list[dict[str, object]]:

@@ -202,7 +202,7 @@ def test_a_stop_has_an_end_though_the_token_hangs_and_what_was_not_answered_has_
     finally:
         serving.kill()
     assert serving.returncode == 1
-    said = [line for line in log.splitlines() if "given up at the stop" in line]
+    said = [line for line in log.splitlines() if "stopped without waiting any longer" in line]
     assert (len(said), '"store-writer_0": "' in said[0]) == (1, True), log
     assert asking.communicate()[0] == b"", "no certificate"
     faulty.mend("C_Sign")

@@ -143,14 +143,17 @@ async def test_a_feed_that_has_fallen_silent_is_sought_quickly_and_later_with_pa
 ) -> None:
     """Of several processes at one address one may hang, and is given connections as before: each cost ten seconds."""
     feed, given, sleep = feed_of(broker, tmp_path), list[float](), asyncio.sleep
-    outcomes = [FeedSilent("nothing"), *[FeedLost("it takes too long to connect")] * 8, FeedSilent("nothing again")]
+    unreached = FeedLost("it takes too long to connect")
+    outcomes = [FeedSilent("nothing"), *[unreached] * 8, FeedSilent("nothing again"), FeedLost("it was started anew")]
 
     async def follow(*_: object, connect_timeout: float, **_named: object) -> AsyncIterator[list[FeedEvent]]:
         given.append(connect_timeout)
         if len(given) > len(outcomes):
             raise asyncio.CancelledError
-        yield [Current(0)]
-        raise outcomes[len(given) - 1]
+        outcome = outcomes[len(given) - 1]
+        if outcome is not unreached:
+            yield [Current(0)]
+        raise outcome
 
     async def paused(_seconds: float) -> None:
         await sleep(0)
@@ -159,8 +162,9 @@ async def test_a_feed_that_has_fallen_silent_is_sought_quickly_and_later_with_pa
     monkeypatch.setattr(asyncio, "sleep", paused)
     with pytest.raises(asyncio.CancelledError):
         await feed.run()
-    first, *again, last, anew = given
+    first, *again, last, anew, found = given
     assert (first, last, anew) == (CONNECT_TIMEOUT, CONNECT_TIMEOUT, again[0])
+    assert found == CONNECT_TIMEOUT, "silence is over as soon as it has been read"
     assert again[0] <= 1.0
     assert sum(again[:3]) < HEARTBEAT, "soon enough for another to answer"
     assert again == sorted(again)

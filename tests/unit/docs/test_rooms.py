@@ -1,6 +1,7 @@
 """No file of code grows past 500 lines: before that it has a second noun, which gets a file of its own.
 
-And each says in its first line what that noun is: docs/architecture.md sends its readers there.
+And each says in its first line what that noun is: docs/architecture.md sends its readers there. What is hot says what
+it may cost, and what measures that.
 """
 
 from __future__ import annotations
@@ -26,3 +27,16 @@ def test_each_says_in_its_first_line_what_it_holds() -> None:
     assert len(files) > 500
     silent = [str(path) for path in files if not re.match(r'r?"""\S+ ', path.read_text(encoding="utf-8"))]
     assert silent == []
+
+
+def test_whatever_is_hot_says_its_budget_and_what_measures_it() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker").rglob("*.py")]
+    hot = [found[0] for text in texts if (found := re.search(r"^Hot[.: ].*?\n\n", text, re.DOTALL | re.MULTILINE))]
+    assert len(hot) >= 8
+    for each in hot:
+        assert "Budget" in each, each
+        (tool, *_others) = re.findall(r"benchmarks/\w+\.py", each)
+        assert (REPOSITORY / tool).exists(), each
+        for named in re.findall(r"`(broker\.[a-z_.]+)`", each):
+            parts = named.split(".")
+            assert any((REPOSITORY / "/".join(parts[:depth])).with_suffix(".py").exists() for depth in (3, 4)), each

@@ -186,6 +186,7 @@ def test_who_ends_a_session_is_told_what_is_known_of_the_disk(tmp_path: Path, st
     [
         ("http://127.0.0.1:9443", "--url: 'http://127.0.0.1:9443' is no https:// address; give that of the", 2),
         ("127.0.0.1", "--url: '127.0.0.1' is no https:// address", 2),
+        ("", "--url: '' is no https:// address", 2),
         ("https://a\0", "no broker answers at https://a", 1),
         ("https://xn--", "no broker answers at https://xn--", 1),
     ],
@@ -209,6 +210,7 @@ def test_an_address_that_is_none_is_said(tmp_path: Path, url: str, text: str, co
     ("words", "text"),
     [
         ("status --url https://b:1 --cert x", "--url needs --cafile, --cert and --key"),
+        ("kick m --url=", "--url needs --cafile, --cert and --key"),  # Of a variable that is not set.
         ("status --cafile x", "--cafile, --cert and --key go with --url"),
     ],
 )

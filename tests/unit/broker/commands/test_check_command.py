@@ -25,10 +25,11 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def check(files: Path, *arguments: str) -> tuple[int, str, str]:
+def check(files: Path, *arguments: str, before: tuple[str, ...] = (), offline: bool = True) -> tuple[int, str, str]:
     anchors = str(shared_pki().write_anchors(files))
     named = [str(files / each) if not each.startswith("--") else each for each in arguments]
-    done = CliRunner().invoke(app, ["check", *named, "--offline", "--cafile", anchors], terminal_width=300)
+    words = [*before, "check", *named, *["--offline"] * offline, "--cafile", anchors]
+    done = CliRunner().invoke(app, words, terminal_width=300)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.stdout, done.stderr
 
@@ -57,3 +58,12 @@ def test_what_cannot_be_read_does_not_hide_the_others(files: Path) -> None:
     assert (code, said.splitlines()[-1]) == (1, "1 of 3 would be admitted")
     assert f"{files}/none.crt cannot be read: No such file or directory; what happened to a client: " in errors
     assert f"{files}/request.pem: it holds no PEM certificate but a request, which nobody has signed" in errors
+
+
+def test_files_alone_or_a_broker_elsewhere_decide(files: Path) -> None:
+    """A URL was passed over, and who read the answer took it for that broker's."""
+    alone = (2, "", "fleet-broker: --offline asks no broker, and --url one: give one of them\n")
+    assert check(files, "a.crt", "--url=https://b:1") == alone
+    assert check(files, "a.crt", before=("--url", "https://b:1")) == alone
+    asked = "fleet-broker: --cafile goes with --offline, or with --url\n"
+    assert check(files, "a.crt", offline=False) == (2, "", asked)

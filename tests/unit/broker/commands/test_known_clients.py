@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -30,11 +32,11 @@ def completing(command: str) -> typer.Context:
     return cast("typer.Context", _resolve_context(typer.main.get_command(app), {}, "fleet-broker", command.split()))
 
 
-def answered(place: Path, names: list[str], matched: int) -> list[str]:
+def answered(place: Path, names: list[str], matched: int, option: str = "") -> list[str]:
     sessions = [{"client_id": each} for each in names]
     body = json.dumps({"sessions": sessions, "matched": matched, "shown": len(names)})
     with answering(place / "broker.sock", body, JSON) as path:
-        return client_ids(completing(f"kick --admin-socket {path}"), "")
+        return client_ids(completing(f"kick --admin-socket {path} {option}"), "")
 
 
 def test_what_would_be_no_word_in_a_shell_is_left_out(tmp_path: Path) -> None:
@@ -43,6 +45,27 @@ def test_what_would_be_no_word_in_a_shell_is_left_out(tmp_path: Path) -> None:
 
 def test_of_more_than_are_shown_none_is_offered(tmp_path: Path) -> None:
     assert answered(tmp_path, SOME, len(SOME) + 1) == []
+
+
+def test_at_an_address_that_is_empty_the_broker_here_is_not_asked(tmp_path: Path) -> None:
+    assert answered(tmp_path, SOME, len(SOME), "--url=") == []
+
+
+def test_a_broker_that_is_asked_and_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_clients, "_SECONDS", 0.1)
+    before = set(threading.enumerate())
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(tmp_path / "broker.sock"))
+        hanging.listen()
+        hanging.settimeout(60)
+        assert client_ids(completing(f"kick --admin-socket {tmp_path / 'broker.sock'}"), "meter") == []
+        (asking,) = set(threading.enumerate()) - before
+        assert asking.daemon, "the program need not wait for it either"
+        assert asking.is_alive()
+        hanging.accept()[0].close()  # It looks first whether anybody is there.
+        with hanging.accept()[0] as connected:
+            assert b"&beginning=meter " in connected.recv(65536).partition(b"\r\n")[0], "all are not needed"
+    asking.join()
 
 
 @pytest.fixture(params=["no JSON", "[]", "{}"])

@@ -115,7 +115,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("odd_plugins.Untidy", {}, "plugins: odd_plugins.Untidy: its Config must be a dataclass"),
         ("odd_plugins.Good", {}, 'plugins: odd_plugins.Good: missing value for field "path"; it takes path, often'),
         ("odd_plugins.Good", {"path": "x", "rare": 1}, "odd_plugins.Good: no such setting: rare; it takes path, often"),
-        ("odd_plugins.Good", {"path": "x", "often": "a"}, 'odd_plugins.Good: wrong value type for field "often"'),
+        ("odd_plugins.Good", {"path": "x", "often": "a"}, "Good: often: the value must be of the type int"),
     ],
 )
 def test_a_plugin_that_cannot_be_used_is_named_with_the_remedy(path: str, config: dict[str, object], said: str) -> None:

@@ -98,6 +98,19 @@ async def test_a_list_that_is_unchanged_is_asked_for_again_before_it_ends(daily:
     assert await daily.at(1803 + DAY) == 5, "but as often as the settings want"
 
 
+async def test_only_a_list_that_was_sent_is_left_alone_for_its_size(
+    daily: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unchanged, it costs nothing to ask; its next issue was read only long after its end."""
+    monkeypatch.setattr(crl_urls, "_BYTES_A_SECOND", 20)
+    daily.web.pages["/ca.crl"] = content = crl(PKI.issuing, age=NOW, life=timedelta(seconds=14))
+    await daily.at(0)
+    sent, *unchanged = await daily.waits(3)
+    assert sent >= len(content) / 20 > 8
+    assert max(unchanged) <= 7
+    assert daily.web.not_modified == 3
+
+
 async def test_a_list_that_has_ended_is_asked_for_with_growing_pauses(daily: Following) -> None:
     daily.web.pages["/ca.crl"] = crl(PKI.issuing, age=timedelta(hours=2))
     assert await daily.at(0) == 1

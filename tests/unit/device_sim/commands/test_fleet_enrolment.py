@@ -151,7 +151,14 @@ def test_smoke_is_next_with_as_many_devices_as_there_are(tmp_path: Path, devices
     assert shlex.split(next_command(fleet)) == words
 
 
-def test_a_service_that_does_not_answer_changes_no_fleet(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://127.0.0.1:1", "https://127.0.0.1:1 does not answer: nothing listens there"),
+        ("", "'' is no address of a provisioning service"),  # Of a variable that is not set.
+    ],
+)
+def test_a_service_that_does_not_answer_changes_no_fleet(tmp_path: Path, url: str, why: str) -> None:
     """A slip in --provisioning had been written down, and each run from then on revoked nobody."""
     authority = Issuer.founded(common_name("CA"))
     operator = authority.issue(Identity("fleet.internal", Role.OPERATOR, "admin"))
@@ -159,8 +166,6 @@ def test_a_service_that_does_not_answer_changes_no_fleet(tmp_path: Path) -> None
     pair = CredentialFiles(tmp_path / "operator.pem", tmp_path / "operator.pem")
     before = Origin("https://ca.example.org:8443", pair)
     fleet = FleetDirectory.create(tmp_path / "fleet", before, authority.pem.decode(), "backend")
-    done = CliRunner().invoke(
-        app, ["enrol", str(fleet.path), "--devices", "1", "--provisioning", "https://127.0.0.1:1"]
-    )
-    assert (done.exit_code, "https://127.0.0.1:1 does not answer: nothing listens there" in done.output) == (1, True)
+    done = CliRunner().invoke(app, ["enrol", str(fleet.path), "--devices", "1", "--provisioning", url])
+    assert (done.exit_code, why in done.output) == (1, True), done.output
     assert FleetDirectory.read(fleet.path).origin == before

@@ -83,5 +83,7 @@ async def test_a_log_that_cannot_be_read_now_is_no_reason_not_to_start(tmp_path:
     database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
     with capture_logs() as logs:
         await compare(database, tmp_path)
-    assert [each["event"] for each in logs if "not compared" in each["event"]] == ["last ceremony not compared"]
+    assert [each["event"] for each in logs if "not compared" in each["event"]] == [
+        "last key ceremony not compared with the store"
+    ]
     await database.close()

@@ -31,8 +31,9 @@ from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import RevocationService
-from provisioning.store import tables
+from provisioning.store import crls, tables
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityState
+from provisioning.store.crls import PublishedCrl
 from provisioning.store.serials import SerialNumbers
 from tests.support.ceremonies import Ceremonies
 from tests.support.openssl import openssl
@@ -310,3 +311,21 @@ async def test_a_ca_that_the_store_has_lost_ends_and_the_service_goes_on(fleet_c
     with capture_logs() as logs:
         await live._take_over()
     assert logs == []
+
+
+async def test_the_list_of_a_former_shard_is_made_by_a_service_that_starts_with_a_clock_that_is_ahead(
+    fleet_cas: Ceremonies,
+) -> None:
+    """By that clock its certificates had expired; when it was set right, nobody made their list until a restart."""
+    made = PublishedCrl("issuing-ca", 1, now := fleet_cas.clock(), now, 0, b"")
+
+    def one_year_later(connection: Connection) -> list[str]:
+        crls.add(connection, made)
+        for shards in (2, 1):
+            fleet_cas.settings = fleet_cas.settings.model_copy(update={"crl_shards": shards})
+            _, listed = opened(fleet_cas)._shards("issuing-ca", connection)
+            assert connection.execute(update(tables.certificates).values(crl_shard_id=2)).rowcount
+            fleet_cas.clock.advance(timedelta(days=400))
+        return [each.name for each in listed]
+
+    assert await fleet_cas.database.write(one_year_later) == ["issuing-ca-1", "issuing-ca-2"]

@@ -32,9 +32,13 @@ class Groups:
     def run(self, command: Callable[[Any], Awaitable[None]]) -> None:
         anyio.run(command, self)
 
-    async def devices(self, *, group: str) -> AsyncIterator[SimpleNamespace]:
-        for name, state in self._devices.get(group, {}).items():
-            yield SimpleNamespace(name=name, state=state)
+    async def devices(self, *, group: str | None = None) -> AsyncIterator[SimpleNamespace]:
+        for each in self._devices if group is None else [group]:
+            for name, state in self._devices.get(each, {}).items():
+                yield SimpleNamespace(name=name, state=state, group=each)
+
+    async def groups(self) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(name="configured")
 
 
 SERVICE: Any = Groups(
@@ -160,8 +164,9 @@ def test_a_group_in_which_all_is_done_is_no_failure_and_one_that_has_nobody_is(
     answering(monkeypatch, "n")
     assert Named(group="done").in_group(SERVICE, SUSPEND, yes=False) == []
     assert capsys.readouterr().err == "fleet-provisioning: no device of group done is left to suspend\n"
-    with pytest.raises(ConfigurationError, match="group 'dome' has no device"):
-        Named(group="dome").in_group(SERVICE, SUSPEND, yes=True)
+    for slip, meant in (("dome", "did you mean done"), ("confgured", "did you mean configured"), ("x", "device list")):
+        with pytest.raises(ConfigurationError, match=f"group '{slip}' has no device; {meant}"):
+            Named(group=slip).in_group(SERVICE, SUSPEND, yes=True)
 
 
 def test_who_is_sure_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from provisioning.commands.operator_commands import _status_rows
 from provisioning.commands.service_command import Connection
 from provisioning.commands.token_commands import _say_if_new, create_batch
 from provisioning.pki.role import Role
+from provisioning.pki.tls import TlsConfigurationError
 from tests.support.pki import shared_device, shared_pki
 
 
@@ -73,6 +74,12 @@ async def test_an_older_service_that_lists_everybody_is_not_believed(monkeypatch
         assert [each.name async for each in client.devices(state="active")] == ["m-1"]
         with pytest.raises(ServiceUnavailable, match="https://ca is older and cannot search by certificate: "):
             [each async for each in client.devices(certificate="expired")]
+
+
+def test_an_address_that_is_empty_is_not_that_of_the_service_here(tmp_path: Path) -> None:
+    """A variable that was not set had a device of another service revoked."""
+    with pytest.raises(TlsConfigurationError, match="'' is no address of a provisioning service"):
+        Connection(directory=tmp_path, url="").client()
 
 
 def test_the_status_says_one_of_one_and_which_devices_have_nothing_to_show() -> None:

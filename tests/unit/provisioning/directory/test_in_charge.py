@@ -118,7 +118,7 @@ def test_a_lock_that_cannot_be_written_keeps_no_service_from_starting(tmp_path: 
     lock_of(tmp_path).mkdir()
     with capture_logs() as said, in_charge(tmp_path, HERE, os.getpid(), alone=True):
         assert found(tmp_path) is None
-    assert [each["event"] for each in said] == ["lock not written"]
+    assert [each["event"] for each in said] == ["lock file not written"]
 
 
 def test_an_address_that_cannot_be_written_keeps_no_service_from_starting(
@@ -130,7 +130,7 @@ def test_an_address_that_cannot_be_written_keeps_no_service_from_starting(
     monkeypatch.setattr(os, "ftruncate", full)
     with capture_logs() as said, in_charge(tmp_path, HERE, os.getpid(), alone=False):
         assert found(tmp_path) is None
-    assert [each["event"] for each in said] == ["address not written"] * 2
+    assert [each["event"] for each in said] == ["file with the service's address not written"] * 2
 
 
 def test_a_lock_that_another_holds_is_not_kept_open_by_who_serves_beside_him(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_where_nothing_can_be_locked_it_starts_too(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with capture_logs() as said, in_charge(tmp_path, HERE, os.getpid(), alone=True):
         assert found(tmp_path) is None
-    assert [(each["event"], each["detail"]) for each in said] == [("lock not written", "No locks available")]
+    assert [(each["event"], each["detail"]) for each in said] == [("lock file not written", "No locks available")]
 
 
 @only_as_root
@@ -175,7 +175,7 @@ def test_a_lock_of_another_user_s_is_refused_on_sqlite_with_the_remedy(of_somebo
         pytest.fail("nobody knows whether another serves")
     with capture_logs() as said, in_charge(of_somebody, HERE, os.getpid(), alone=False):
         pass
-    assert [(each["event"], each["detail"]) for each in said] == [("lock not written", "Permission denied")]
+    assert [(each["event"], each["detail"]) for each in said] == [("lock file not written", "Permission denied")]
 
 
 @only_as_root
@@ -194,5 +194,5 @@ def test_what_somebody_has_linked_is_not_written_to(tmp_path: Path) -> None:
     lock_of(tmp_path).symlink_to(precious)
     with capture_logs() as said, in_charge(tmp_path, HERE, os.getpid(), alone=True):
         pass
-    assert [each["event"] for each in said] == ["lock not written"]
+    assert [each["event"] for each in said] == ["lock file not written"]
     assert precious.read_text(encoding="utf-8") == "kept"

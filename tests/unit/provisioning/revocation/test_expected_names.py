@@ -23,6 +23,7 @@ from provisioning.store.device_inventory import Standing
 from provisioning.store.devices import DeviceState
 from tests.support.fleet import Fleet
 from tests.support.operators import operator
+from tests.support.searched import noted
 from tests.support.ways import claim, enrol, group, refusal
 
 KEY = generate_key()
@@ -103,3 +104,57 @@ async def test_a_role_that_was_promised_ends_with_the_name(fleet: Fleet) -> None
     fleet.clock.advance(timedelta(minutes=1))
     await enrol(fleet, "bert", token=await promised(fleet, "bert", role=Role.OPERATOR))
     assert await fleet.database.read(lambda c: operators.role_of(c, "bert")) is OperatorRole.AUDITOR
+
+
+async def test_a_role_of_an_older_promise_ends_too_and_another_may_be_given_to_whom_comes_then(fleet: Fleet) -> None:
+    await operator(fleet, "admin", role=OperatorRole.ADMIN)
+    admin = TokenOrder(["bert"], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN)
+    await fleet.token_service.create(admin, by="admin")
+    fleet.clock.advance(timedelta(days=1))
+    await promised(fleet, "bert")
+    assert (await revoke(fleet, "bert")).names == ["bert"]
+    assert await fleet.database.read(lambda c: operators.role_of(c, "bert")) is OperatorRole.AUDITOR
+    fleet.clock.advance(timedelta(minutes=1))
+    (token,) = await fleet.token_service.create(admin, by="admin")
+    await enrol(fleet, "bert", token=TokenCredential("bert", token.token))
+    assert "bert" in await fleet.database.read(lambda c: operators.usable_admins(c, fleet.clock()))
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_what_is_over_promises_a_name_to_nobody(fleet: Fleet, batch: bool) -> None:
+    await group(fleet, "approval")
+    approvals = ApprovalService(fleet.database, fleet.clock)
+    with pytest.raises(Pending):
+        await enrol(fleet, "meter-2", key=KEY, label="line")
+    ((asked,), _) = await approvals.page(limit=9, after=0, group=None, state=None)
+    await approvals.decide(asked.id, approve=True, by="admin")
+    await promised(fleet, "meter-1")
+    fleet.clock.advance(timedelta(days=90))
+    for name in ("meter-1", "meter-2"):
+        with pytest.raises(Refused, match="DEVICE_UNKNOWN"):
+            await revoke(fleet, name, batch=batch)
+
+
+async def test_many_groups_are_asked_together(fleet: Fleet) -> None:
+    """It is done under the lock of all writers."""
+    for number in range(30):
+        await group(fleet, "listed", "approval", name=f"line-{number:02}")
+    await DeviceListService(fleet.database, fleet.clock).add("line-29", [("meter-1", None)], by="admin")
+    asked, outcome = await noted(revoke(fleet, "meter-1"))
+    assert outcome.names == ["meter-1"]
+    device = await fleet.database.read(lambda connection: devices.find(connection, "meter-1"))
+    assert device is not None
+    assert device.group == "line-29"
+    for table in ("FROM listed_devices", "FROM approvals"):
+        assert len([statement for statement, _ in asked if table in statement]) == 1
+
+
+async def test_a_name_that_was_ended_by_a_clock_that_was_ahead_can_be_promised_in_another_group(fleet: Fleet) -> None:
+    """Until that time came it kept its group, and took a place there."""
+    await group(fleet, "claim", "token", maximum_devices=1)
+    await promised(fleet, "meter-17", "line")
+    fleet.clock.advance(timedelta(minutes=30))
+    await revoke(fleet, "meter-17")
+    fleet.clock.advance(timedelta(minutes=-30))
+    await enrol(fleet, "meter-9", certificate=await claim(fleet))
+    await enrol(fleet, "meter-17", token=await promised(fleet, "meter-17", "south"))

@@ -21,10 +21,12 @@ from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.left_behind import LeftBehindService
 from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
 from provisioning.enrolment.operator_roles import OperatorRoleService
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.program.shielded import Lasting
 from provisioning.revocation.others_for_key import OtherForKey, others_for_keys
 from provisioning.store import (
@@ -371,3 +373,23 @@ async def test_who_had_a_role_from_him_is_named_also_if_they_renewed_it_for_each
     outcome = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
     (item,) = ended_answer(outcome)["operators"]
     assert (item["operators_made"], item["operators_gone"]) == (["bert", "carl"], ["emil"])
+
+
+async def test_who_had_a_role_from_him_is_named_behind_many_who_never_came(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anybody whose role he has only ended, or who was ended before he came."""
+    monkeypatch.setattr("provisioning.store.rare_changes._PORTION", 2)
+    roles, admin = OperatorRoleService(fleet.database, fleet.clock), OperatorRole.ADMIN
+    for name in ("boss", "anna", "carl", "dora", "zoe"):
+        await operator(fleet, name)
+    for name, role, by in (("zoe", admin, "anna"), ("zoe", admin, "zoe"), ("carl", OperatorRole.AUDITOR, "anna")):
+        await roles.grant(name, role, by=by)
+    many = [f"a{number:03}" for number in range(5)]
+    order = TokenOrder(many, None, Role.OPERATOR, operator_role=OperatorRole.ENROLLER)
+    await fleet.token_service.create(order, by="anna")
+    for name in ("a000", "carl"):
+        await fleet.revocation.decommission(name, by="boss")
+    outcome = await fleet.revocation.revoke_device("anna", COMPROMISED, by="boss")
+    (item,) = ended_answer(outcome)["operators"]
+    assert (item["operators_made"], item["operators_gone"]) == (["zoe"], [])

@@ -71,7 +71,9 @@ async def test_a_token_that_is_away_is_not_ready_until_it_is_back(
             await ready.trials.look()
             assert await ready.says() == "ok"
     said = [each["event"] for each in logs if each.get("code", "").startswith("SIGNER_") and "key" not in each]
-    assert said == ["a token does not sign: nothing is issued", "every token signs again"], "besides what its key says"
+    assert said == ["no token with a CA key signs: nothing is issued", "all tokens with CA keys sign again"], (
+        "besides what its key says"
+    )
 
 
 async def test_a_token_that_does_not_answer_is_not_ready_and_is_asked_once(

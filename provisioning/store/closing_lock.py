@@ -1,0 +1,52 @@
+"""The lock of whoever closes a store: between SQLite's removal of the log and that of the names of both, it is no loss.
+
+Theory
+------
+The last who closes a store has SQLite remove the log, and then removes the names (`provisioning.store.sqlite_files`).
+In between the store looks like one whose log somebody has deleted, for as long as the system lets the process wait. So
+the file with the names is locked meanwhile; a process that is gone holds no lock.
+
+Rules
+-----
+1. It is shared, and whoever looks takes no lock: nobody waits for anybody, however long one is stopped.
+2. It is of an open file description (fcntl(2)), so reading the file drops nothing. Where the kernel knows none, nothing
+   is locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+_FORM: Final = "hhqqi0q"
+_SHARED: Final = struct.pack(_FORM, fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0)
+_ALONE: Final = struct.pack(_FORM, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+
+
+def hold(names: Path) -> int | None:
+    """Lock the file *names*, and return the descriptor that holds the lock; None: it is not there, or cannot be."""
+    with contextlib.suppress(OSError):
+        held = os.open(names, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(held, fcntl.F_OFD_SETLK, _SHARED)
+        except OSError:
+            os.close(held)
+            raise
+        return held
+    return None
+
+
+def is_held(names: Path) -> bool:
+    """Whether anybody holds it, this process or another one."""
+    with contextlib.suppress(OSError):
+        looked = os.open(names, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            kind, *_ = struct.unpack(_FORM, fcntl.fcntl(looked, fcntl.F_OFD_GETLK, _ALONE))
+        finally:
+            os.close(looked)
+        return bool(kind != fcntl.F_UNLCK)
+    return False
