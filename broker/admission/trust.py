@@ -152,12 +152,19 @@ class Trust:
 
     def warn_of_claims(self, own: str | None) -> None:
         """Log which anchors from outside have the key of another bundle's anchor, or could be taken for it."""
-        ours = [anchor for anchor in self._anchors() if not _is_from_outside(anchor, own)]
+        ours: dict[bytes | x509.Name, list[Issuer]] = {}
+        listed = []
         for each in self._anchors():
-            if not _is_from_outside(each, own):
+            if _is_from_outside(each, own):
+                listed.append(each)
                 continue
-            others = (anchor for anchor in ours if anchor.bundle is not each.bundle)
-            like = next((anchor for anchor in others if _is_like(each, anchor)), None)
+            ours.setdefault(each.key_id, []).append(each)
+            ours.setdefault(each.certificate.subject, []).append(each)
+        for each in listed:
+            near = (*ours.get(each.key_id, ()), *ours.get(each.certificate.subject, ()))
+            like = next(
+                (anchor for anchor in near if anchor.bundle is not each.bundle and _is_like(each, anchor)), None
+            )
             if like is not None:
                 log.warning(
                     "an anchors_url lists a CA of another trust bundle",

@@ -303,6 +303,15 @@ def test_openssl_is_given_last_what_a_partner_s_url_lists(twin: str) -> None:
         assert [each["code"] for each in logs] == ["ANCHOR_OF_ANOTHER"] * 2, "of the other identifier nothing is taken"
 
 
+def test_a_partner_s_url_may_renew_what_the_settings_name_of_its_own() -> None:
+    renewed = OTHER.authority("Test Issuing CA", OTHER.root, key=OTHER.issuing.key)
+    both = [OTHER.issuing.certificate, renewed.certificate]
+    judge = Trust([TrustBundle("partner", both, terms=partner().terms, fetched=[renewed.certificate])])
+    with capture_logs() as logs:
+        judge.warn_of_claims(DOMAIN)
+    assert logs == []
+
+
 def test_an_anchor_that_has_expired_takes_no_client_of_a_partner_s_url() -> None:
     """The settings of another bundle may still name an old certificate of the partner's CA."""
     meter = OTHER.device("meter-1")
