@@ -8,8 +8,7 @@ Rules
    listed, is still looked up in that issuer's CRLs: it is trusted, and can be revoked, as can every CA above it.
 3. An anchor that was not in the path when OpenSSL verified it, as one that has replaced another since, is at its end
    only if it allows what is below: so many CAs, clients, and no other names than the certificate that it has renewed.
-   So is one whose name and key another bundle's anchor has, at which the path ended: whoever may name anchors by a URL
-   could give a CA of ours another certificate, which OpenSSL prefers as it ends later.
+   So is one that stands in for another bundle's anchor, at which the path ended; when that is asked for, `Trust` knows.
 4. Immutable; no I/O, no clock.
 
 Does not handle: name constraints of an anchor above the one at which a path has ended.
@@ -100,8 +99,26 @@ class TrustBundle:
                 break
             below.append(certificate)
         if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have cross-certified.
-            issuer = self._anchor_above(below) or self._anchor_instead(below)
-        if issuer is None or not self.terms.accepts_issuer(below[0] if below else issuer.certificate):
+            issuer = self._anchor_above(below)
+        return None if issuer is None else self._issuer(below, issuer)
+
+    def issuer_instead(self, path: Sequence[x509.Certificate]) -> Issuer | None:
+        """Return the issuer at the start of *path*, with an anchor of ours in place of the last one; None: not ours.
+
+        They have one name and one key, so signatures of one are the other's.
+        """
+        *below, last = path
+        key = spki_of(last.public_key())
+        for each in self._anchors.values():
+            own = each.certificate
+            is_alike = own.subject == last.subject and spki_of(own.public_key()) == key
+            if is_alike and _allows(own, below) and _constrains_no_more(own, last):
+                return self._issuer(below, each)
+        return None
+
+    def _issuer(self, below: Sequence[x509.Certificate], issuer: Issuer) -> Issuer | None:
+        """Return the first of *below*, the CAs below the anchor *issuer*, as an issuer; or the anchor, if none is."""
+        if not self.terms.accepts_issuer(below[0] if below else issuer.certificate):
             return None
         fault = self.terms.refuse_path(below, issuer.certificate)
         for certificate in reversed(below):
@@ -158,22 +175,6 @@ class TrustBundle:
     def _anchor_above(self, below: Sequence[x509.Certificate]) -> Issuer | None:
         above = _issuer_in([each.certificate for each in self._anchors.values()], below[-1])
         return self._anchors[_der(above)] if above is not None and _allows(above, below) else None
-
-    def _anchor_instead(self, path: list[x509.Certificate]) -> Issuer | None:
-        """Return the anchor with name and key of the last of *path*, which it takes the place of; None: there is none.
-
-        It ends earlier than that, which is another bundle's: otherwise it would have been found as a renewed one.
-        """
-        last, below = path[-1], path[:-1]
-        key = spki_of(last.public_key())
-        for each in self._anchors.values():
-            own = each.certificate
-            if own.subject == last.subject and spki_of(own.public_key()) == key and _allows(own, below):
-                if not _constrains_no_more(own, last):
-                    continue
-                path.pop()
-                return each
-        return None
 
 
 def _allows(anchor: x509.Certificate, below: Sequence[x509.Certificate]) -> bool:

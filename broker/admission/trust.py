@@ -7,25 +7,32 @@ here, from that very path. CAs are few and clients are many, so the result for a
 the answer is one dict access. While a CA is being renewed there are several paths above one issuing CA. Each expires
 with its own certificates, and a client that uses the new path is not judged by the expired one.
 
+Of several anchors that could have issued a certificate (by their names, and their key identifiers where both say one)
+OpenSSL takes the first that is valid today, in the order in which they were given, and tries no other. So who may name
+an anchor could name one that looks like ours, and our clients' paths would end there, or fail there.
+
 Rules
 -----
-1. The first bundle, in configuration order, that vouches for the path judges, and its word is final. But what a URL of
-   another trust domain's bundle names comes behind what the settings name: whoever answers there may list a CA of ours.
+1. The first bundle, in configuration order, that vouches for the path judges, and its word is final. But an anchor from
+   outside, which only a URL of another trust domain's bundle names, comes behind all others, wherever the tables are:
+   OpenSSL is given it after them, and its bundle judges after theirs. Where a path ends at it nevertheless, an anchor
+   that is none stands in for it if it has that name and key, has not expired and allows no less. Nothing else changes
+   the order of the settings.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
    and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
    per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
    are forgotten: a CA that is replaced every few hours, under one name, would fill its bundle in a day or two.
 3. A resumed session brings no path: its issuer is then the CA, learned or an anchor, whose key signed the certificate.
    Any CA can certify another CA's key. So bundles of the broker's own trust domain are searched first, then the others
-   in order: what a foreign CA says about a key of ours affects none of ours. Of several paths in one bundle the first
-   learned counts, unless another lasts longer or has no fault. Directly below an anchor that several bundles share,
-   rule 1 decides, as in a full handshake.
+   in order, and in all of them what is below anchors from outside last: what a foreign CA says about a key of ours
+   affects none of ours. Of several paths in one bundle the first learned counts, unless another lasts longer or has no
+   fault. Directly below an anchor that several bundles share, rule 1 decides, as in a full handshake.
 4. Immutable except for what it learns; another configuration is another generation. No I/O but the log, no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import structlog
@@ -37,7 +44,7 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.issuers import Issuer, UnreadableAuthority
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
-from provisioning.pki.extension import UNUSABLE
+from provisioning.pki.extension import UNUSABLE, extension
 from provisioning.pki.issued_by import is_issued_by
 
 log = structlog.get_logger("broker")
@@ -64,7 +71,7 @@ class Trust:
         """The issuer at the start of each path, by the path's CA certificates."""
         self._issuers: dict[tuple[bytes, str], Issuer] = {}
         """One of those issuers per issuing CA and bundle, used where there is no path."""
-        anchors = [anchor for bundle in self.bundles for anchor in bundle.anchors]
+        anchors = list(self._anchors())
         self.topmost = frozenset(each.certificate.public_bytes(Encoding.DER) for each in anchors if each.above is None)
         """The anchors, in DER, that no other one has issued: where `cafile` alone judges, devices may be among them."""
         self._anchors_revoked_as = frozenset(key for anchor in anchors for key in anchor.path_revoked_as)
@@ -75,13 +82,10 @@ class Trust:
         """Return how many of them belong to *bundle*."""
         return sum(each.bundle is bundle for each in self._paths.values())
 
-    @property
-    def anchors_pem(self) -> str:
-        """Every bundle's anchors in PEM, for OpenSSL."""
-        ders = {
-            issuer.certificate.public_bytes(Encoding.PEM): None for bundle in self.bundles for issuer in bundle.anchors
-        }
-        return b"".join(ders).decode()
+    def anchors_pem(self, own: str | None) -> str:
+        """Return every bundle's anchors in PEM, for OpenSSL, in the order of rule 1; *own* as in `issuer_of`."""
+        anchors = sorted(self._anchors(), key=lambda each: _is_from_outside(each, own))
+        return b"".join(dict.fromkeys(each.certificate.public_bytes(Encoding.PEM) for each in anchors)).decode()
 
     @property
     def fingerprints(self) -> dict[str, list[str]]:
@@ -104,32 +108,62 @@ class Trust:
             return known if known is not None else self._learn(above, now, own)
         if path:
             return None  # The client's own certificate is an anchor; it has no issuer.
+        found: Issuer | None = None
+        for outside in (False, True):
+            other = self._who_signed(certificate, own, now, outside=outside)
+            if other is not None and other.not_after >= now:
+                return other
+            found = found or other
+        return found
+
+    def _who_signed(
+        self, certificate: x509.Certificate, own: str | None, now: datetime, *, outside: bool
+    ) -> Issuer | None:
+        """Return the issuer of *certificate* by its signature (rule 3): among those from *outside*, or all others."""
         for bundle in self._in_order(own):
             for each in self._issuers.values():
-                if each.bundle is bundle and _has_issued(each, certificate):
+                if each.bundle is bundle and _is_from_outside(each, own) is outside and _has_issued(each, certificate):
                     return each
             for anchor in bundle.anchors:
-                if _has_issued(anchor, certificate):
-                    return self._first_at([anchor.certificate], own)
+                if _is_from_outside(anchor, own) is outside and _has_issued(anchor, certificate):
+                    return self._first_at([anchor.certificate], own, now)
         return None
 
-    def _first_at(self, path: Sequence[x509.Certificate], own: str | None) -> Issuer | None:
-        """Return the issuer at the start of *path*, in the first bundle that vouches for it (rule 1)."""
+    def _first_at(
+        self, path: Sequence[x509.Certificate], own: str | None, now: datetime | None = None
+    ) -> Issuer | None:
+        """Return the issuer at the start of *path*, in the first bundle that vouches for it (rule 1).
+
+        *now*: when an anchor that stands in for the last of *path* must be valid; None: none stands in.
+        """
         found = filter(None, (bundle.issuer_at(path) for bundle in self.bundles))
-        return min(found, key=lambda each: _by_a_url_of_others(each, own), default=None)
+        first = min(found, key=lambda each: _is_from_outside(each, own), default=None)
+        if now is None or (first is not None and not _is_from_outside(first, own)):
+            return first
+        ends = [each for each in self._anchors() if each.certificate == path[-1]]
+        if not ends or not all(_is_from_outside(each, own) for each in ends):
+            return first
+        others = filter(None, (bundle.issuer_instead(path) for bundle in self.bundles))
+        ours = (each for each in others if not _is_from_outside(each, own) and _end_of(each).not_after >= now)
+        return next(ours, first)
+
+    def _anchors(self) -> Iterator[Issuer]:
+        return (anchor for bundle in self.bundles for anchor in bundle.anchors)
 
     def warn_of_claims(self, own: str | None) -> None:
-        """Log which CAs another trust domain's URL lists though they are anchors of a bundle that counts before it."""
-        anchors = [anchor for bundle in self.bundles for anchor in bundle.anchors]
-        claimed = [anchor for anchor in anchors if _by_a_url_of_others(anchor, own)]
-        judges = {each.key_id: each.bundle.name for each in reversed(anchors) if not _by_a_url_of_others(each, own)}
-        for each in claimed:
-            if each.key_id in judges:
+        """Log which anchors from outside have the key of another bundle's anchor, or could be taken for it."""
+        ours = [anchor for anchor in self._anchors() if not _is_from_outside(anchor, own)]
+        for each in self._anchors():
+            if not _is_from_outside(each, own):
+                continue
+            others = (anchor for anchor in ours if anchor.bundle is not each.bundle)
+            like = next((anchor for anchor in others if _is_like(each, anchor)), None)
+            if like is not None:
                 log.warning(
                     "an anchors_url lists a CA of another trust bundle",
                     code="ANCHOR_OF_ANOTHER",
                     bundle=each.bundle.name,
-                    detail=f"{each.subject[:_SHOWN]} is an anchor of {judges[each.key_id]}, which judges its clients",
+                    detail=f"{each.subject[:_SHOWN]} is an anchor of {like.bundle.name}, which judges its clients",
                 )
 
     def _in_order(self, own: str | None) -> list[TrustBundle]:
@@ -148,31 +182,32 @@ class Trust:
 
         They are those of the first bundle that has one, in the order of rule 3; *own* as there.
         """
-        for bundle in self._in_order(own):
-            learned = (each for each in self._issuers.values() if each.bundle is bundle)
-            ours = (each for each in bundle.anchors if each.key_id == key_id)
-            anchors = [self._first_at([each.certificate], own) or each for each in ours]
-            if found := [*(each for each in learned if each.key_id == key_id), *anchors]:
-                return found
+        for outside in (False, True):
+            for bundle in self._in_order(own):
+                learned = (each for each in self._issuers.values() if each.bundle is bundle and each.key_id == key_id)
+                ours = (each for each in bundle.anchors if each.key_id == key_id)
+                found = [each for each in learned if _is_from_outside(each, own) is outside]
+                anchors = (each for each in ours if _is_from_outside(each, own) is outside)
+                found += [self._first_at([each.certificate], own) or each for each in anchors]
+                if found:
+                    return found
         return []
 
     def keys_at(self, now: datetime) -> set[bytes]:
         """Return the key identifiers of the CAs that have not expired: anchors, and those learned."""
-        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
-        known = {each for issuer in (*self._paths.values(), *anchors) for each in issuer.path()}
+        known = {each for issuer in (*self._paths.values(), *self._anchors()) for each in issuer.path()}
         return {each.key_id for each in known if now <= each.not_after}
 
     def key_ends(self, key_id: bytes) -> datetime | None:
         """Return when the last certificate of a CA with that key expires, if one is known."""
-        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
-        known = (each for issuer in (*self._paths.values(), *anchors) for each in issuer.path())
+        known = (each for issuer in (*self._paths.values(), *self._anchors()) for each in issuer.path())
         return max((each.certificate.not_valid_after_utc for each in known if each.key_id == key_id), default=None)
 
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those learned."""
         found = {
             each.certificate.public_bytes(Encoding.DER): each
-            for issuer in [*self._paths.values(), *(anchor for bundle in self.bundles for anchor in bundle.anchors)]
+            for issuer in [*self._paths.values(), *self._anchors()]
             for each in issuer.path()
             if each.certificate.subject == name
         }
@@ -180,7 +215,7 @@ class Trust:
 
     def _learn(self, ders: tuple[bytes, ...], now: datetime, own: str | None) -> Issuer | None:
         try:
-            issuer = self._first_at([x509.load_der_x509_certificate(der) for der in ders], own)
+            issuer = self._first_at([x509.load_der_x509_certificate(der) for der in ders], own, now)
         except UNUSABLE as error:
             raise UnreadableAuthority(str(error)) from error
         if issuer is None:
@@ -253,13 +288,25 @@ class Trust:
         return refused
 
 
-def _by_a_url_of_others(issuer: Issuer, own: str | None) -> bool:
-    """Whether a bundle of another trust domain than *own* vouches for *issuer* by an anchor from a URL."""
+def _is_from_outside(issuer: Issuer, own: str | None) -> bool:
+    """Whether a bundle of another trust domain than *own* vouches for *issuer* by an anchor that only its URL names."""
     bundle = issuer.bundle
     if not bundle.fetched or bundle.terms.trust_domain in {None, own}:
         return False
-    end = next(each for each in issuer.path() if each.is_anchor)
-    return end.certificate.public_bytes(Encoding.DER) in bundle.fetched
+    return _end_of(issuer).certificate.public_bytes(Encoding.DER) in bundle.fetched
+
+
+def _end_of(issuer: Issuer) -> Issuer:
+    """Return the anchor of the path above *issuer*, or itself if it is that."""
+    return next(each for each in issuer.path() if each.is_anchor)
+
+
+def _is_like(issuer: Issuer, other: Issuer) -> bool:
+    """Whether *issuer* has the key of *other*, or OpenSSL could take it for that, by its name and key identifier."""
+    if issuer.key_id == other.key_id:
+        return True
+    named, other_named = (extension(each.certificate, x509.SubjectKeyIdentifier) for each in (issuer, other))
+    return issuer.certificate.subject == other.certificate.subject and (named is None or named == other_named)
 
 
 def _has_issued(issuer: Issuer, certificate: x509.Certificate) -> bool:

@@ -120,7 +120,7 @@ def _anchors(config: BrokerConfig) -> Iterator[str]:
     yield from unusable
     if not unusable and not config.trust:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_verify_locations(cadata=trust_of_cafile(config).anchors_pem)
+        context.load_verify_locations(cadata=trust_of_cafile(config).anchors_pem(None))
         yield from _said("cafile", lambda: refuse_no_authority(context, config.cafile))
     if config.trust:
         with contextlib.suppress(AnchorsNotFetched):  # A first start fetches them; here nothing is requested.

@@ -357,7 +357,8 @@ class BrokerServer:
 
     def _anchors(self, engine: Engine) -> str:
         """Return the anchors for OpenSSL, in PEM, as they were read when *engine* was made."""
-        return (engine.admission.trust or trust_of_cafile(self._config)).anchors_pem
+        admission = engine.admission
+        return (admission.trust or trust_of_cafile(self._config)).anchors_pem(admission.trust_domain)
 
     def _first_context(self, own: OwnCertificate, anchors: str) -> ssl.SSLContext:
         """Return a context; log it if no client will accept it today: the clock may be wrong, and will be set."""

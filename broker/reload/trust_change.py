@@ -153,8 +153,8 @@ class ReloadedTrust:
             return Unchanged()
         trust = load_trust(config, self._engine.admission.trust_generation + 1)
         judge = trust or trust_of_cafile(config)
-        context = self._build(judge.anchors_pem)
-        return NewTrust(mark, judge.anchors_pem, context, config, trust, judge)
+        anchors = judge.anchors_pem(self._engine.admission.trust_domain)
+        return NewTrust(mark, anchors, self._build(anchors), config, trust, judge)
 
     def withhold(self) -> None:
         """Keep back what the next generation adds."""

@@ -8,8 +8,9 @@ in the main thread. So a timer is set, whose signal raises `TooLong` there.
 
 Rules
 -----
-1. The time is the process's own (ITIMER_VIRTUAL): on a busy machine nobody is refused for its slowness. The kernel
-   counts it in ticks of some milliseconds.
+1. The time is the main thread's own: on a busy machine nobody is refused for its slowness, nor for what other threads
+   do meanwhile. The timer counts that of all threads (ITIMER_VIRTUAL, in ticks of some milliseconds), so at its signal
+   the thread's time is looked at, and while there is some left, the timer is set again.
 2. The signal raises within the block and nowhere else, however late it is handled.
 3. In other threads there is no limit: they stop no event loop for as long, and a signal is handled in the main thread.
 """
@@ -18,9 +19,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_LEAST = 0.001
+"""Seconds: a timer for less than a microsecond would be none."""
 
 
 class TooLong(Exception):
@@ -28,17 +33,22 @@ class TooLong(Exception):
 
 
 class _Limit:
-    """Whether the signal raises now."""
+    """Whether the signal raises now, and at what processor time of the main thread."""
 
     def __init__(self) -> None:
         self.holds = False
         self.is_handled = False
+        self.ends = 0.0
 
     def over(self, _number: int, _frame: FrameType | None) -> None:
         """Handle the signal."""
-        if self.holds:
-            self.holds = False
-            raise TooLong
+        if not self.holds:
+            return
+        if (left := self.ends - time.thread_time()) > 0:
+            signal.setitimer(signal.ITIMER_VIRTUAL, max(left, _LEAST))
+            return
+        self.holds = False
+        raise TooLong
 
 
 _limit = _Limit()
@@ -46,7 +56,7 @@ _limit = _Limit()
 
 @contextmanager
 def processor_limit(seconds: float) -> Iterator[None]:
-    """Raise `TooLong` in this block once the process has used so many *seconds* of its processor in it."""
+    """Raise `TooLong` in this block once the main thread has used so many *seconds* of the processor in it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -54,6 +64,7 @@ def processor_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, _limit.over)
         _limit.is_handled = True
     try:
+        _limit.ends = time.thread_time() + seconds
         _limit.holds = True
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         yield

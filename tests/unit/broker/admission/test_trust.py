@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import timedelta
 from itertools import permutations
 
@@ -9,6 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from structlog.testing import capture_logs
 
 from broker.admission.admission import Admission
@@ -19,10 +21,12 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
-from provisioning.pki.keys import key_identifier
+from provisioning.pki.keys import generate_key, key_identifier
 from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.tls import ClientCertificate, server_context
+from provisioning.pki.verified_path import verified_path
 from tests.support.bundles import settings
-from tests.support.pki import DOMAIN, Held, Pki, shared_pki
+from tests.support.pki import DOMAIN, Held, Pki, pem_of, shared_pki
 from tests.support.policies import DEFAULT_POLICY
 
 PKI, OTHER = shared_pki(), Pki()
@@ -180,7 +184,7 @@ def test_every_ca_of_a_name_is_found_once() -> None:
 def test_the_anchors_are_told_to_openssl_once_each_and_to_the_record() -> None:
     root = PKI.root.certificate
     judge = Trust([TrustBundle("one", [root]), TrustBundle("two", [root, OTHER.root.certificate])])
-    assert x509.load_pem_x509_certificates(judge.anchors_pem.encode()) == [root, OTHER.root.certificate]
+    assert x509.load_pem_x509_certificates(judge.anchors_pem(DOMAIN).encode()) == [root, OTHER.root.certificate]
     prints = [each.fingerprint(hashes.SHA256()).hex() for each in (root, OTHER.root.certificate)]
     assert judge.fingerprints == {"one": prints[:1], "two": prints}
 
@@ -233,3 +237,107 @@ def test_the_settings_order_counts_where_no_url_of_others_has_named_an_anchor() 
     ours = TrustBundle("ours", [PKI.issuing.certificate])
     for first, called in ((named, "theirs"), (own, "first")):
         assert seen(Trust([first, ours]), PKI.device("meter-1"), PKI.issuing) == f"{called}: CN=Test Issuing CA"
+
+
+def verified(anchors: str, held: Held) -> list[bytes] | str:
+    """Return the path that OpenSSL verifies for *held* in a handshake below *anchors*, or why it refuses."""
+    server = server_context(PKI.broker().credential, anchors, client_certificate=ClientCertificate.REQUIRED)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(cadata=PKI.anchors)
+    held.credential.load_into(client)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    meter = client.wrap_bio(back, there, server_hostname="localhost")
+    broker = server.wrap_bio(there, back, server_side=True)
+    for side in (meter, broker, meter, broker):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message
+    return verified_path(broker)
+
+
+def namesake(called: bytes | None) -> Held:
+    """Return a CA of our issuing CA's name, and a key of its own that is *called* so."""
+    key, name = generate_key(), PKI.issuing.certificate.subject
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), 5, PKI.now - timedelta(days=1), PKI.issuing.certificate.not_valid_after_utc
+    )
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    if called is not None:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier(called), critical=False)
+    return Held(builder.sign(key, hashes.SHA256()), key)
+
+
+def twins() -> dict[str, Held]:
+    """Return what a partner's URL may list to have our devices' paths end, or fail, there."""
+
+    def of_our_key(*extensions: x509.ExtensionType) -> Held:
+        ends = PKI.now + timedelta(days=900)
+        return PKI.authority("Test Issuing CA", OTHER.root, key=PKI.issuing.key, not_after=ends, extensions=extensions)
+
+    return {
+        "with our key": of_our_key(),
+        "for other names": of_our_key(x509.NameConstraints([x509.DNSName("nobody.example")], None)),
+        "for servers": of_our_key(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
+        "with our key identifier": namesake(key_identifier(PKI.issuing.certificate.public_key())),
+        "without key identifier": namesake(None),
+    }
+
+
+@pytest.mark.parametrize("twin", twins())
+def test_openssl_is_given_last_what_a_partner_s_url_lists(twin: str) -> None:
+    """Of several anchors that look alike it takes the first; all of our devices were refused in the handshake."""
+    listed = twins()[twin]
+    ours = TrustBundle("ours", [PKI.root.certificate, PKI.issuing.certificate])
+    device = PKI.device("meter-1")
+    first = "".join(pem_of(each.certificate).decode() for each in (listed, PKI.issuing))
+    assert verified(first, device) != [device.der, PKI.issuing.der], "the order counts"
+    for bundles in permutations([partner(OTHER.root, listed, *map(namesake, (None, b"x"))), ours]):
+        judge = Trust(bundles)
+        path = verified(judge.anchors_pem(DOMAIN), device)
+        assert path == [device.der, PKI.issuing.der]
+        with capture_logs() as logs:
+            judge.warn_of_claims(DOMAIN)
+        assert [each["code"] for each in logs] == ["ANCHOR_OF_ANOTHER"] * 2, "of the other identifier nothing is taken"
+
+
+def test_an_anchor_that_has_expired_takes_no_client_of_a_partner_s_url() -> None:
+    """The settings of another bundle may still name an old certificate of the partner's CA."""
+    meter = OTHER.device("meter-1")
+    old = OTHER.authority("Test Issuing CA", OTHER.root, key=OTHER.issuing.key, not_after=PKI.now - timedelta(days=1))
+    judge = Trust([TrustBundle("old", [old.certificate]), partner(OTHER.issuing)])
+    path = verified(judge.anchors_pem(DOMAIN), meter)
+    assert path == [meter.der, OTHER.issuing.der]
+    assert seen(judge, meter, OTHER.issuing) == "partner: CN=Test Issuing CA"
+    assert seen(judge, meter) == "partner: CN=Test Issuing CA", "of a resumed session, too"
+
+
+def test_of_two_bundles_from_files_the_one_that_has_the_anchor_judges() -> None:
+    """Another, listed first, has an earlier certificate of that CA: expired, or without the lists this requires."""
+    device = PKI.device("meter-1")
+    present = TrustBundle("present", [PKI.issuing.certificate])
+    nobodys = TrustBundle("nobody's", [PKI.issuing.certificate], terms=BundleTerms.of(settings(issuers=["CN=Nobody"])))
+    for hours in (-1, 1):
+        ends = PKI.now + timedelta(hours=hours)
+        early = TrustBundle(
+            "early", [PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, not_after=ends).certificate]
+        )
+        for bundles in permutations([early, present]):
+            assert seen(Trust(bundles), device, PKI.issuing) == "present: CN=Test Issuing CA"
+        assert seen(Trust([early, nobodys]), device, PKI.issuing) is None, "the terms of the one are not the other's"
+
+
+def test_who_resumes_below_constrained_names_is_not_taken_by_a_partner_s_url() -> None:
+    """A bundle of a third party is no more our own than the partner's is, and searched in the order of the tables."""
+    constrained = x509.NameConstraints([x509.UniformResourceIdentifier(DOMAIN)], None)
+    theirs = PKI.authority("Third CA", PKI.root, extensions=[constrained])
+    listed = PKI.authority("Third CA", OTHER.root, key=theirs.key)
+    third = TrustBundle("third", [theirs.certificate], terms=BundleTerms.of(settings(trust_domain="third.example")))
+    judge = Trust([partner(listed), third])
+    device = PKI.device("meter-1", issuer=theirs)
+    assert verified(judge.anchors_pem(DOMAIN), device) == [device.der, theirs.der]
+    assert seen(judge, device) == "third: CN=Third CA"
+    found = judge.issuers_with(key_identifier(theirs.certificate.public_key()), DOMAIN)
+    assert [each.bundle.name for each in found] == ["third"]

@@ -338,7 +338,7 @@ async def test_where_bundles_judge_whoever_stays_belongs_to_one(broker: MemoryBr
     assert peer.bundle == "ours"
     assert broker.engine.admission.trust is not None
     assert broker.engine.admission.trust.generation == broker.engine.admission.trust_generation
-    assert scene.trust.anchors == broker.engine.admission.trust.anchors_pem
+    assert scene.trust.anchors == broker.engine.admission.trust.anchors_pem(DOMAIN)
     assert broker.engine.live.of(peer.certificate) == [client.connection], "and is found when it is revoked"
     assert peer.fingerprint == fingerprint, "which subscribers are told"
     scene.config = without
