@@ -17,6 +17,7 @@ from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPo
 from provisioning.pki.identity import SCHEME, InvalidIdentity, check_name, parse_uri
 from provisioning.pki.open_to_all import written_by_all
 from provisioning.pki.role import Role
+from provisioning.program.given_file import unread
 from provisioning.program.given_toml import NotToml, toml_of
 
 DEFAULT_POLICY_FILE = Path(__file__).with_name("default_policy.toml")
@@ -99,7 +100,7 @@ def read_policy(path: Path | None) -> str:
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)
     except OSError as error:
-        raise PolicyError(f"{path} cannot be read: {error.strerror}") from error
+        raise PolicyError(unread(path, error)) from error
     if len(content) > _LARGEST:
         raise PolicyError(f"{path}: over {_LARGEST >> 20} MiB; use placeholders instead of a section for each device")
     try:

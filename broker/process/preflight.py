@@ -47,7 +47,7 @@ from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.program import read_only
 from provisioning.program.descriptors import most_allowed, room_for
-from provisioning.program.given_file import LIST_BYTES, contents_of
+from provisioning.program.given_file import LIST_BYTES, contents_of, unread
 from provisioning.program.moments import shown_minute
 from provisioning.program.unbound_socket import unbound
 
@@ -160,7 +160,7 @@ def _lists(config: BrokerConfig) -> Iterator[str]:
                 continue
             content = contents_of(path, LIST_BYTES)
         except OSError as error:
-            yield f"crlfile: {path} cannot be read: {error.strerror}"
+            yield f"crlfile: {unread(path, error)}"
             continue
         try:
             for der in split(content):

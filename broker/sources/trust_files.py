@@ -19,7 +19,7 @@ from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.open_to_all import written_by_all
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
-from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.given_file import PEM_BYTES, contents_of, unread
 
 _SUFFIXES = frozenset({".pem", ".crt", ".cer", ".der"})
 
@@ -110,7 +110,7 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
                     raise TlsConfigurationError(f"{where}{why}")
             found = [anchor for file in files for anchor in certificates_in(contents_of(file, PEM_BYTES))]
         except OSError as error:
-            raise TlsConfigurationError(f"{where}{path} cannot be read: {error.strerror}") from error
+            raise TlsConfigurationError(f"{where}{unread(path, error)}") from error
         except UNUSABLE as error:
             raise TlsConfigurationError(
                 f"{where}{path} holds no certificate, neither PEM nor DER, or one that is cut off"

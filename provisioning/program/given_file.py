@@ -61,6 +61,19 @@ def text_of(path: Path, most: int) -> str:
     return contents_of(path, most).decode()
 
 
+def unread(path: Path, error: OSError) -> str:
+    """Return that *path* cannot be read, why, and what to do about it."""
+    told = f"{path} cannot be read: {error.strerror}"
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return f"{told}; name one that is there" + ("" if path.is_absolute() else f", from {Path.cwd()} on")
+        case errno.EACCES | errno.EPERM:
+            return f"{told}; let this user read it"
+        case errno.EISDIR:
+            return f"{told}; name a file"
+    return told
+
+
 def rest_of(file: Readable, most: int, name: str) -> bytes:
     """Return the rest of *file*, which errors call *name*; raise `OSError` as `contents_of`."""
     pieces: list[bytes] = []

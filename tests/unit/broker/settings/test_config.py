@@ -231,10 +231,13 @@ def test_what_should_be_a_table_is_refused_though_the_environment_has_an_entry_o
     assert refusal(ENOUGH, path) == f"{path}: limits: write a table, [limits]"
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "none.toml"
-    assert refusal(ENOUGH, path) == f"{path} cannot be read: No such file or directory"
-    assert refusal(ENOUGH, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
+    told = "cannot be read: No such file or directory; name one that is there"
+    assert refusal(ENOUGH, path) == f"{path} {told}"
+    assert refusal(ENOUGH, tmp_path) == f"{tmp_path} cannot be read: Is a directory; name a file"
+    monkeypatch.chdir(tmp_path)
+    assert refusal(ENOUGH, Path("none.toml")) == f"none.toml {told}, from {tmp_path} on"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
