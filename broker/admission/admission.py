@@ -19,9 +19,7 @@ Rules
    answer.
 4. Without a `Trust` all anchors are equal and revocations come from the feed alone. Of the CAs above a certificate only
    their expiry counts then, and whether the feed has revoked them; both are remembered (`broker.admission.path_ends`).
-5. What new trust settings add counts when the policy that came with them does: until then the `former` trust has to
-   admit a client, too.
-6. What has expired by the time that others have proven has expired (`broker.admission.proven_time`): the clock may have
+5. What has expired by the time that others have proven has expired (`broker.admission.proven_time`): the clock may have
    been set back. OpenSSL has gone by the clock, also in a full handshake.
 
 Does not handle: the owner of an existing session (`broker.session.registry`), rate limits.
@@ -116,8 +114,6 @@ class Admission:
         """The anchors that apply even where `cafile` alone judges; None: not set."""
         self.trust_generation = 1
         """Incremented whenever anchors, bundles or terms change."""
-        self.former: Admission | None = None
-        """Who must admit a client, too, while what was added to the trust waits for a policy; None: nothing waits."""
         self.asker: Asker | None = None
         self.shut: Refused | None = None
         """The refusal for every newcomer while nobody may be let in, whatever the certificate; None: open."""
@@ -151,7 +147,6 @@ class Admission:
         if generation == self.trust_generation:
             return self
         other = self.judging_by(self.trust)
-        other.former = self.former
         other.asker = self.asker  # Otherwise the refusal would be that nobody could be asked.
         return other
 
@@ -196,8 +191,6 @@ class Admission:
             )
         else:
             refusal = self._judge(peer, facts, now, clock)
-            if refusal is None and self.former is not None:
-                refusal = self.former.refuse_added(certificate, identity, clock, path)
             if issuer is not None and parsed is not None and refusal is None:
                 terms, apart = issuer.bundle.terms, self._stands_apart(identity)
                 refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart)
@@ -205,19 +198,6 @@ class Admission:
                     refusal, inquiry = self._refuse_or_ask(parsed, issuer, clock)
                     peer = peer if inquiry is None else replace(peer, inquiry=inquiry)
         return peer if refusal is None else replace(refusal, identity=identity.uri, serial=peer.serial)
-
-    def refuse_added(
-        self, certificate: bytes, identity: Identity, now: datetime, path: Callable[[], Sequence[bytes]]
-    ) -> Refused | None:
-        """Return the refusal of who is *identity* by the trust of now, and by this one, the `former`, is not."""
-        if self.trust is None or certificate in self.trust.topmost:
-            return None
-        outcome = self.examine(certificate, now, path, status=False)
-        if isinstance(outcome, Peer) and outcome.identity == identity:
-            return None
-        return unavailable(
-            RefusalCode.TRUST_CHANGED, "what was added to the trust settings waits for a topic policy that can be used"
-        )
 
     def _peer_of(
         self,

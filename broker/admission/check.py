@@ -147,18 +147,11 @@ def _ask(
     status: bool = True,
 ) -> Peer | Refused:
     """Ask a copy of *admission* that learns no CA from *path* and uses no asker but *asker*."""
-    copied = _copy_of(admission)
-    if admission.former is not None:
-        copied.former = _copy_of(admission.former)
+    trust = admission.trust
+    copied = admission.judging_by(None if trust is None else Trust(trust.bundles, trust.generation))
     copied.asker = asker
     ders = [each.public_bytes(Encoding.DER) for each in path]
     return copied.examine(certificate.public_bytes(Encoding.DER), now, lambda: ders, status=status)
-
-
-def _copy_of(admission: Admission) -> Admission:
-    """Return one that learns for itself."""
-    trust = admission.trust
-    return admission.judging_by(None if trust is None else Trust(trust.bundles, trust.generation))
 
 
 def _validity(certificate: x509.Certificate, now: datetime) -> Step:

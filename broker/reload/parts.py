@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read_policy
@@ -86,21 +86,6 @@ class Reloadable(Protocol):
 
     async def apply(self, loaded: Any) -> tuple[str, Effects | None]:
         """Replace the part; describe what is new, and the effects."""
-
-
-@runtime_checkable
-class Reserved(Reloadable, Protocol):
-    """A part of which what it adds waits until all the others are known: what it takes away does not."""
-
-    def withhold(self) -> None:
-        """From now on `apply` keeps back what is added."""
-
-    @property
-    def waits(self) -> bool:
-        """Whether something is kept back."""
-
-    def grant(self) -> None:
-        """Let it count."""
 
 
 class ReloadedPolicy:

@@ -7,9 +7,7 @@ Rules
    loop for long: files are read in a thread.
 3. Settings are read from the same places as at the start: flags, environment, file.
 4. A dry run does the same and stops before anything changes.
-5. What a part adds that depends on the policy (`Reserved`: trust) counts once the policy does, and as long as that is
-   refused, or the settings that name it, it waits, and is told as refused. What it takes away counts at once.
-6. A bug of ours in reading a part only affects that part: it is refused, and the broker continues with the old one.
+5. A bug of ours in reading a part only affects that part: it is refused, and the broker continues with the old one.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ import structlog
 from broker.admission.policy_file import PolicyError
 from broker.engine.history import Witness
 from broker.reload.file_watch import FileWatch
-from broker.reload.parts import Candidate, Reloadable, Reserved, Unchanged
+from broker.reload.parts import Candidate, Reloadable, Unchanged
 from broker.reload.report import Outcome, Part, PartReport, ReloadReport
 from broker.settings.config import BrokerConfig
 from broker.settings.config_file import ConfigError
@@ -48,9 +46,6 @@ _CODES = {
     Outcome.REFUSED: "RELOAD_REFUSED",
 }
 _LOOK_SECONDS = 1.0
-_WAITS = "what is new waits until the policy can be used; what was taken away counts"
-_WOULD_WAIT = "what is new would wait until the policy can be used; what is taken away would count"
-_COUNTS = "what has waited for the policy counts"
 _DEFECT = "it cannot be read because of a defect; the broker's log has the traceback"
 
 
@@ -164,42 +159,9 @@ class Reloader:
                 reports.append(PartReport(each.part, Outcome.REFUSED, unusable))
                 continue
             reports.append(await self._one_part(each, config, candidates.get(each.part), dry_run=dry_run))
-        in_doubt = bool(unusable) or self._is_policy_refused(reports)
-        if dry_run:
-            return ReloadReport(tuple(self._would_wait(reports) if in_doubt else reports), dry_run)
-        self._config = config
-        return ReloadReport(tuple(self._settled(reports, in_doubt=in_doubt)), dry_run)
-
-    def _is_policy_refused(self, reports: Sequence[PartReport]) -> bool:
-        """Whether the policy is refused, now or, if this is not about it, in the last attempt."""
-        now = [each.outcome for each in reports if each.part is Part.POLICY]
-        return Outcome.REFUSED in now if now else Part.POLICY in self._refused
-
-    def _would_wait(self, reports: Sequence[PartReport]) -> list[PartReport]:
-        """Return *reports* saying so of what would be new where it has to wait."""
-        kept = {each.part for each in self._parts if isinstance(each, Reserved)}
-        return [
-            _said(each, each.outcome, _WOULD_WAIT) if each.part in kept and each.outcome is Outcome.RELOADED else each
-            for each in reports
-        ]
-
-    def _settled(self, reports: Sequence[PartReport], *, in_doubt: bool) -> list[PartReport]:
-        """Let count what waits, unless the policy is *in_doubt*; return *reports* saying so."""
-        settled = {each.part: each for each in reports}
-        for each in self._parts:
-            if not isinstance(each, Reserved):
-                continue
-            known = settled.get(each.part)
-            report = known or PartReport(each.part, Outcome.UNCHANGED)
-            if each.waits and in_doubt:
-                if known is not None:
-                    settled[each.part] = _said(report, Outcome.REFUSED, _WAITS)
-                continue
-            if each.waits and report.outcome is not Outcome.RELOADED:
-                refused = report.outcome is Outcome.REFUSED
-                settled[each.part] = _said(report, Outcome.REFUSED if refused else Outcome.RELOADED, _COUNTS)
-            each.grant()
-        return list(settled.values())
+        if not dry_run:
+            self._config = config
+        return ReloadReport(tuple(reports), dry_run)
 
     async def _one_part(
         self, each: Reloadable, config: BrokerConfig, candidate: Candidate | None, *, dry_run: bool
@@ -213,15 +175,8 @@ class Reloader:
             return PartReport(each.part, Outcome.REFUSED, _DEFECT)
         if isinstance(loaded, Unchanged):
             return PartReport(each.part, Outcome.UNCHANGED, loaded.detail)
-        if isinstance(each, Reserved) and not dry_run:
-            each.withhold()
         detail, effects = await (each.preview(loaded) if dry_run else each.apply(loaded))
         return PartReport(each.part, Outcome.RELOADED, detail, effects)
-
-
-def _said(report: PartReport, outcome: Outcome, words: str) -> PartReport:
-    """Return *report* with that *outcome*, and with *words* added."""
-    return replace(report, outcome=outcome, detail="; ".join(filter(None, (report.detail, words))))
 
 
 def _put_right(each: PartReport) -> PartReport:

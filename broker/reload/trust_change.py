@@ -17,10 +17,7 @@ Rules
 4. A client that is not admitted yet, with TLS complete or not, began in another generation and is told to reconnect
    (`TRUST_CHANGED` in `broker.connection.connect_handler`): what TLS trusted then may not be trusted now.
 5. `preview` does the same and changes nothing.
-6. What is added, anchors, bundles or other terms, lets nobody in until the policy that came with it counts: a partner
-   would have the rights that another policy grants. What is taken away does not wait. So for that long a newcomer is
-   admitted by the generation before, too (`Admission.former`); whoever is connected was.
-7. What an operator proposes is bounded: each anchor may have been issued by any other one, and that is tried.
+6. What an operator proposes is bounded: each anchor may have been issued by any other one, and that is tried.
 """
 
 from __future__ import annotations
@@ -124,7 +121,6 @@ class ReloadedTrust:
         self._clock = clock
         self._failures = OnceAMinute()
         self._mark = _mark_of(config, before)
-        self._reserved = False
         self.anchors = anchors
         """The anchors of the present contexts, in PEM, whatever the files contain by now."""
 
@@ -156,19 +152,6 @@ class ReloadedTrust:
         anchors = judge.anchors_pem(self._engine.admission.trust_domain)
         return NewTrust(mark, anchors, self._build(anchors), config, trust, judge)
 
-    def withhold(self) -> None:
-        """Keep back what the next generation adds."""
-        self._reserved = True
-
-    @property
-    def waits(self) -> bool:
-        """Whether something that was added is kept back."""
-        return self._engine.admission.former is not None
-
-    def grant(self) -> None:
-        """Admit by the present generation alone."""
-        self._reserved, self._engine.admission.former = False, None
-
     async def preview(self, loaded: NewTrust) -> tuple[str, Effects | None]:
         """Judge every connection by the new generation."""
         going: dict[Session, bool] = {}
@@ -182,7 +165,6 @@ class ReloadedTrust:
         """Activate the new generation."""
         admission = self._engine.admission
         self._mark, self.anchors = loaded.mark, loaded.anchors
-        admission.former = self._former(loaded.judge) if self._reserved else None
         admission.believe(loaded.trust)
         self._staple.adopt(loaded.context)
         for listener in self._listeners:
@@ -201,12 +183,6 @@ class ReloadedTrust:
         if not await self._lists.look():
             what += "; the CRL files are still being read"
         return self._detail(loaded, what, idle), effects
-
-    def _former(self, judge: Trust) -> Admission | None:
-        """Return who admits by what counted before, if *judge* adds to that."""
-        admission = self._engine.admission
-        former = admission.former or admission.judging_by(admission.trust or admission.believed)
-        return former if former.trust is not None and _adds(judge, former.trust) else None
 
     def _detail(self, loaded: NewTrust, what: str, idle: str) -> str:
         """Return *what* is new, and its consequences: names that are *idle* now, groups that are not named."""
@@ -270,19 +246,6 @@ class ReloadedTrust:
                 facts = {"address": connection.address, "times": times}
                 log.exception("a client cannot be judged", code="INTERNAL_ERROR", **facts)
             return unavailable(RefusalCode.TRUST_CHANGED, "the certificate cannot be judged; connect again")
-
-
-def _adds(new: Trust, old: Trust) -> bool:
-    """Whether *new* may admit somebody whom *old* does not: whatever is not plainly less counts as more."""
-    known = {each.name: each for each in old.bundles}
-    named = [each.name for each in new.bundles]
-    if named != [name for name in known if name in named]:
-        return True
-    return any(
-        each.terms.settings != known[each.name].terms.settings
-        or not {anchor.certificate for anchor in each.anchors} <= {a.certificate for a in known[each.name].anchors}
-        for each in new.bundles
-    )
 
 
 def _mark_of(config: BrokerConfig, files: bytes) -> tuple[object, ...]:

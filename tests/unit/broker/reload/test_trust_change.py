@@ -29,9 +29,6 @@ from tests.support.reloaded_trust import BELOW, OTHER, PKI, Scene, connected, pa
 from tests.support.wire import MemoryBroker, will
 from tests.support.witness import Witness
 
-NEW = PKI.authority("New Root CA")
-NEW_BELOW = PKI.authority("New Issuing CA", NEW)
-
 
 def settings(name: str, anchors: Path) -> TrustSettings:
     return TrustSettings(name=name, anchors=(anchors,), unsafe_no_revocation=True)
@@ -454,44 +451,3 @@ async def test_proposed_anchors_are_tried_in_the_place_of_those_that_are_named(
     for bundle, named in ((None, "none given"), ("cafile", "cafile")):
         with pytest.raises(TlsConfigurationError, match=rf"^bundle: {named}; there are ours, other$"):
             scene.load(ProposedAnchors(pem_of(OTHER.certificate).decode(), bundle))
-
-
-async def test_who_is_added_waits_as_long_as_it_is_kept_back_and_who_is_taken_out_goes_at_once(
-    broker: MemoryBroker, tmp_path: Path
-) -> None:
-    scene = Scene(tmp_path, broker)
-    tables = {name: settings(name, tmp_path / f"{name}.pem") for name in ("ours", "plant", "new")}
-    below = {"ours": (PKI.issuing, PKI.root), "plant": (BELOW, OTHER), "new": (NEW_BELOW, NEW)}
-    for name, (_, root) in below.items():
-        (tmp_path / f"{name}.pem").write_bytes(pem_of(root.certificate))
-
-    async def apply(*bundles: TrustSettings) -> bool:
-        """Apply these bundles; return whether something waits."""
-        scene.config = scene.config.model_copy(update={"trust": bundles})
-        await scene.trust.apply(scene.load())
-        return scene.trust.waits
-
-    def admitted(name: str) -> bool:
-        held = PKI.device(f"of-{name}", issuer=below[name][0])
-        client = broker.open(held, path=path(held, *below[name]))
-        return client.connection.refusal is None
-
-    ours, plant, new = tables.values()
-    assert not await apply(ours, plant)
-    held = PKI.device("goes", issuer=BELOW)
-    goes = broker.open(held, path=path(held, BELOW, OTHER))
-    goes.connect(client_id="goes")
-    scene.trust.withhold()
-    assert await apply(ours, new)
-    broker.settle()
-    assert (goes.closed, [admitted(name) for name in below]) == (True, [True, False, False])
-    assert await apply(ours, plant, new)
-    assert [admitted(name) for name in below] == [True, True, False], "what counted before is no news"
-    services = ours.model_copy(update={"roles": ("device", "service")})
-    assert await apply(services), "other terms"
-    assert await apply(plant, ours), "another order"
-    assert not await apply(plant), "less"
-    assert await apply(new)
-    scene.trust.grant()
-    assert [admitted(name) for name in below] == [False, False, True]
-    assert not await apply(ours, new)
