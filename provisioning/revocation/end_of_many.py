@@ -18,7 +18,7 @@ from provisioning.pki.role import Role
 from provisioning.program.collector import paused
 from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
 from provisioning.revocation.departed_operators import Departed, Voided, take_back, with_what_is_left
-from provisioning.revocation.expected_names import record_promised
+from provisioning.revocation.expected_names import end_roles_promised_again, record_promised
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
@@ -138,6 +138,7 @@ class EndOfMany:
         bound = tokens.void_of_each(connection, end.names, now)  # Before the devices: the store's lock order.
         promised = partial(record_promised, by=end.by, now=now)
         batch = look_up(connection, end.names, end.serials, refusals, promised)
+        end_roles_promised_again(connection, batch.whole, by=end.by, now=now)
         for device in [each for each in batch.whole if each.role is Role.SERVICE]:
             with refusals.of("device", device.name):
                 check_the_service_is_not_ended(device)

@@ -31,12 +31,22 @@ def record_promised(connection: Connection, names: Sequence[str], *, by: str, no
     if not places:
         return []
     go_alone(connection)  # Its tokens are void already: who went together with it is done one by one, which is as good.
-    for name in sorted(operators.with_more_than_reading(connection, list(places))):
-        _end_role(connection, name, by=by, now=now)
+    _end_roles(connection, list(places), by=by, now=now)
     return [devices.add_name(connection, name, places[name].role, places[name].group, now) for name in sorted(places)]
 
 
-def _end_role(connection: Connection, name: str, *, by: str, now: datetime) -> None:
+def end_roles_promised_again(connection: Connection, ended: Sequence[Device], *, by: str, now: datetime) -> None:
+    """End roles promised to those of *ended* who had been revoked before they came, and have not come since."""
+    if names := [each.name for each in ended if names_to_come.never_came(connection, each)]:
+        go_alone(connection)  # As above.
+        _end_roles(connection, names, by=by, now=now)
+
+
+def _end_roles(connection: Connection, names: Sequence[str], *, by: str, now: datetime) -> None:
+    given = sorted(operators.with_more_than_reading(connection, names))
+    if not given:
+        return
     operators.usable_admins(connection, now, for_update=True)  # Locked first, as by whoever changes a role.
-    operators.grant(connection, name, OperatorRole.AUDITOR, by=by, now=now)
-    audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, {"role": OperatorRole.AUDITOR.value})
+    for name in given:
+        operators.grant(connection, name, OperatorRole.AUDITOR, by=by, now=now)
+        audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, {"role": OperatorRole.AUDITOR.value})

@@ -51,7 +51,7 @@ from provisioning.revocation.departed_operators import (
 )
 from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
-from provisioning.revocation.expected_names import record_promised
+from provisioning.revocation.expected_names import end_roles_promised_again, record_promised
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.named_certificate import BySerial, shown
@@ -253,6 +253,8 @@ def _to_be_ended(connection: Connection, name: str, end: End, now: datetime) -> 
     device = devices.find(connection, name, for_update=True)
     if device is None:
         device = next(iter(record_promised(connection, [name], by=end.by, now=now)), None)
+    else:
+        end_roles_promised_again(connection, [device], by=end.by, now=now)
     if device is None:
         raise no_such_device(connection, name)
     if device.role is not Role.DEVICE:

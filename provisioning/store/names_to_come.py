@@ -9,7 +9,8 @@ Rules
 1. Promised are names that a token was bound to which is void now, that are on the list of a group which asks its list,
    or that an operator has approved. A request that waits is nobody's promise: strangers may make it. Nor is a
    manufacturer's prefix one of a name: whoever mistypes a device's would end nobody, and believe it done.
-2. What is over promises nothing: a token that had expired, an approval that has lapsed.
+2. What is over promises nothing: a token that had expired, an approval that has lapsed. A role does not end with the
+   token that it was promised with: whoever revokes the name ends the role.
 3. It is asked only of a name that nobody has, under the lock of all writers. Lists and approvals have no index of names
    alone: a statement asks all groups together, however many there are.
 """
@@ -23,7 +24,7 @@ from datetime import datetime
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.role import Role
-from provisioning.store import approvals, certificates_of_device, groups, listed_devices, tokens
+from provisioning.store import approvals, certificates_of_device, groups, listed_devices, operators, tokens
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import NewKey, WayName
 
@@ -42,6 +43,8 @@ def promised(connection: Connection, names: Sequence[str], now: datetime) -> dic
     If there are several, that of the last token counts, or of the first group.
     """
     found = {name: Place(Role(role), group) for name, role, group in tokens.voided_of_each(connection, names, now)}
+    for name in operators.with_more_than_reading(connection, names):
+        found.setdefault(name, Place(Role.OPERATOR, None))
     left = [name for name in names if name not in found]
     listed, approved = list[str](), list[str]()
     for group in groups.every(connection) if left else ():

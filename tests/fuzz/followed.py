@@ -94,7 +94,7 @@ async def _followed(broker: MemoryBroker, directory: Path, pieces: list[bytes]) 
             for piece in pieces:
                 for arrived in reader.together(piece):
                     if isinstance(arrived, Authorities):
-                        hear(arrived.issuing)
+                        hear(arrived)
                         authorities._compare()
                     else:
                         told.extend(arrived)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -96,14 +98,22 @@ async def test_a_name_that_was_decommissioned_is_promised_to_nobody_any_more(fle
         await promised(fleet, "meter-17")
 
 
-async def test_a_role_that_was_promised_ends_with_the_name(fleet: Fleet) -> None:
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_role_that_was_promised_ends_with_the_name(fleet: Fleet, batch: bool) -> None:
+    """Also if it is promised a second time, or was by a token that has expired."""
     await operator(fleet, "admin", role=OperatorRole.ADMIN)
     order = TokenOrder(["bert"], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN)
-    await fleet.token_service.create(order, by="admin")
-    assert (await revoke(fleet, "bert")).names == ["bert"]
-    fleet.clock.advance(timedelta(minutes=1))
-    await enrol(fleet, "bert", token=await promised(fleet, "bert", role=Role.OPERATOR))
-    assert await fleet.database.read(lambda c: operators.role_of(c, "bert")) is OperatorRole.AUDITOR
+    for _ in range(2):
+        await fleet.token_service.create(order, by="admin")
+        assert (await revoke(fleet, "bert", batch=batch)).names == ["bert"]
+        assert await fleet.database.read(lambda c: operators.role_of(c, "bert")) is OperatorRole.AUDITOR
+        fleet.clock.advance(timedelta(minutes=1))
+    await fleet.token_service.create(replace(order, devices=["carl"]), by="admin")
+    fleet.clock.advance(timedelta(days=1))
+    assert (await revoke(fleet, "carl", batch=batch)).names == ["carl"]
+    for name in ("bert", "carl"):
+        await enrol(fleet, name, token=await promised(fleet, name, role=Role.OPERATOR))
+        assert await fleet.database.read(partial(operators.role_of, name=name)) is OperatorRole.AUDITOR
 
 
 async def test_a_role_of_an_older_promise_ends_too_and_another_may_be_given_to_whom_comes_then(fleet: Fleet) -> None:
