@@ -124,7 +124,9 @@ class Trust:
         """Return the issuer of *certificate* by its signature (rule 3): among those from *outside*, or all others."""
         for bundle in self._in_order(own):
             for each in self._issuers.values():
-                if each.bundle is bundle and _is_from_outside(each, own) is outside and _has_issued(each, certificate):
+                if each.bundle is not bundle or each.certificate.subject != certificate.issuer:
+                    continue  # First what costs nothing: there may be very many.
+                if _is_from_outside(each, own) is outside and _has_issued(each, certificate):
                     return each
             for anchor in bundle.anchors:
                 if _is_from_outside(anchor, own) is outside and _has_issued(anchor, certificate):
