@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,17 +28,15 @@ _SHARED: Final = struct.pack(_FORM, fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0)
 _ALONE: Final = struct.pack(_FORM, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
 
 
-def hold(names: Path) -> int | None:
-    """Lock the file *names*, and return the descriptor that holds the lock; None: it is not there, or cannot be."""
-    with contextlib.suppress(OSError):
-        held = os.open(names, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.fcntl(held, fcntl.F_OFD_SETLK, _SHARED)
-        except OSError:
-            os.close(held)
-            raise
-        return held
-    return None
+@contextlib.contextmanager
+def held(names: Path) -> Iterator[None]:
+    """Lock the file *names* meanwhile, if it is there, and can be."""
+    with contextlib.ExitStack() as kept:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(names, os.O_RDONLY | os.O_CLOEXEC)
+            kept.callback(os.close, descriptor)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _SHARED)
+        yield
 
 
 def is_held(names: Path) -> bool:

@@ -254,15 +254,18 @@ class Database:
         await asyncio.to_thread(self._reader.dispose)
 
     async def close(self) -> None:
-        """Finish what runs and close every connection."""
+        """Finish what runs and close every connection: all of it, though the caller be cancelled (Ctrl-C)."""
+        await asyncio.to_thread(self._close)  # One call: its thread goes on when nobody waits for it any more.
+
+    def _close(self) -> None:
         lanes = dict.fromkeys((self._writer, self._looks, self._reader))
         for lane in lanes:
-            await asyncio.to_thread(lane.stop)
+            lane.stop()
         with contextlib.nullcontext() if self._files is None else self._files.closing():
             for lane in lanes:
-                await asyncio.to_thread(lane.dispose)
-        if self._files is not None:
-            self._files.closed()
+                lane.dispose()
+            if self._files is not None:
+                self._files.closed()
 
 
 def _is_read_only(connection: Connection) -> bool:

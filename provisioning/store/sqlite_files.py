@@ -71,7 +71,7 @@ class SqliteFiles:
         self._length: Final = LogLength(self._log)
         self._kept = ""
         self._log_found = MISSING
-        self._closing: int | None = None
+        self._had_its_log = False
         self.doubt: Final = self._examine()
         """What must be said of the store, though it can be opened; None: nothing."""
 
@@ -150,26 +150,28 @@ class SqliteFiles:
     def closing(self) -> Iterator[None]:
         """Close the store meanwhile. Notes, if they are kept, that now whoever has it open, too, may take the log in.
 
-        But not one that was cut, which is left to the next start. Until `closed`, a log that is gone is no loss.
+        But not one that was cut, which is left to the next start. Meanwhile a log that is gone is no loss; so call
+        `closed` within, when all is closed.
         """
-        self._closing = closing_lock.hold(self._names)
-        with self._length.left(self.path, is_short=self.log_is_short):
+        with closing_lock.held(self._names), self._length.left(self.path, is_short=self.log_is_short):
             if self._length.known_cut:
                 log.error("the store's last changes are gone", code="STORE_FAILED", detail=self.cut)
             elif self._kept:
                 with contextlib.suppress(OSError):  # Then the next start warns for nothing.
                     self._write(f"{self._kept} {_ENDED}")
+            with contextlib.suppress(OSError):
+                self._had_its_log = identity(self._log) == self._log_found != MISSING
             yield
 
     def closed(self) -> None:
         """Forget the names if SQLite has taken the log in, and removed it: it was the last to close the store."""
         with contextlib.suppress(OSError):  # What is left is said at the next start, and harms nothing.
+            log_now = identity(self._log)
+            # Another one is of who has opened the store since. If it was there before, somebody has deleted ours.
+            is_taken_in = log_now == MISSING or (self._had_its_log and log_now != self._log_found)
             both = [identity(self.path), self._log_found]
-            if self._named() in (both, [*both, _ENDED]) and identity(self._log) == MISSING:
+            if is_taken_in and self._named() in (both, [*both, _ENDED]):
                 self._names.unlink()
-        if self._closing is not None:
-            os.close(self._closing)
-            self._closing = None
 
     def _examine(self) -> str | None:
         both = f"{self._log.name} and {self._log.name.removesuffix('-wal')}-shm"

@@ -383,41 +383,6 @@ async def test_a_log_that_is_gone_after_a_kill_is_said_and_one_that_a_command_ha
     assert await told_at_start(other) == ["STORE_LOG_MISSING"]
 
 
-def test_a_log_that_a_command_is_just_taking_in_is_no_loss(path: Path, made: Path) -> None:
-    """Whoever opened the store before the command had removed the names noted a loss, and each start told of it."""
-    shutil.copy(made, path)
-    names = path.with_name("fleet.db-files")
-    database = sqlite3.connect(path)
-    database.execute("DELETE FROM devices")
-    SqliteFiles(path).keep()  # As the service does that is killed then.
-    command = SqliteFiles(path)
-    with command.closing():
-        database.close()
-    assert not path.with_name("fleet.db-wal").exists()
-    meanwhile = SqliteFiles(path)  # However long the system lets the command wait.
-    assert meanwhile.doubt is None
-    os.close(command._closing or -1)  # It is killed here.
-    command._closing = None
-    meanwhile.closed()
-    assert not names.exists()
-    command.closed()
-    assert SqliteFiles(path).doubt is None
-
-
-def test_a_log_that_a_command_has_taken_in_without_forgetting_the_names_is_said(path: Path) -> None:
-    """It was killed in between: nobody can tell that from a log that somebody has deleted."""
-    path.write_bytes(b"store")
-    log = path.with_name("fleet.db-wal")
-    log.write_bytes(b"log")
-    SqliteFiles(path).keep()
-    command = SqliteFiles(path)
-    with command.closing():
-        log.unlink()
-    assert SqliteFiles(path).doubt is None
-    os.close(command._closing or -1)
-    assert "fleet.db-wal is gone" in (SqliteFiles(path).doubt or "")
-
-
 def link(path: Path, to: Path) -> None:
     path.unlink(missing_ok=True)
     path.symlink_to(to)
