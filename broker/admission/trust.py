@@ -15,9 +15,10 @@ Rules
 -----
 1. The first bundle, in configuration order, that vouches for the path judges, and its word is final. But an anchor from
    outside, which only a URL of another trust domain's bundle names, comes behind all others, wherever the tables are:
-   OpenSSL is given it after them, and its bundle judges after theirs. Where a path ends at it nevertheless, an anchor
-   that is none stands in for it if it has that name and key, has not expired and allows no less. Nothing else changes
-   the order of the settings.
+   OpenSSL is given it after them, and its bundle judges after those that have an anchor in the path (by its key). One
+   that has only the CA above the path is no such bundle: two departments may be below one root, and what the CA of the
+   one claims is not the other's. Where a path ends at an anchor from outside nevertheless, one that is none stands in
+   for it if it has that name and key, has not expired and allows no less. Nothing else changes the settings' order.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
    and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
    per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
@@ -46,6 +47,7 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.extension import UNUSABLE, extension
 from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.keys import key_identifier
 
 log = structlog.get_logger("broker")
 
@@ -122,7 +124,9 @@ class Trust:
         """Return the issuer of *certificate* by its signature (rule 3): among those from *outside*, or all others."""
         for bundle in self._in_order(own):
             for each in self._issuers.values():
-                if each.bundle is bundle and _is_from_outside(each, own) is outside and _has_issued(each, certificate):
+                if each.bundle is not bundle or each.certificate.subject != certificate.issuer:
+                    continue  # First what costs nothing: there may be very many.
+                if _is_from_outside(each, own) is outside and _has_issued(each, certificate):
                     return each
             for anchor in bundle.anchors:
                 if _is_from_outside(anchor, own) is outside and _has_issued(anchor, certificate):
@@ -136,8 +140,12 @@ class Trust:
 
         *now*: when an anchor that stands in for the last of *path* must be valid; None: none stands in.
         """
-        found = filter(None, (bundle.issuer_at(path) for bundle in self.bundles))
-        first = min(found, key=lambda each: _is_from_outside(each, own), default=None)
+        found = list(filter(None, (bundle.issuer_at(path) for bundle in self.bundles)))
+        first = found[0] if found else None
+        if first is not None and _is_from_outside(first, own):
+            keys = {key_identifier(each.public_key()) for each in path}
+            inside = (each for each in found if not _is_from_outside(each, own) and _end_of(each).key_id in keys)
+            first = next(inside, first)
         if now is None or (first is not None and not _is_from_outside(first, own)):
             return first
         ends = [each for each in self._anchors() if each.certificate == path[-1]]

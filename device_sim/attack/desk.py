@@ -4,8 +4,8 @@ Rules
 -----
 1. A name is noted before the service is asked to enrol it: an interruption leaves no unknown device behind.
 2. Only the noted names are ended: a name comes from `device_sim.attack.scene.Scene.fresh`.
-3. To end is to revoke: this covers every certificate of the name, and its unused tokens. A name that was never enrolled
-   has nothing to revoke, and its token expires by itself.
+3. To end is to revoke: this covers every certificate of the name, and its unused tokens. A name that has a token, and
+   was never enrolled, is revoked like a device; one without a token is unknown to the service: nothing to revoke.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class EnrolmentDesk:
                 await self.operator.revoke(device=name, reason=RevocationReason.CESSATION_OF_OPERATION)
                 revoked += 1
             except RequestRefused as error:
-                if error.status != _NOT_FOUND:  # Requested but refused: there is nothing to revoke.
+                if error.status != _NOT_FOUND:  # No device, and no token, has that name: nothing to revoke.
                     raise
             del self._noted[name]
 

@@ -134,10 +134,13 @@ def end_operator(world: World, choices: random.Random) -> str | None:
         assert ends["end"] == "", ends
         for each in ("token", "admin", "reason"):
             code = ends.get(each, "")
-            assert isinstance(code, Token) or code in {told, CUT, "", "DEVICE_UNKNOWN"}, f"{each}: {code}"
+            assert isinstance(code, Token) or code in {told, CUT, ""}, f"{each}: {code}"
         _check_out(operator, told, dies=dies)
     late = [each for each in (ends.get("token"),) if isinstance(each, Token)]
-    for token in (before, *late):
+    # What he has revoked before his end is revoked: a name that nobody has yet, and with it its token.
+    revoked = ends.get("reason") == "" or (ends.get("reason") == CUT and _is_known(world, device))
+    _spend(world, before, void=revoked or "kept" not in how)
+    for token in late:
         _spend(world, token, void="kept" not in how)
     for made in (friend, ends.get("admin")):
         if isinstance(made, Token):
@@ -184,6 +187,10 @@ def _ask(world: World, name: str, key: Key, *, waits: bool) -> None:
         return
     assert isinstance(answer, x509.Certificate), f"{name}: {answer}, and was approved"
     issued(world, name, ASKED, key, answer)
+
+
+def _is_known(world: World, name: str) -> bool:
+    return world.reality.look_code(f"/v1/devices/{name}") == ""
 
 
 def _spend(world: World, token: Token, *, void: bool) -> None:

@@ -17,15 +17,18 @@ from broker.admission.admission import Admission
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.freshness import Freshness
+from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key, key_identifier
 from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.role import Role
 from provisioning.pki.tls import ClientCertificate, server_context
 from provisioning.pki.verified_path import verified_path
-from tests.support.bundles import settings
+from tests.support.bundles import admission, settings
 from tests.support.pki import DOMAIN, Held, Pki, pem_of, shared_pki
 from tests.support.policies import DEFAULT_POLICY
 
@@ -39,7 +42,7 @@ def trust() -> Trust:
 
 def seen(judge: Trust, held: Held, *above: Held) -> str | None:
     path = [each.certificate.public_bytes(Encoding.DER) for each in (held, *above)]
-    issuer = judge.issuer_of(held.certificate, path if above else (), PKI.now)
+    issuer = judge.issuer_of(held.certificate, path if above else (), PKI.now, DOMAIN)
     return None if issuer is None else f"{issuer.bundle.name}: {issuer.subject}"
 
 
@@ -198,7 +201,7 @@ def test_an_anchor_that_another_has_issued_is_not_one_with_nothing_above() -> No
 def partner(*anchors: Held) -> TrustBundle:
     """Return a bundle of another trust domain whose URL has named *anchors*."""
     certificates = [each.certificate for each in anchors]
-    terms = BundleTerms.of(settings(name="partner", trust_domain="plant.example"))
+    terms = BundleTerms.of(settings(name="partner", trust_domain="plant.example", groups=["meters"]))
     return TrustBundle("partner", certificates, terms=terms, fetched=certificates)
 
 
@@ -225,9 +228,33 @@ def test_what_a_partner_s_url_lists_judges_nobody_whom_an_anchor_of_ours_vouches
     assert seen(Trust([partner(longer)]), device, longer) == "partner: CN=Test Issuing CA", "nobody else has it"
     constrained = x509.NameConstraints([x509.DNSName("plant.example")], None)
     less = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, extensions=[constrained])
-    for each in (less, OTHER.issuing, PKI.authority("Another CA", PKI.root, key=PKI.issuing.key)):
+    servers = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    no_clients = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, extensions=[servers])
+    for each in (less, no_clients, OTHER.issuing, PKI.authority("Another CA", PKI.root, key=PKI.issuing.key)):
         judge = Trust([partner(longer), TrustBundle("ours", [each.certificate])])
         assert seen(judge, device, longer) == "partner: CN=Test Issuing CA", "it allows less, or is another CA"
+
+
+def test_what_a_url_s_ca_below_our_root_claims_is_not_ours() -> None:
+    """We have the root, which is above that path and not in it; a device of that CA was admitted as one of ours."""
+    spoof = PKI.device("meter-1", issuer=PLANT)
+    good = PKI.certify(Identity("plant.example", Role.DEVICE, "meter-1", "meters"), issuer=PLANT)
+    bundles = [partner(PLANT), TrustBundle("ours", [PKI.root.certificate, PKI.issuing.certificate])]
+    assert verified(Trust(bundles).anchors_pem(DOMAIN), spoof) == [spoof.der, PLANT.der]
+    key = key_identifier(PLANT.certificate.public_key())
+    assert [each.bundle.name for each in Trust(bundles).issuers_with(key, DOMAIN)] == ["partner"]
+    for above in ([], [PLANT.der]):
+        judge = admission(*bundles)
+
+        def comes(held: Held, judge: Admission = judge, above: list[bytes] = above) -> Peer | Refused:
+            return judge.examine(held.der, PKI.now, lambda: [held.der, *above] if above else [], status=False)
+
+        refused, admitted = comes(spoof), comes(good)
+        assert isinstance(refused, Refused)
+        assert refused.code == RefusalCode.WRONG_TRUST_DOMAIN
+        assert not isinstance(admitted, Refused)
+        assert admitted.issuer is not None
+        assert admitted.issuer.bundle.name == "partner"
 
 
 def test_the_settings_order_counts_where_no_url_of_others_has_named_an_anchor() -> None:
@@ -235,7 +262,9 @@ def test_the_settings_order_counts_where_no_url_of_others_has_named_an_anchor() 
     named = TrustBundle("theirs", [PKI.issuing.certificate], terms=partner().terms)
     own = TrustBundle("first", [PKI.issuing.certificate], fetched=[PKI.issuing.certificate])
     ours = TrustBundle("ours", [PKI.issuing.certificate])
-    for first, called in ((named, "theirs"), (own, "first")):
+    terms = BundleTerms.of(settings(trust_domain=DOMAIN))
+    told = TrustBundle("told", [PKI.issuing.certificate], terms=terms, fetched=[PKI.issuing.certificate])
+    for first, called in ((named, "theirs"), (own, "first"), (told, "told")):
         assert seen(Trust([first, ours]), PKI.device("meter-1"), PKI.issuing) == f"{called}: CN=Test Issuing CA"
 
 
@@ -350,3 +379,8 @@ def test_who_resumes_below_constrained_names_is_not_taken_by_a_partner_s_url() -
     assert seen(judge, device) == "third: CN=Third CA"
     found = judge.issuers_with(key_identifier(theirs.certificate.public_key()), DOMAIN)
     assert [each.bundle.name for each in found] == ["third"]
+    judge = Trust([partner(OTHER.root), third])
+    theirs_too = OTHER.device("meter-1", issuer=listed)
+    assert seen(judge, theirs_too, listed, OTHER.root) == "partner: CN=Third CA"
+    found = judge.issuers_with(key_identifier(theirs.certificate.public_key()), DOMAIN)
+    assert [each.bundle.name for each in found] == ["third"], "what was learned of the partner's comes behind it"
