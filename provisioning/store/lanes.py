@@ -48,7 +48,7 @@ from provisioning.program.shielded import Lasting
 from provisioning.quick_values import quickly_made
 from provisioning.store import audit
 from provisioning.store.outage import Outage
-from provisioning.store.still_wanted import connecting_while
+from provisioning.store.still_wanted import Unwanted, connecting_while
 
 log = structlog.get_logger(__name__)
 
@@ -184,7 +184,7 @@ class PooledLane(Lane):
                 return work(connection)
         except DBAPIError as error:
             failure = explained(error)
-            if not connected or is_locked(failure):
+            if is_locked(failure) or not (connected or isinstance(error.orig, Unwanted)):
                 self._vain_since = max(self._vain_since, begun)
             raise failure from error
 
@@ -321,6 +321,8 @@ def explained(error: Exception) -> Exception:
     if is_unusable or error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _MENDABLE:
         refusal = unusable()
         refusal.__cause__ = error
+        if isinstance(error.orig, Unwanted):
+            return refusal
         detail = " ".join(str(error.orig).split())
         if is_locked(refusal):
             detail += ": another program has locked what is needed"

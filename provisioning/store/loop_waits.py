@@ -48,7 +48,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
-from provisioning.store.still_wanted import is_wanted
+from provisioning.store.still_wanted import Unwanted, is_wanted
 
 ResultT = TypeVar("ResultT")
 
@@ -69,6 +69,10 @@ _REPLANNED: Final = "RevalidateCachedQuery"
 
 class ServerSilent(psycopg.OperationalError):
     """The server has not said anything for longer than it lets any statement take."""
+
+
+class ConnectionUnwanted(psycopg.OperationalError, Unwanted):
+    """It was not opened: nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +282,7 @@ def _while_wanted(gen: PQGenConn[ResultT]) -> PQGenConn[ResultT]:
         result: ResultT = end.value
         return result
     gen.close()
-    raise psycopg.OperationalError("nobody waits for the connection any more")
+    raise ConnectionUnwanted("nobody waits for the connection any more")
 
 
 def _watched(gen: PQGen[ResultT], first: float, most: float) -> PQGen[ResultT]:

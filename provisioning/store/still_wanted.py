@@ -7,6 +7,7 @@ Rules
 -----
 1. Each thread says by itself who waits for what it does; one that says nothing waits for its own.
 2. As long as anybody waits, the attempt goes on: in a service others may have come meanwhile.
+3. One that was given up tells nothing of the server: nobody else is refused for it, and the log says nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+
+
+class Unwanted(Exception):
+    """Nobody waits for the connection any more. Whoever raises it makes it one of the driver's errors, too."""
 
 
 class _Asked(threading.local):
