@@ -263,7 +263,7 @@ def test_a_server_that_ends_for_a_full_log_volume_loses_nothing_and_is_used_agai
             asyncio.run(crowd.enrol([*refused_before, *crowd.names[35:]], insist=True))
             assert set(crowd.certificates) == set(crowd.names)
             crowd.check()
-            assert ready(service) == (200, "ok")
+            assert ready(service) == (200, "ok"), service.log[-4000:]  # Which says why not.
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
