@@ -21,6 +21,7 @@ from cryptography import x509
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import generate_key
+from tests.support.broker_process import wait_until
 from tests.support.curl import Curl
 from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
@@ -263,7 +264,8 @@ def test_a_server_that_ends_for_a_full_log_volume_loses_nothing_and_is_used_agai
             asyncio.run(crowd.enrol([*refused_before, *crowd.names[35:]], insist=True))
             assert set(crowd.certificates) == set(crowd.names)
             crowd.check()
-            assert ready(service) == (200, "ok"), service.log[-4000:]  # Which says why not.
+            # Soon: once, on a busy machine, the probe still failed at something when all were enrolled.
+            wait_until(lambda: ready(service) == (200, "ok"), f"it is ready again:\n{service.log[-4000:]}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
