@@ -118,4 +118,5 @@ def test_a_broker_s_settings_say_which_policy_and_whose_it_is(tmp_path: Path) ->
     code, said, _ = run("show", "--config", str(settings), "--json", "--identity", DEVICE)
     assert (code, json.loads(said)["publish_allow"], json.loads(said)["sections"]) == (0, ["a"], ["device.m-1"])
     code, _, errors = run("show", "--config", str(tmp_path / "none"))
-    assert (code, errors) == (2, f"fleet-broker: {tmp_path}/none cannot be read: No such file or directory\n")
+    told = "cannot be read: No such file or directory; name one that is there"
+    assert (code, errors) == (2, f"fleet-broker: {tmp_path}/none {told}\n")
