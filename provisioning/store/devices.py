@@ -90,7 +90,7 @@ class Device:
     trial_ends_at: datetime | None = None
     """When the last of its trials ends, if it only ever had trials; None: it is here for good.
 
-    Of a name that was ended before anybody enrolled under it: when that was (`provisioning.store.names_to_come`).
+    Of a name that was ended before anybody enrolled under it: long ago (`provisioning.store.names_to_come`).
     """
 
     @property

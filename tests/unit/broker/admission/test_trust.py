@@ -31,6 +31,7 @@ from provisioning.pki.verified_path import verified_path
 from tests.support.bundles import admission, settings
 from tests.support.pki import DOMAIN, Held, Pki, pem_of, shared_pki
 from tests.support.policies import DEFAULT_POLICY
+from tests.support.shaken_hands import shaken
 
 PKI, OTHER = shared_pki(), Pki()
 PLANT = PKI.authority("Plant CA", PKI.root)
@@ -274,17 +275,10 @@ def verified(anchors: str, held: Held) -> list[bytes] | str:
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.load_verify_locations(cadata=PKI.anchors)
     held.credential.load_into(client)
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    meter = client.wrap_bio(back, there, server_hostname="localhost")
-    broker = server.wrap_bio(there, back, server_side=True)
-    for side in (meter, broker, meter, broker):
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
-        except ssl.SSLCertVerificationError as error:
-            return error.verify_message
-    return verified_path(broker)
+    try:
+        return verified_path(shaken(client, server))
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
 
 
 def namesake(called: bytes | None) -> Held:
