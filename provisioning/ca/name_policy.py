@@ -195,7 +195,7 @@ def host_name_of(pattern: str, identity: Identity) -> str:
     except InvalidServerName as error:
         raise NameRefused(
             Code.CSR_NAME,
-            f"the profile makes a host name of name and group, and {error}: use lower-case letters, digits and '-'",
+            f"the profile makes a host name of name and group, and {error}",
         ) from error
 
 

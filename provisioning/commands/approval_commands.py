@@ -10,6 +10,7 @@ import typer
 from provisioning.commands.known_names import OfGroup
 from provisioning.commands.printed_rows import print_each
 from provisioning.commands.service_command import Connection, connected, print_json
+from provisioning.commands.shut_group import say_if_shut
 from provisioning.program.command_group import command_group
 from provisioning.program.json_output import Json
 from provisioning.program.moments import shown_time
@@ -93,8 +94,10 @@ def _decide(
         decided = await client.decide(number, approve=allowed)
         if as_json:
             print_json(decided)
-            return
-        sys.stdout.write(f"Request {number}, for {decided.name} in group {decided.group}, is {decided.state}.\n")
+        else:
+            sys.stdout.write(f"Request {number}, for {decided.name} in group {decided.group}, is {decided.state}.\n")
+        if allowed:  # The group may have changed while the request waited.
+            await say_if_shut(client, decided.group, "approval")
 
     connection.run(command)
 

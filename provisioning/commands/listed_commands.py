@@ -205,8 +205,9 @@ def _batches(
         reader = csv.DictReader(lines_of(file, str(path)), strict=True)
         batch: list[tuple[int, str, str | None]] = []
         try:
-            header = reader.fieldnames or ()
-            _check_header(path, header)
+            written = reader.fieldnames or ()
+            header = reader.fieldnames = [column.strip().lower() for column in written]
+            _check_header(path, header, ",".join(written))
             for row in reader:
                 name, key = _cell(row, "name"), _cell(row, "key_sha256")
                 wrong = _wrong_cells(row, header, cut_off if reader.line_num == last_line else "")
@@ -228,12 +229,14 @@ def _batches(
             yield batch
 
 
-def _check_header(path: Path, header: Sequence[str]) -> None:
+def _check_header(path: Path, header: Sequence[str], written: str) -> None:
     columns = set(header)
     if "name" not in columns or columns - _COLUMNS or len(header) > len(columns):
+        other = next((each for each in (";", "\t", "|") if each in written), None)
+        apart = "" if other is None else f"; separate them by commas, not by {other!r}"  # As spreadsheets may write it.
         raise ConfigurationError(
-            f"{path} must have the columns name and, if keys are known, key_sha256; its first line has "
-            f"{', '.join(map(str, sorted(header))) or 'none'}"
+            f"{path} must have the columns name and, if keys are known, key_sha256; its first line is "
+            f"{written[:200]!r}{apart}"
         )
 
 

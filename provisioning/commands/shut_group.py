@@ -19,13 +19,16 @@ async def say_if_shut(client: EnrolmentOperatorClient, group: str, way: str) -> 
     from provisioning.client.operator import RequestRefused, ServiceUnavailable  # Late: `service_command`, rule 3.
 
     try:
-        ways = (await client.group(group)).ways
+        rules = await client.group(group)
     except RequestRefused as refusal:
         if refusal.code == Code.GROUP_UNKNOWN:
             said = f"group {group} is not configured, and admits nobody by {way}"
             say(f"fleet-provisioning: {said}: fleet-provisioning group create {group} --way {way}")
         return
     except ServiceUnavailable:  # What was made exists.
+        return
+    ways = rules.ways
+    if way == "approval" and rules.new_key == "approve":  # An existing device's new key waits, whatever the ways.
         return
     if ways and not any(way in each.split("+") for each in ways):
         kept = "".join(f" --way {each}" for each in ways)

@@ -36,6 +36,7 @@ from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
 _ASK: Final = "ask an operator for a new enrolment token"
+_FOR_GOOD: Final = "the device was decommissioned for good, enrol it under another name"
 _ASK_ANOTHER: Final = (
     "ask another operator for a new enrolment token; if there is none, run fleet-provisioning ca restore-operator "
     "where the service is"
@@ -73,6 +74,15 @@ def known(
     return stored
 
 
+def is_ours(connection: Connection, certificate: x509.Certificate) -> bool:
+    """Whether this service has issued a presented *certificate*, good or not."""
+    try:
+        known(connection, certificate)
+    except Refused:
+        return False
+    return True
+
+
 def check_not_revoked(stored: StoredCertificate) -> None:
     """Raise `Refused` if the certificate, its key, its CA or its device as a whole is revoked or on hold."""
     check_not_ended_above(stored)
@@ -85,7 +95,7 @@ def check_not_revoked(stored: StoredCertificate) -> None:
         raise Refused(
             Code.CERTIFICATE_REVOKED,
             f"certificate {stored.serial} of {stored.device.name} was revoked ({stored.revocation.reason}): "
-            "ask an operator for a new enrolment token",
+            f"{_FOR_GOOD if stored.device.state is DeviceState.DECOMMISSIONED else _ASK}",
         )
     if stored.device.state is not DeviceState.ACTIVE:  # It has just been ended: its certificates are still to be.
         raise ended(stored.device)

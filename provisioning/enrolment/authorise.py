@@ -130,7 +130,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
         role, group, rules, vouched = _let_in(connection, attempt, evidence)
     except Refused as refusal:
         if refusal.code in _ABOUT_THE_GROUP:
-            _check_may_know(attempt, evidence, refusal)
+            _check_may_know(connection, attempt, evidence, refusal)
         raise
     return _admit(connection, attempt, rules, vouched, role, group)
 
@@ -139,7 +139,7 @@ def _let_in(
     connection: Connection, attempt: Attempt, evidence: Sequence[Way]
 ) -> tuple[Role, str | None, Group, list[Vouched]]:
     """Return the role, group and rules under which *attempt* is admitted, and who vouches for it."""
-    role, group = _place_of(evidence, attempt)
+    role, group = _place_of(connection, evidence, attempt)
     rules = rules_for(connection, role, group)
     _check_request(attempt, rules)
     limits = rules.maximum_devices, rules.certificates_per_minute, rules.ways
@@ -149,12 +149,12 @@ def _let_in(
     return role, group, rules, vouched_by(connection, attempt, rules, evidence, conditions)
 
 
-def _check_may_know(attempt: Attempt, evidence: Sequence[Way], refusal: Refused) -> None:
+def _check_may_know(connection: Connection, attempt: Attempt, evidence: Sequence[Way], refusal: Refused) -> None:
     """Raise a neutral refusal instead if *refusal* would reveal more of the group than the client may learn."""
     for way in evidence:
         way.check_good(attempt.now)  # The client does learn that its own evidence has ended.
     if not evidence:
-        raise RefusedStranger(refusal.code, refusal.detail, in_vain(attempt, evidence)) from refusal
+        raise RefusedStranger(refusal.code, refusal.detail, in_vain(connection, attempt, evidence)) from refusal
 
 
 def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, successor: Successor) -> bytes | None:
@@ -180,7 +180,7 @@ def _check_request(attempt: Attempt, rules: Group) -> None:
         )
 
 
-def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
+def _place_of(connection: Connection, ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
     """Return the role and group that the evidence is for; all evidence must agree, and with the label too."""
     roles = {way.role for way in ways} or {Role.DEVICE}
     named = {way.group for way in ways if way.group is not None}
@@ -193,7 +193,7 @@ def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
     if group is None and role is Role.DEVICE:
         group = attempt.label
     if group is None and not ways:
-        raise nothing_shown(in_vain(attempt, ways))
+        raise nothing_shown(in_vain(connection, attempt, ways))
     _check_label(attempt.label, attempt.request.common_name, group)
     return role, group
 

@@ -34,7 +34,7 @@ def check_link(attempt: Attempt, group: Group) -> None:
         raise Refused(
             Code.CSR_LINK,
             f"the request has a challengePassword, which must be tls-unique, and {version} has none: connect with TLS "
-            "1.2, or leave the attribute out",
+            f"1.2{_or_leave_out(group)}",
         )
     try:
         value = base64.b64decode(challenge, validate=True)
@@ -44,5 +44,9 @@ def check_link(attempt: Attempt, group: Group) -> None:
         raise Refused(
             Code.CSR_LINK,
             "the challengePassword is not the base64 of this connection's tls-unique: make the request anew on each "
-            "connection, or leave the attribute out",
+            f"connection{_or_leave_out(group)}",
         )
+
+
+def _or_leave_out(group: Group) -> str:
+    return ", which this group requires" if group.tls_unique else ", or leave the attribute out"

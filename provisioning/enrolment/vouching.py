@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt
+from provisioning.enrolment.authentication import is_ours
 from provisioning.enrolment.ways.approval import Undecided
 from provisioning.enrolment.ways.claim import ClaimWay
 from provisioning.enrolment.ways.manufacturer import ManufacturerWay
@@ -58,7 +59,7 @@ def vouched_by(
             refusal = refusal or error
         except (Undecided, Unasked) as error:
             waiting = waiting or error
-    raise waiting or refusal or _no_way(rules, [way.name for way in evidence], in_vain(attempt, evidence))
+    raise waiting or refusal or _no_way(rules, [way.name for way in evidence], in_vain(connection, attempt, evidence))
 
 
 def _in_order(connection: Connection, attempt: Attempt, rules: Group, evidence: Sequence[Way]) -> Sequence[Alternative]:
@@ -102,10 +103,12 @@ def _check_proof(rules: Group, ways: Sequence[Way], said: Sequence[Vouched]) -> 
         )
 
 
-def in_vain(attempt: Attempt, evidence: Sequence[Way]) -> str:
+def in_vain(connection: Connection, attempt: Attempt, evidence: Sequence[Way]) -> str:
     """Return what to say about a presented certificate that no way has recognised."""
     if attempt.certificate is None or any(isinstance(way, ClaimWay | ManufacturerWay) for way in evidence):
         return ""
+    if is_ours(connection, attempt.certificate):
+        return "; the certificate that you present admits nobody anew: renew it with /simplereenroll"
     return (
         "; the certificate that you present is no claim, and the CA that has issued it is not itself registered as a "
         "manufacturer's"

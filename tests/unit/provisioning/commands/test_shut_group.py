@@ -40,7 +40,19 @@ async def test_a_group_that_does_not_admit_it_is_told_with_what_to_do(
             assert name == "west"
             if isinstance(answer, Exception):
                 raise answer
-            return SimpleNamespace(ways=answer)
+            return SimpleNamespace(ways=answer, new_key="refuse")
 
     await say_if_shut(cast("EnrolmentOperatorClient", Client()), "west", "claim")
     assert capsys.readouterr().err == (f"fleet-provisioning: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize(("new_key", "told"), [("refuse", True), ("approve", False)])
+async def test_an_approval_in_a_group_that_asks_for_none_any_more_is_told(
+    new_key: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Client:
+        async def group(self, _name: str) -> SimpleNamespace:
+            return SimpleNamespace(ways=["token"], new_key=new_key)
+
+    await say_if_shut(cast("EnrolmentOperatorClient", Client()), "lab", "approval")
+    assert ("admits nobody by approval" in capsys.readouterr().err) is told

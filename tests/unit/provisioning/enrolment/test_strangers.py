@@ -15,7 +15,7 @@ from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused, RefusedStranger
 from provisioning.pki.keys import generate_key, spki_fingerprint
 from provisioning.store import listed_devices
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, successor_csr
 from tests.support.manufacturer import Manufacturer
 from tests.support.requests import NOON, csr_der
 from tests.support.ways import HOUR, claim, group, pending, register
@@ -91,6 +91,16 @@ async def test_a_certificate_of_nobody_s_is_a_stranger_s(fleet: Fleet) -> None:
     (text,) = answers
     assert text.endswith("the certificate that you present is no claim, and the CA that has issued it is not itself "
                          "registered as a manufacturer's\n")  # fmt: skip
+
+
+async def test_who_enrols_with_his_own_certificate_is_told_to_renew_it_or_that_it_is_over(fleet: Fleet) -> None:
+    own = await fleet.enrol("meter-1")
+    for label in (None, "north"):
+        text = told(await refused(fleet, "meter-1", label=label, certificate=own))[1]
+        assert text.endswith("; the certificate that you present admits nobody anew: renew it with /simplereenroll\n")
+    await fleet.revocation.decommission("meter-1", by="admin")
+    with pytest.raises(Refused, match="decommissioned for good, enrol it under another name"):
+        await fleet.reenrol(own, successor_csr(own))
 
 
 async def test_what_has_ended_is_told_so_and_nothing_of_the_group(fleet: Fleet) -> None:
