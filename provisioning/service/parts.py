@@ -141,7 +141,7 @@ async def build(opened: Opened) -> Parts:
             *about_manufacturers,
             services.webhooks.run,
             late.run,
-            functools.partial(announcements.listen, database.url, feed.announce),
+            functools.partial(announcements.listen, database.url, feed.announce, live.lacked),
             *([] if condition.fellows is None else [condition.fellows.run]),
         ],
         https,
