@@ -73,10 +73,10 @@ class _Requests(Generic[WhichT, FoundT]):
     """Requests that are repeated without what they are refused for."""
 
     def __init__(self, act: Callable[[Sequence[WhichT]], Awaitable[FoundT]], telling: Telling, *, stops: bool) -> None:
-        """*stops*: the first refusal is raised."""
+        """Repeat them unless it *stops* at the first refusal."""
         self.refused = 0
         """How many were refused, and reported."""
-        self._act = act
+        self._act: Callable[[Sequence[WhichT]], Awaitable[FoundT]] = act
         self._telling = telling
         self._stops = stops
 
