@@ -12,12 +12,14 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
+from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
 from provisioning.directory.files import read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import ConfigurationError
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import lacked_keys
 from tests.support.ceremonies import Ceremonies
 
@@ -132,6 +134,24 @@ async def test_a_ca_whose_key_a_service_lacks_is_not_activated(
         await fleet_cas.life.activate(waiting=False)
     assert (await fleet_cas.states())["issuing-2"] == "announced"
     await fleet_cas.life.activate(waiting=False, despite_services=True)
+    assert (await fleet_cas.states())["issuing-2"] == "active"
+
+
+async def test_a_ca_that_is_activated_while_it_is_being_revoked_is_not_revoked(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing issues any more, neither for devices nor for whoever has to repair it."""
+    await NextAuthority(fleet_cas.life).begin()
+    write = fleet_cas.database.write
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        monkeypatch.setattr(fleet_cas.database, "write", write)
+        await fleet_cas.life.activate(waiting=False)
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet_cas.database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match="issuing-2 is active"):
+        await AuthorityRevocation(fleet_cas.life).begin("issuing-2", RevocationReason.SUPERSEDED)
     assert (await fleet_cas.states())["issuing-2"] == "active"
 
 
