@@ -71,7 +71,10 @@ def _begun(key: bytes) -> hmac.HMAC:
 
 
 def make_key(path: Path) -> None:
-    """Create the key file unless it exists; raise `ConfigurationError` if it cannot be written, OSError if not reached."""
+    """Create the key file unless it exists.
+
+    Raises `ConfigurationError` if it cannot be written, and OSError if its place cannot be reached.
+    """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         path.stat()  # From Python 3.14 on `Path.exists` says no of what cannot be reached.
         return
