@@ -7,7 +7,7 @@ and so is a body not declared as JSON, as ``curl -d`` sends it, before the frame
 And so is JSON with more in it than any request has: the framework makes a report of each member that a route does not
 take, 25 µs each, and a megabyte has room for a hundred thousand.
 
-Handles: names of query parameters, Content-Type, how much is in a body, the words for a field that is mistyped. Does not
+Handles: names of query parameters, Content-Type, how much is in a body, the words for a mistyped field. Does not
 handle: values (the framework, by each route's types).
 """
 
