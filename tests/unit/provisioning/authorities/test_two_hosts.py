@@ -7,17 +7,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
+from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
-from provisioning.directory.files import read_certificate
+from provisioning.directory.files import OPERATOR, read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import ConfigurationError
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import lacked_keys
 from tests.support.ceremonies import Ceremonies
 
@@ -93,8 +97,7 @@ async def test_two_hosts_that_make_the_next_ca_at_once(
 ) -> None:
     """One is announced. The other's key is no CA's, and where that one's has to be copied to."""
     here, database = fleet_cas.life, fleet_cas.database
-    other = fleet_cas.settings.directory.with_name("other")
-    shutil.copytree(fleet_cas.settings.directory, other, ignore=shutil.ignore_patterns("fleet.db*"))
+    other = other_directory(fleet_cas)
     there = NextAuthority(replace(here, settings=here.settings.model_copy(update={"directory": other})))
     key = here.places.path("issuing-2")
     if requested:
@@ -123,6 +126,30 @@ async def test_two_hosts_that_make_the_next_ca_at_once(
     assert not await told(fleet_cas)
 
 
+async def test_two_hosts_that_make_the_next_root_at_once(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, database = fleet_cas.life, fleet_cas.database
+    there = replace(here, settings=here.settings.model_copy(update={"directory": other_directory(fleet_cas)}))
+    key, write = here.places.path("root-2"), database.write
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        if key.exists():
+            monkeypatch.setattr(database, "write", write)
+            await RootLife(there).begin()
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match="root-2 was made by another command"):
+        await RootLife(here).begin()
+    assert not key.exists()
+    shutil.copy(here.places.path("root-ca"), key)
+    (detail,) = await told(fleet_cas)
+    assert detail.startswith(f"the key of root-2 is not the one in {key}")
+    shutil.copy(there.places.path("root-2"), key)
+    assert not await told(fleet_cas)
+
+
 async def test_a_ca_whose_key_a_service_lacks_is_not_activated(
     fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,12 +162,64 @@ async def test_a_ca_whose_key_a_service_lacks_is_not_activated(
     assert (await fleet_cas.states())["issuing-2"] == "active"
 
 
+async def test_a_ca_that_is_activated_while_it_is_being_revoked_is_not_revoked(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing issues any more, neither for devices nor for whoever has to repair it."""
+    await NextAuthority(fleet_cas.life).begin()
+    write = fleet_cas.database.write
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        monkeypatch.setattr(fleet_cas.database, "write", write)
+        await fleet_cas.life.activate(waiting=False)
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet_cas.database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match="issuing-2 is active"):
+        await AuthorityRevocation(fleet_cas.life).begin("issuing-2", RevocationReason.SUPERSEDED)
+    assert (await fleet_cas.states())["issuing-2"] == "active"
+
+
+@pytest.mark.parametrize("signed", [False, True])
+async def test_no_operator_is_certified_by_a_ca_that_is_revoked_meanwhile(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch, *, signed: bool
+) -> None:
+    """What a revoked CA has issued is listed once: this would be on no list."""
+    await NextAuthority(fleet_cas.life).begin()
+    held = fleet_cas.life.files.certificate(OPERATOR).read_bytes()
+    write, left = fleet_cas.database.write, 2 if signed else 1
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        nonlocal left
+        left -= getattr(work, "__name__", "") in {"announce", "record"}
+        if not left:
+            monkeypatch.setattr(fleet_cas.database, "write", write)
+            await fleet_cas.life.activate(waiting=False)
+            revocation = AuthorityRevocation(fleet_cas.life)
+            await revocation.finish(await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE))
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet_cas.database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match=r"admin has no new certificate: .* revoked or retired meanwhile"):
+        await restore_operator(fleet_cas.life, "admin")
+    assert fleet_cas.life.files.certificate(OPERATOR).read_bytes() == held
+    await restore_operator(fleet_cas.life, "admin")
+    assert fleet_cas.life.files.certificate(OPERATOR).read_bytes() != held
+
+
+def other_directory(fleet_cas: Ceremonies) -> Path:
+    """Return another host's copy of the directory."""
+    directory = fleet_cas.settings.directory
+    ignored = shutil.ignore_patterns("fleet.db*")
+    return Path(shutil.copytree(directory, directory.with_name("other"), ignore=ignored))
+
+
 async def told(fleet_cas: Ceremonies) -> list[str]:
     """Return what `doctor` says of the keys."""
     found = await fleet_cas.database.read(
         lambda connection: list(authority_findings(connection, fleet_cas.settings, fleet_cas.clock()))
     )
-    return [each.detail for each in found if " key is " in each.detail]
+    return [each.detail for each in found if "key is " in each.detail or each.detail.startswith("the key ")]
 
 
 async def issued_elsewhere(fleet_cas: Ceremonies, root: str) -> bytes:
