@@ -12,12 +12,15 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
+from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
-from provisioning.directory.files import read_certificate
+from provisioning.directory.files import OPERATOR, read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import ConfigurationError
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import lacked_keys
 from tests.support.ceremonies import Ceremonies
 
@@ -133,6 +136,51 @@ async def test_a_ca_whose_key_a_service_lacks_is_not_activated(
     assert (await fleet_cas.states())["issuing-2"] == "announced"
     await fleet_cas.life.activate(waiting=False, despite_services=True)
     assert (await fleet_cas.states())["issuing-2"] == "active"
+
+
+async def test_a_ca_that_is_activated_while_it_is_being_revoked_is_not_revoked(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing issues any more, neither for devices nor for whoever has to repair it."""
+    await NextAuthority(fleet_cas.life).begin()
+    write = fleet_cas.database.write
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        monkeypatch.setattr(fleet_cas.database, "write", write)
+        await fleet_cas.life.activate(waiting=False)
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet_cas.database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match="issuing-2 is active"):
+        await AuthorityRevocation(fleet_cas.life).begin("issuing-2", RevocationReason.SUPERSEDED)
+    assert (await fleet_cas.states())["issuing-2"] == "active"
+
+
+@pytest.mark.parametrize("signed", [False, True])
+async def test_no_operator_is_certified_by_a_ca_that_is_revoked_meanwhile(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch, *, signed: bool
+) -> None:
+    """What a revoked CA has issued is listed once: this would be on no list."""
+    await NextAuthority(fleet_cas.life).begin()
+    held = fleet_cas.life.files.certificate(OPERATOR).read_bytes()
+    write, left = fleet_cas.database.write, 2 if signed else 1
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        nonlocal left
+        left -= getattr(work, "__name__", "") in {"announce", "record"}
+        if not left:
+            monkeypatch.setattr(fleet_cas.database, "write", write)
+            await fleet_cas.life.activate(waiting=False)
+            revocation = AuthorityRevocation(fleet_cas.life)
+            await revocation.finish(await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE))
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet_cas.database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match=r"admin has no new certificate: .* revoked or retired meanwhile"):
+        await restore_operator(fleet_cas.life, "admin")
+    assert fleet_cas.life.files.certificate(OPERATOR).read_bytes() == held
+    await restore_operator(fleet_cas.life, "admin")
+    assert fleet_cas.life.files.certificate(OPERATOR).read_bytes() != held
 
 
 async def told(fleet_cas: Ceremonies) -> list[str]:
