@@ -88,12 +88,15 @@ class TrustBundle:
         """Every anchor."""
         return list(self._anchors.values())
 
-    def issuer_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
-        """Return the issuer at the start of *path*, the CA certificates of a verified path upwards; None: not ours."""
+    def issuer_at(self, path: Sequence[x509.Certificate], *, outdated: bool = False) -> Issuer | None:
+        """Return the issuer at the start of *path*, the CA certificates of a verified path upwards; None: not ours.
+
+        *outdated*: an anchor that ends earlier also stands for the certificate in the path that has renewed it.
+        """
         below: list[x509.Certificate] = []
         issuer: Issuer | None = None
         for certificate in path:
-            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate, below)
+            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate, below, outdated=outdated)
             if issuer is not None:
                 break
             below.append(certificate)
@@ -140,8 +143,10 @@ class TrustBundle:
         self._anchors[_der(certificate)] = anchor
         return anchor
 
-    def _renewed(self, authority: x509.Certificate, below: Sequence[x509.Certificate]) -> Issuer | None:
-        """Return the anchor that has renewed *authority*, which is above *below*.
+    def _renewed(
+        self, authority: x509.Certificate, below: Sequence[x509.Certificate], *, outdated: bool
+    ) -> Issuer | None:
+        """Return the anchor that has renewed *authority*, which is above *below*; *outdated* as in `issuer_at`.
 
         It has the same key, so signatures of one are the other's.
         """
@@ -150,7 +155,7 @@ class TrustBundle:
             each
             for each in self._anchors.values()
             if each.certificate.subject == authority.subject
-            and each.not_after > ends
+            and (outdated or each.not_after > ends)
             and spki_of(each.certificate.public_key()) == key
             and _allows(each.certificate, below)
             and _constrains_no_more(each.certificate, authority)

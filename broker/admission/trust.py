@@ -17,7 +17,9 @@ Rules
    another trust domain's bundle alone has named, an anchor from outside, takes no device of anybody else: OpenSSL is
    given it after all others, and its bundle judges after those that have an anchor in the path (by its key). One that
    has only the CA above the path is no such bundle: two departments may be below one root, and what the CA of the one
-   claims is not the other's. Among those from outside the settings' order counts.
+   claims is not the other's. Among those from outside the settings' order counts. And what the settings have named
+   first, for another trust domain, is confined to it, whichever of its certificates a client shows: an earlier one of a
+   CA in the path, below the anchor of the bundle that would judge, has its own bundle judge.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
    and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
    per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
@@ -128,14 +130,23 @@ class Trust:
         """Return the issuer at the start of *path*, in the bundle that judges (rule 1)."""
         # As OpenSSL verifies it, which looks no further than the first anchor.
         end = next((place for place, each in enumerate(path, 1) if each in self._certificates), len(path))
-        claims = filter(None, (bundle.issuer_at(path[:end]) for bundle in self.bundles))
-        first = next(claims, None)
-        if first is None or not _is_from_outside(first, own):
-            return first
-        keys = {key_identifier(each.public_key()) for each in path[:end]}
-        return next(
-            (each for each in claims if _end_of(each).key_id in keys and not _is_from_outside(each, own)), first
-        )
+        path = path[:end]
+        keys = [key_identifier(each.public_key()) for each in path]
+        claims = filter(None, (bundle.issuer_at(path) for bundle in self.bundles))
+        judge = next(claims, None)
+        if judge is None:
+            return None
+        if _is_from_outside(judge, own):
+            firm = (each for each in claims if _end_of(each).key_id in keys and not _is_from_outside(each, own))
+            judge = next(firm, judge)
+        key, domain = _end_of(judge).key_id, judge.bundle.terms.trust_domain or own
+        below = keys[: keys.index(key)] if key in keys else keys
+        for bundle in self.bundles[: self.bundles.index(judge.bundle)]:
+            if (bundle.terms.trust_domain or own) != domain:
+                claim = bundle.issuer_at(path, outdated=True)
+                if claim is not None and _end_of(claim).key_id in below and not _is_from_outside(claim, own):
+                    return claim
+        return judge
 
     def _rank(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, int]:
         """Return by what *issuer* comes before or after others where there is no path (rule 3)."""

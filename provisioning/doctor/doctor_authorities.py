@@ -4,7 +4,7 @@ Rules
 -----
 1. A retired CA is not checked, but that no other root vouches for a retired root's key. An issuing CA's key has to be
    here, and to be its: another machine may have made it, whose key is copied here before it issues. A root's need not
-   be.
+   be here; one that is has to be its.
 2. The next CA is due when a third of a CA's life is left: certificates issued later are soon limited by its expiry.
 3. A root's next CRL is due at half of the last one's life, as it is for the service: its key may have to be fetched.
 4. If the audit log does not confirm the last ceremony, a CA that was revoked since may issue again
@@ -56,7 +56,7 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
     for each in every:
         if each.kind is AuthorityKind.CROSS or each.state is AuthorityState.RETIRED:
             continue
-        if each.kind is AuthorityKind.ISSUING and each.state.trusted:
+        if each.state.trusted and (each.kind is AuthorityKind.ISSUING or places.holds(each.name)):
             yield from _key(places, each)
         finding = _end(each, now) if each.issues or each.kind is AuthorityKind.ROOT else None
         if finding is not None:
@@ -85,7 +85,7 @@ def ceremony_findings(connection: Connection, last: LastCeremony | None) -> Iter
 
 
 def _key(places: SignerPlaces, ca: StoredAuthority) -> Iterator[Finding]:
-    """Yield whether the issuing *ca* could not be used here; a key that does not open is said with all keys."""
+    """Yield whether *ca* could not be used here; a key that does not open is said with all keys."""
     path = places.path(ca.name)
     bring = "from the machine where it was made, or restore it from the backup"
     if not places.holds(ca.name):
@@ -100,6 +100,8 @@ def _key(places: SignerPlaces, ca: StoredAuthority) -> Iterator[Finding]:
         remedy = f"move that file away, and copy {path.name} here {bring}"
     if ca.issues:
         yield failed("CAs", f"{ca.name} issues certificates, but its key {what}", remedy)
+    elif ca.kind is AuthorityKind.ROOT:
+        yield warning("CAs", f"the key of {ca.name} {what}: neither its next CRL nor a CA is signed here", remedy)
     elif ca.state is AuthorityState.ANNOUNCED:
         then = "a service here would refuse every device once that is activated"
         yield warning("CAs", f"{ca.name} is announced, and its key {what}: {then}", remedy)

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.testing import capture_logs
 
 from broker.admission.admission import Admission
@@ -249,6 +249,31 @@ def test_what_a_url_s_ca_below_our_root_claims_is_not_ours() -> None:
         assert not isinstance(admitted, Refused)
         assert admitted.issuer is not None
         assert admitted.issuer.bundle.name == "partner"
+
+
+def test_a_ca_that_a_table_confines_is_confined_by_each_of_its_certificates() -> None:
+    """Our root had renewed it, and the table, which comes first, names the old one: its device came as one of ours."""
+    renewed = PKI.authority("Plant CA", PKI.root, key=PLANT.key, not_after=PKI.now + timedelta(days=900))
+    ca, key = renewed.certificate, generate_key()
+    common_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meter-1")])
+    begins, ends = PKI.now - HOUR, PKI.now + HOUR
+    builder = x509.CertificateBuilder(ca.subject, common_name, key.public_key(), 7, begins, ends)
+    stated = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(ca.issuer)], ca.serial_number)
+    name = x509.UniformResourceIdentifier(f"spiffe://{DOMAIN}/device/meters/meter-1")
+    for extension in (stated, x509.SubjectAlternativeName([name])):
+        builder = builder.add_extension(extension, critical=False)
+    spoof = Held(builder.sign(renewed.key, hashes.SHA256()), key, (ca,))
+    confined = TrustBundle("confined", [PLANT.certificate], terms=partner().terms)
+    judge = Trust([confined, TrustBundle("ours", [PKI.root.certificate])])
+    assert verified(judge.anchors_pem(DOMAIN), spoof) == [spoof.der, renewed.der, PKI.root.der]
+    for above in ((renewed, PKI.root), ()):
+        assert seen(judge, spoof, *above) == "confined: CN=Plant CA"
+    own = TrustBundle("own", [PLANT.certificate])
+    assert seen(Trust([own, TrustBundle("ours", [PKI.root.certificate])]), spoof, renewed, PKI.root) == (
+        "ours: CN=Plant CA"
+    ), "of one trust domain, and perhaps expired: nobody is confined"
+    judge = Trust([TrustBundle("ours", [PKI.root.certificate]), confined])
+    assert seen(judge, spoof, renewed, PKI.root) == "ours: CN=Plant CA", "the settings' order counts"
 
 
 def test_the_settings_order_counts_where_no_url_of_others_has_named_an_anchor() -> None:

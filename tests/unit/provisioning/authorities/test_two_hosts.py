@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -96,8 +97,7 @@ async def test_two_hosts_that_make_the_next_ca_at_once(
 ) -> None:
     """One is announced. The other's key is no CA's, and where that one's has to be copied to."""
     here, database = fleet_cas.life, fleet_cas.database
-    other = fleet_cas.settings.directory.with_name("other")
-    shutil.copytree(fleet_cas.settings.directory, other, ignore=shutil.ignore_patterns("fleet.db*"))
+    other = other_directory(fleet_cas)
     there = NextAuthority(replace(here, settings=here.settings.model_copy(update={"directory": other})))
     key = here.places.path("issuing-2")
     if requested:
@@ -123,6 +123,30 @@ async def test_two_hosts_that_make_the_next_ca_at_once(
         assert not key.exists()
     assert [each.split(":")[0] for each in await told(fleet_cas)] == ["issuing-2 is announced, and its key is not here"]
     shutil.copy(other / key.name, key)
+    assert not await told(fleet_cas)
+
+
+async def test_two_hosts_that_make_the_next_root_at_once(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, database = fleet_cas.life, fleet_cas.database
+    there = replace(here, settings=here.settings.model_copy(update={"directory": other_directory(fleet_cas)}))
+    key, write = here.places.path("root-2"), database.write
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        if key.exists():
+            monkeypatch.setattr(database, "write", write)
+            await RootLife(there).begin()
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match="root-2 was made by another command"):
+        await RootLife(here).begin()
+    assert not key.exists()
+    shutil.copy(here.places.path("root-ca"), key)
+    (detail,) = await told(fleet_cas)
+    assert detail.startswith(f"the key of root-2 is not the one in {key}")
+    shutil.copy(there.places.path("root-2"), key)
     assert not await told(fleet_cas)
 
 
@@ -183,12 +207,19 @@ async def test_no_operator_is_certified_by_a_ca_that_is_revoked_meanwhile(
     assert fleet_cas.life.files.certificate(OPERATOR).read_bytes() != held
 
 
+def other_directory(fleet_cas: Ceremonies) -> Path:
+    """Return another host's copy of the directory."""
+    directory = fleet_cas.settings.directory
+    ignored = shutil.ignore_patterns("fleet.db*")
+    return Path(shutil.copytree(directory, directory.with_name("other"), ignore=ignored))
+
+
 async def told(fleet_cas: Ceremonies) -> list[str]:
     """Return what `doctor` says of the keys."""
     found = await fleet_cas.database.read(
         lambda connection: list(authority_findings(connection, fleet_cas.settings, fleet_cas.clock()))
     )
-    return [each.detail for each in found if " key is " in each.detail]
+    return [each.detail for each in found if "key is " in each.detail or each.detail.startswith("the key ")]
 
 
 async def issued_elsewhere(fleet_cas: Ceremonies, root: str) -> bytes:
