@@ -56,7 +56,7 @@ class _Void:
     def write(self, packets: list[bytes]) -> None:
         pass
 
-    def forget_tls_session(self) -> None:
+    def forget_tls_session(self, *, at_any_price: bool) -> None:
         """There is none."""
 
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:

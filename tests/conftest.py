@@ -14,7 +14,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from tests.support import programs
+from tests.support import folder_of_tests, programs
 from tests.support.compiled_again import REPOSITORY, is_compiled
 from tests.support.few_rounds import encrypt_with_few
 from tests.support.long_tests import LONGEST, dealt
@@ -54,6 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
     _forget_loggers()
     if (memory := memory_place(runs_programs=True)) is not None:  # Before pytest makes the first directory of a test.
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+
+
+pytest_collect_directory = folder_of_tests.collected
 
 
 @pytest.hookimpl(trylast=True)

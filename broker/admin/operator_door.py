@@ -227,7 +227,7 @@ class Operators:
         refused = self._judge(writer)
         if isinstance(refused, str):
             if (place := self._places.get(writer)) is not None:
-                place.vouch()
+                place.vouch(refused)
             if place is not None and list(self._kept.values()).count(refused) < _KEPT_BY_ONE:
                 self._kept[writer] = refused
                 place.asks()

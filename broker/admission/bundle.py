@@ -8,7 +8,6 @@ Rules
    listed, is still looked up in that issuer's CRLs: it is trusted, and can be revoked, as can every CA above it.
 3. An anchor that was not in the path when OpenSSL verified it, as one that has replaced another since, is at its end
    only if it allows what is below: so many CAs, clients, and no other names than the certificate that it has renewed.
-   So is one that stands in for another bundle's anchor, at which the path ended; when that is asked for, `Trust` knows.
 4. Immutable; no I/O, no clock.
 
 Does not handle: name constraints of an anchor above the one at which a path has ended.
@@ -89,32 +88,21 @@ class TrustBundle:
         """Every anchor."""
         return list(self._anchors.values())
 
-    def issuer_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
-        """Return the issuer at the start of *path*, the CA certificates of a verified path upwards; None: not ours."""
+    def issuer_at(self, path: Sequence[x509.Certificate], *, outdated: bool = False) -> Issuer | None:
+        """Return the issuer at the start of *path*, the CA certificates of a verified path upwards; None: not ours.
+
+        *outdated*: an anchor that ends earlier also stands for the certificate in the path that has renewed it.
+        """
         below: list[x509.Certificate] = []
         issuer: Issuer | None = None
         for certificate in path:
-            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate, below)
+            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate, below, outdated=outdated)
             if issuer is not None:
                 break
             below.append(certificate)
         if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have cross-certified.
             issuer = self._anchor_above(below)
         return None if issuer is None else self._issuer(below, issuer)
-
-    def issuer_instead(self, path: Sequence[x509.Certificate]) -> Issuer | None:
-        """Return the issuer at the start of *path*, with an anchor of ours in place of the last one; None: not ours.
-
-        They have one name and one key, so signatures of one are the other's.
-        """
-        *below, last = path
-        key = spki_of(last.public_key())
-        for each in self._anchors.values():
-            own = each.certificate
-            is_alike = own.subject == last.subject and spki_of(own.public_key()) == key
-            if is_alike and _allows(own, below) and _constrains_no_more(own, last):
-                return self._issuer(below, each)
-        return None
 
     def _issuer(self, below: Sequence[x509.Certificate], issuer: Issuer) -> Issuer | None:
         """Return the first of *below*, the CAs below the anchor *issuer*, as an issuer; or the anchor, if none is."""
@@ -155,8 +143,10 @@ class TrustBundle:
         self._anchors[_der(certificate)] = anchor
         return anchor
 
-    def _renewed(self, authority: x509.Certificate, below: Sequence[x509.Certificate]) -> Issuer | None:
-        """Return the anchor that has renewed *authority*, which is above *below*.
+    def _renewed(
+        self, authority: x509.Certificate, below: Sequence[x509.Certificate], *, outdated: bool
+    ) -> Issuer | None:
+        """Return the anchor that has renewed *authority*, which is above *below*; *outdated* as in `issuer_at`.
 
         It has the same key, so signatures of one are the other's.
         """
@@ -165,7 +155,7 @@ class TrustBundle:
             each
             for each in self._anchors.values()
             if each.certificate.subject == authority.subject
-            and each.not_after > ends
+            and (outdated or each.not_after > ends)
             and spki_of(each.certificate.public_key()) == key
             and _allows(each.certificate, below)
             and _constrains_no_more(each.certificate, authority)

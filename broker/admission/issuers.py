@@ -78,6 +78,10 @@ class Issuer:
         """Its name, for display."""
         return self.certificate.subject.rfc4514_string()
 
+    def is_in_date(self, now: datetime) -> bool:
+        """Whether it has begun, and its path has not expired."""
+        return self.certificate.not_valid_before_utc <= now <= self.not_after
+
     def path(self) -> Iterator[Issuer]:
         """Yield this issuer, and every CA above it."""
         issuer: Issuer | None = self

@@ -13,21 +13,23 @@ an anchor could name one that looks like ours, and our clients' paths would end 
 
 Rules
 -----
-1. The first bundle, in configuration order, that vouches for the path judges, and its word is final. But an anchor from
-   outside, which only a URL of another trust domain's bundle names, comes behind all others, wherever the tables are:
-   OpenSSL is given it after them, and its bundle judges after those that have an anchor in the path (by its key). One
-   that has only the CA above the path is no such bundle: two departments may be below one root, and what the CA of the
-   one claims is not the other's. Where a path ends at an anchor from outside nevertheless, one that is none stands in
-   for it if it has that name and key, has not expired and allows no less. Nothing else changes the settings' order.
+1. The first bundle, in configuration order, that vouches for the path judges, and its word is final. But what a URL of
+   another trust domain's bundle alone has named, an anchor from outside, takes no device of anybody else: OpenSSL is
+   given it after all others, and its bundle judges after those that have an anchor in the path (by its key). One that
+   has only the CA above the path is no such bundle: two departments may be below one root, and what the CA of the one
+   claims is not the other's. Among those from outside the settings' order counts. And what the settings have named
+   first, for another trust domain, is confined to it, whichever of its certificates a client shows: an earlier one of a
+   CA in the path, below the anchor of the bundle that would judge, has its own bundle judge.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
    and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
    per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
    are forgotten: a CA that is replaced every few hours, under one name, would fill its bundle in a day or two.
 3. A resumed session brings no path: its issuer is then the CA, learned or an anchor, whose key signed the certificate.
-   Any CA can certify another CA's key. So bundles of the broker's own trust domain are searched first, then the others
-   in order, and in all of them what is below anchors from outside last: what a foreign CA says about a key of ours
-   affects none of ours. Of several paths in one bundle the first learned counts, unless another lasts longer or has no
-   fault. Directly below an anchor that several bundles share, rule 1 decides, as in a full handshake.
+   Of several with that key the first in this order is taken (`_rank`): in date, as OpenSSL would; not below an anchor
+   from outside; in a bundle of the broker's own trust domain, for any CA can certify another CA's key, and what a
+   foreign one says about a key of ours affects none of ours; in the settings' order. Of several paths above one CA in
+   one bundle the first learned counts, unless another lasts longer or has no fault. Directly below an anchor rule 1
+   decides, as in a full handshake.
 4. Immutable except for what it learns; another configuration is another generation. No I/O but the log, no clock.
 """
 
@@ -74,6 +76,11 @@ class Trust:
         self._issuers: dict[tuple[bytes, str], Issuer] = {}
         """One of those issuers per issuing CA and bundle, used where there is no path."""
         anchors = list(self._anchors())
+        self._certificates = frozenset(each.certificate for each in anchors)
+        self._called: dict[x509.Name, list[Issuer]] = {}
+        """The anchors, and `_issuers`, by their names."""
+        for each in anchors:
+            self._called.setdefault(each.certificate.subject, []).append(each)
         self.topmost = frozenset(each.certificate.public_bytes(Encoding.DER) for each in anchors if each.above is None)
         """The anchors, in DER, that no other one has issued: where `cafile` alone judges, devices may be among them."""
         self._anchors_revoked_as = frozenset(key for anchor in anchors for key in anchor.path_revoked_as)
@@ -110,80 +117,64 @@ class Trust:
             return known if known is not None else self._learn(above, now, own)
         if path:
             return None  # The client's own certificate is an anchor; it has no issuer.
-        found: Issuer | None = None
-        for outside in (False, True):
-            other = self._who_signed(certificate, own, now, outside=outside)
-            if other is not None and other.not_after >= now:
-                return other
-            found = found or other
-        return found
+        return self._who_signed(certificate, now, own)
 
-    def _who_signed(
-        self, certificate: x509.Certificate, own: str | None, now: datetime, *, outside: bool
-    ) -> Issuer | None:
-        """Return the issuer of *certificate* by its signature (rule 3): among those from *outside*, or all others."""
-        for bundle in self._in_order(own):
-            for each in self._issuers.values():
-                if each.bundle is not bundle or each.certificate.subject != certificate.issuer:
-                    continue  # First what costs nothing: there may be very many.
-                if _is_from_outside(each, own) is outside and _has_issued(each, certificate):
-                    return each
-            for anchor in bundle.anchors:
-                if _is_from_outside(anchor, own) is outside and _has_issued(anchor, certificate):
-                    return self._first_at([anchor.certificate], own, now)
-        return None
+    def _who_signed(self, certificate: x509.Certificate, now: datetime, own: str | None) -> Issuer | None:
+        """Return the issuer of *certificate* by its signature (rule 3)."""
+        called = self._called.get(certificate.issuer, ())
+        ranked = sorted(called, key=lambda each: (not each.is_in_date(now), self._rank(each, own), each.is_anchor))
+        found = next((each for each in ranked if is_issued_by(certificate, each.certificate)), None)
+        return found if found is None or not found.is_anchor else self._judging([found.certificate], own)
 
-    def _first_at(
-        self, path: Sequence[x509.Certificate], own: str | None, now: datetime | None = None
-    ) -> Issuer | None:
-        """Return the issuer at the start of *path*, in the first bundle that vouches for it (rule 1).
+    def _judging(self, path: Sequence[x509.Certificate], own: str | None) -> Issuer | None:
+        """Return the issuer at the start of *path*, in the bundle that judges (rule 1)."""
+        # As OpenSSL verifies it, which looks no further than the first anchor.
+        end = next((place for place, each in enumerate(path, 1) if each in self._certificates), len(path))
+        path = path[:end]
+        keys = [key_identifier(each.public_key()) for each in path]
+        claims = filter(None, (bundle.issuer_at(path) for bundle in self.bundles))
+        judge = next(claims, None)
+        if judge is None:
+            return None
+        if _is_from_outside(judge, own):
+            firm = (each for each in claims if _end_of(each).key_id in keys and not _is_from_outside(each, own))
+            judge = next(firm, judge)
+        key, domain = _end_of(judge).key_id, judge.bundle.terms.trust_domain or own
+        below = keys[: keys.index(key)] if key in keys else keys
+        for bundle in self.bundles[: self.bundles.index(judge.bundle)]:
+            if (bundle.terms.trust_domain or own) != domain:
+                claim = bundle.issuer_at(path, outdated=True)
+                if claim is not None and _end_of(claim).key_id in below and not _is_from_outside(claim, own):
+                    return claim
+        return judge
 
-        *now*: when an anchor that stands in for the last of *path* must be valid; None: none stands in.
-        """
-        found = list(filter(None, (bundle.issuer_at(path) for bundle in self.bundles)))
-        first = found[0] if found else None
-        if first is not None and _is_from_outside(first, own):
-            keys = {key_identifier(each.public_key()) for each in path}
-            inside = (each for each in found if not _is_from_outside(each, own) and _end_of(each).key_id in keys)
-            first = next(inside, first)
-        if now is None or (first is not None and not _is_from_outside(first, own)):
-            return first
-        ends = [each for each in self._anchors() if each.certificate == path[-1]]
-        if not ends or not all(_is_from_outside(each, own) for each in ends):
-            return first
-        others = filter(None, (bundle.issuer_instead(path) for bundle in self.bundles))
-        ours = (each for each in others if not _is_from_outside(each, own) and _end_of(each).not_after >= now)
-        return next(ours, first)
+    def _rank(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, int]:
+        """Return by what *issuer* comes before or after others where there is no path (rule 3)."""
+        bundle = issuer.bundle
+        is_of_others = bundle.terms.trust_domain not in {None, own}
+        return _is_from_outside(issuer, own), is_of_others, self.bundles.index(bundle)
 
     def _anchors(self) -> Iterator[Issuer]:
         return (anchor for bundle in self.bundles for anchor in bundle.anchors)
 
     def warn_of_claims(self, own: str | None) -> None:
         """Log which anchors from outside have the key of another bundle's anchor, or could be taken for it."""
-        ours: dict[bytes | x509.Name, list[Issuer]] = {}
-        listed = []
-        for each in self._anchors():
-            if _is_from_outside(each, own):
-                listed.append(each)
-                continue
-            ours.setdefault(each.key_id, []).append(each)
-            ours.setdefault(each.certificate.subject, []).append(each)
-        for each in listed:
-            near = (*ours.get(each.key_id, ()), *ours.get(each.certificate.subject, ()))
-            like = next(
-                (anchor for anchor in near if anchor.bundle is not each.bundle and _is_like(each, anchor)), None
-            )
-            if like is not None:
+        met: dict[object, dict[str, Issuer]] = {}
+        """By what makes them alike, one of each bundle; there may be very many."""
+        for each in sorted(self._anchors(), key=lambda each: self._rank(each, own)):
+            name, identified = each.certificate.subject, extension(each.certificate, x509.SubjectKeyIdentifier)
+            called = (each.key_id, name) if identified is None else (each.key_id, (name, identified), (name, None))
+            near = (other for key in called for other in met.get(key, {}).values())
+            other = next((other for other in near if other.bundle is not each.bundle), None)
+            if other is not None and _is_from_outside(each, own):
                 log.warning(
                     "an anchors_url lists a CA of another trust bundle",
                     code="ANCHOR_OF_ANOTHER",
                     bundle=each.bundle.name,
-                    detail=f"{each.subject[:_SHOWN]} is an anchor of {like.bundle.name}, which judges its clients",
+                    detail=f"{each.subject[:_SHOWN]} is an anchor of {other.bundle.name}, which judges its clients",
                 )
-
-    def _in_order(self, own: str | None) -> list[TrustBundle]:
-        """Return the bundles in the order of search for a certificate without a path (rule 3)."""
-        return sorted(self.bundles, key=lambda bundle: bundle.terms.trust_domain not in {None, own})
+            for key in (each.key_id, name, (name, identified)):
+                met.setdefault(key, {}).setdefault(each.bundle.name, each)
 
     def issuing(self, bundle: TrustBundle) -> list[Issuer]:
         """Return the CAs of *bundle* that issue to clients: those of clients seen here, or else its anchors."""
@@ -197,16 +188,11 @@ class Trust:
 
         They are those of the first bundle that has one, in the order of rule 3; *own* as there.
         """
-        for outside in (False, True):
-            for bundle in self._in_order(own):
-                learned = (each for each in self._issuers.values() if each.bundle is bundle and each.key_id == key_id)
-                ours = (each for each in bundle.anchors if each.key_id == key_id)
-                found = [each for each in learned if _is_from_outside(each, own) is outside]
-                anchors = (each for each in ours if _is_from_outside(each, own) is outside)
-                found += [self._first_at([each.certificate], own) or each for each in anchors]
-                if found:
-                    return found
-        return []
+        anchors = (each for each in self._anchors() if each.key_id == key_id)
+        found = [each for each in self._issuers.values() if each.key_id == key_id]
+        found += [self._judging([each.certificate], own) or each for each in anchors]
+        first = min((self._rank(each, own) for each in found), default=None)
+        return list(dict.fromkeys(each for each in found if self._rank(each, own) == first))
 
     def keys_at(self, now: datetime) -> set[bytes]:
         """Return the key identifiers of the CAs that have not expired: anchors, and those learned."""
@@ -230,7 +216,7 @@ class Trust:
 
     def _learn(self, ders: tuple[bytes, ...], now: datetime, own: str | None) -> Issuer | None:
         try:
-            issuer = self._first_at([x509.load_der_x509_certificate(der) for der in ders], own, now)
+            issuer = self._judging([x509.load_der_x509_certificate(der) for der in ders], own)
         except UNUSABLE as error:
             raise UnreadableAuthority(str(error)) from error
         if issuer is None:
@@ -249,7 +235,13 @@ class Trust:
     def _file(self, key: tuple[bytes, str], issuer: Issuer) -> None:
         known = self._issuers.get(key)
         if known is None or _counts_before(issuer, known):
+            self._unfile(key)
             self._issuers[key] = issuer
+            self._called.setdefault(issuer.certificate.subject, []).append(issuer)
+
+    def _unfile(self, key: tuple[bytes, str]) -> None:
+        if (known := self._issuers.pop(key, None)) is not None:
+            self._called[known.certificate.subject].remove(known)
 
     def _what_is_full(self, key: tuple[bytes, str], issuer: Issuer) -> str:
         """Return what there is too much of to learn another path to *issuer*, filed by *key*; empty: nothing."""
@@ -266,7 +258,7 @@ class Trust:
         if not expired:
             return False
         for ders, _ in theirs:
-            self._issuers.pop((ders[0], bundle.name), None)
+            self._unfile((ders[0], bundle.name))
         for ders in expired:
             del self._paths[ders]
         for ders, each in theirs:
@@ -314,18 +306,6 @@ def _is_from_outside(issuer: Issuer, own: str | None) -> bool:
 def _end_of(issuer: Issuer) -> Issuer:
     """Return the anchor of the path above *issuer*, or itself if it is that."""
     return next(each for each in issuer.path() if each.is_anchor)
-
-
-def _is_like(issuer: Issuer, other: Issuer) -> bool:
-    """Whether *issuer* has the key of *other*, or OpenSSL could take it for that, by its name and key identifier."""
-    if issuer.key_id == other.key_id:
-        return True
-    named, other_named = (extension(each.certificate, x509.SubjectKeyIdentifier) for each in (issuer, other))
-    return issuer.certificate.subject == other.certificate.subject and (named is None or named == other_named)
-
-
-def _has_issued(issuer: Issuer, certificate: x509.Certificate) -> bool:
-    return issuer.certificate.subject == certificate.issuer and is_issued_by(certificate, issuer.certificate)
 
 
 def _counts_before(issuer: Issuer, other: Issuer) -> bool:

@@ -4,10 +4,10 @@ Rules
 -----
 1. What OpenSSL would refuse is refused, with the code that the log would have. A test compares the two, in handshakes
    with certificates that are odd in these respects.
-2. An issuer is found by name, signature, and what the certificate says about its issuer's key; each CA in the path may
-   certify, is in date, is for clients, and has so many CAs below it as it allows. No certificate in the path has a
-   critical extension that OpenSSL does not know. A CA that was renewed with its key has several certificates: one that
-   is in date is taken, and one among the anchors before what came with the client's.
+2. An issuer is found by name, and by what the certificate says about its issuer's key. Of several, the first that is
+   in date is taken, and one among the anchors before what came with the client's; its key must have signed, and no
+   other is tried. Each CA in the path may certify, is in date, is for clients, and has so many CAs below it as it
+   allows. No certificate in the path has a critical extension that OpenSSL does not know.
 3. No I/O and no clock.
 
 Does not handle: name constraints: only that there are some is said. Policies, and Netscape's types of certificates.
@@ -21,6 +21,8 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from broker.admission.refusal import RefusalCode
@@ -77,14 +79,9 @@ def walk(
             return Step("chain", True, " <- ".join(map(shown_subject, path)) + _constrained(path)), path
         # A certificate already in the path leads nowhere: a root issues itself, and two CAs may certify each other.
         candidates = [each for each in (*anchors, *chain[1:]) if each not in path]
-        signers = [each for each in candidates if is_issued_by(current, each)]
-        issuer = _taken([each for each in signers if _is_meant(current, each)], anchors, now)
-        if issuer is None:
-            why = (
-                _without_issuer(current, candidates, anchors)
-                if not signers
-                else "names another key, or another certificate, of its issuer than that CA's"
-            )
+        issuer = _taken([each for each in candidates if _is_meant(current, each)], anchors, now)
+        if issuer is None or not is_issued_by(current, issuer):
+            why = _without_issuer(current, candidates, anchors, issuer)
             return Step("chain", False, f"{shown_subject(current)} {why}", RefusalCode.UNTRUSTED_ISSUER), []
         flaw = _flaw(issuer, sum(not _is_self_issued(each) for each in path[1:]), now)
         if flaw:
@@ -110,7 +107,12 @@ def _unknown_critical(certificate: x509.Certificate) -> str | None:
 
 
 def _is_meant(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether what *certificate* says about its issuer's key and certificate is true of *issuer*."""
+    """Whether *issuer* has the name, the kind of key, and whatever else *certificate* says about its issuer."""
+    try:
+        if certificate.issuer != issuer.subject or not _could_have_signed(issuer, certificate):
+            return False
+    except UNREADABLE:
+        return False
     stated, own = (
         extension_of(certificate, x509.AuthorityKeyIdentifier),
         extension_of(issuer, x509.SubjectKeyIdentifier),
@@ -127,6 +129,17 @@ def _is_meant(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
         return by is None or by == issuer.issuer
     except UNREADABLE:
         return False
+
+
+def _could_have_signed(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether the key of *issuer* is of the kind that the signature of *certificate* is made with."""
+    try:
+        parameters, key = certificate.signature_algorithm_parameters, issuer.public_key()
+    except UnsupportedAlgorithm:
+        return False
+    if isinstance(parameters, ec.ECDSA):
+        return isinstance(key, ec.EllipticCurvePublicKey)
+    return isinstance(key, rsa.RSAPublicKey) is (parameters is not None)
 
 
 def _is_self_issued(certificate: x509.Certificate) -> bool:
@@ -155,9 +168,16 @@ def _constrained(path: Sequence[x509.Certificate]) -> str:
 
 
 def _without_issuer(
-    certificate: x509.Certificate, candidates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]
+    certificate: x509.Certificate,
+    candidates: Sequence[x509.Certificate],
+    anchors: Sequence[x509.Certificate],
+    taken: x509.Certificate | None,
 ) -> str:
-    """Explain why none of *candidates* has issued *certificate*."""
+    """Explain why none of *candidates* has issued *certificate*, or another than the one *taken* has."""
+    if any(is_issued_by(certificate, each) for each in candidates):
+        if taken is None:
+            return "names another key, or another certificate, of its issuer than that CA's"
+        return "is not signed by the key of the first CA here of its issuer's name, and OpenSSL tries no other"
     if is_issued_by(certificate, certificate):
         if certificate in anchors:
             return "is itself a trust anchor: a client needs a certificate that one has issued"

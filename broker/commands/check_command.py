@@ -119,12 +119,16 @@ def _judge(running: RunningBroker, cafile: Path | None, *, offline: bool) -> Ite
 
 
 def _of_files(cafile: Path | None, config: Path | None) -> _Judge:
+    from cryptography import x509
+
     from broker.admin.explain import read_certificates, verdict_document
     from broker.admission.admission import Admission
+    from broker.admission.bundle import TrustBundle
     from broker.admission.check import ask
     from broker.admission.freshness import Freshness
     from broker.admission.policy_file import load_policy
     from broker.admission.status import RevocationStatus
+    from broker.admission.trust import Trust
     from broker.credentials.own_certificate import own_trust_domain
     from broker.settings.config_file import ConfigError
     from broker.settings.config_loading import load
@@ -138,12 +142,13 @@ def _of_files(cafile: Path | None, config: Path | None) -> _Judge:
         trust_domain = settings.trust_domain
         if trust_domain is None:
             trust_domain = own_trust_domain(settings.certfile or settings.state_dir / "broker.pem")
-    if trust is not None:
-        anchors = [anchor.certificate for bundle in trust.bundles for anchor in bundle.anchors]
-    elif cafile is not None:
-        anchors = read_anchors([cafile])
-    else:
-        raise ConfigError("--offline needs --cafile, or --config")
+    trusted = trust
+    if trusted is None:
+        if cafile is None:
+            raise ConfigError("--offline needs --cafile, or --config")
+        trusted = Trust([TrustBundle("", read_anchors([cafile]))])
+    # In the order in which OpenSSL is given them.
+    anchors = x509.load_pem_x509_certificates(trusted.anchors_pem(trust_domain).encode())
     status = RevocationStatus(RevocationIndex(), Freshness(0.0, always_acceptable=True))
     admission = Admission(status, load_policy(policy_file), trust_domain, trust=trust)
 

@@ -104,8 +104,10 @@ class ClientLife(ABC):
             self.identified(outcome, now)
             return
         self.refusal = outcome
-        if outcome.code is RefusalCode.TRUST_CHANGED:  # Its CAs are forgotten: it must show them again.
-            self._transport.forget_tls_session()
+        # It must show its CAs again where they are forgotten; otherwise it may have another certificate by now.
+        forgotten = outcome.code is RefusalCode.TRUST_CHANGED
+        if forgotten or outcome.reason_code is not ReasonCode.SERVER_UNAVAILABLE:
+            self._transport.forget_tls_session(at_any_price=forgotten)
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
 
     def identified(self, peer: Peer, now: float) -> None:

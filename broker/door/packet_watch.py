@@ -118,9 +118,9 @@ class PacketWatch(PassesOn):
         """Return the peer's certificate, and its verified path."""
         return self._stream.presented()
 
-    def forget_tls_session(self) -> None:
-        """Take note that the client may not come back with its TLS session."""
-        self._stream.forget_tls_session()
+    def forget_tls_session(self, *, at_any_price: bool) -> None:
+        """Take note that the client may not come back with its TLS session; *at_any_price* as in `ByteStream`."""
+        self._stream.forget_tls_session(at_any_price=at_any_price)
 
     def hold(self) -> None:
         """Stop reading until `release`."""

@@ -8,7 +8,9 @@ stranger comes, and from however many addresses, it displaces only other strange
 
 Each shelf is bounded in total, and so is each key on it. The event that must go is the oldest of the key that has been
 silent longest. A repeated event is stored once with a count, so a device that tries every second for a week is one
-line with a first and a last time.
+line with a first and a last time. A refusal also counts as repeated if something else has happened in between, and
+refusals displace no more than half of what is known of an identity: whoever has several certificates of it that are
+revoked comes with one after the other, and would hide what happens to the device itself.
 
 Rules
 -----
@@ -22,7 +24,7 @@ Rules
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -299,6 +301,12 @@ def _tells(told: WindowCount, party: Party, now: float) -> bool:
     return True
 
 
+def _goes(events: Sequence[Event]) -> int:
+    """Return which of one identity's *events* makes room for a refusal: a refusal, if they are more than half."""
+    refusals = [place for place, each in enumerate(events) if each.what is Happened.REFUSED]
+    return refusals[0] if len(refusals) > MOST_OF_ONE // 2 else 0
+
+
 class _Shelf:
     """Events by key, bounded in total and per key."""
 
@@ -323,16 +331,20 @@ class _Shelf:
             self._size += 1
         else:
             self._events[key] = events
-            newest = events[-1]
-            if event.repeats(newest):
-                newest.times += event.times
-                newest.last = event.last
-                newest.address = event.address
-                newest.client_id = event.client_id
-                return
+            refusal = event.what is Happened.REFUSED and event.identity is not None
+            for place in range(len(events) - 1, -1 if refusal else len(events) - 2, -1):
+                earlier = events[place]
+                if event.repeats(earlier):
+                    earlier.times += event.times
+                    earlier.last = event.last
+                    earlier.address = event.address
+                    earlier.client_id = event.client_id
+                    del events[place]
+                    events.append(earlier)
+                    return
             events.append(event)
             if len(events) > MOST_OF_ONE:
-                del events[0]
+                del events[_goes(events) if refusal else 0]
             else:
                 self._size += 1
         if self._size > self._most:

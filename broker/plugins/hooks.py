@@ -12,7 +12,7 @@ Rules
    plugin's own business.
 2. Hooks take their arguments by name. A hook must accept every argument that it is given, and require no others.
 
-Does not handle: attributes that only an instance has (`broker.plugins.company` looks for its coroutines).
+Does not handle: attributes that only an instance has (`broker.plugins.plugin_set` looks for its coroutines).
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.mqtt.message import Message
 from broker.mqtt.publication import Publish
-from broker.plugins.company import Company
 from broker.plugins.events import PluginEvents
+from broker.plugins.plugin_set import PluginSet
 from broker.plugins.questions import Questions, Wanted
 from broker.plugins.sessions import HostedSession, described, password_of
 from broker.plugins.views import ReceivedMessage, SeenPacket, kept_message
@@ -77,12 +77,12 @@ class PluginHost:
         self.figures: set[str] = set()
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[Session, HostedSession] = {}
-        self._company: Company
+        self._plugin_set: PluginSet
         self._questions: Questions
 
-    def attach(self, company: Company, questions: Questions) -> None:
-        """Begin to ask and notify *company*."""
-        self._company = company
+    def attach(self, plugin_set: PluginSet, questions: Questions) -> None:
+        """Begin to ask and notify the plugins of *plugin_set*."""
+        self._plugin_set = plugin_set
         self._questions = questions
         self._engine.extension = self
         if questions.topic_plugins:
@@ -92,16 +92,16 @@ class PluginHost:
     @property
     def looks_at_messages(self) -> bool:
         """Whether plugins want each message."""
-        return self._company.looks_at_messages or bool(self._questions.topic_plugins)
+        return self._plugin_set.looks_at_messages or bool(self._questions.topic_plugins)
 
     @property
     def looks_at_packets(self) -> bool:
         """Whether plugins want each packet."""
-        return self._company.looks_at_packets
+        return self._plugin_set.looks_at_packets
 
     def describe(self) -> list[dict[str, object]]:
         """Return which plugins there are, for operators."""
-        return self._company.describe()
+        return self._plugin_set.describe()
 
     def hosted(self, session: Session) -> HostedSession:
         """Return *session* as plugins see it."""
@@ -156,7 +156,7 @@ class PluginHost:
 
     def ask_publish(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
         """Ask what is unknown about publishing and receiving a message of *topic*; or wait for room."""
-        if self._company.looks_at_messages and (holding := self._company.holding()):
+        if self._plugin_set.looks_at_messages and (holding := self._plugin_set.holding()):
             return self._wait_for_room(holding)
         if not self._questions.topic_plugins:
             return None
@@ -234,7 +234,7 @@ class PluginHost:
         hosted.password = password_of(packet) if self._keeps_passwords else None
         hosted.standing = object()
         hosted.set_connected(True)
-        self._company.tell("broker_client_connected", client_id=client, client_session=hosted)
+        self._plugin_set.tell("broker_client_connected", client_id=client, client_session=hosted)
 
     def disconnected(self, session: Session) -> None:
         """Report that a client has left."""
@@ -242,40 +242,40 @@ class PluginHost:
         hosted.set_connected(False)
         hosted.password = None
         client = self._client_of(session)
-        self._company.tell("broker_client_disconnected", client_id=client, client_session=hosted)
+        self._plugin_set.tell("broker_client_disconnected", client_id=client, client_session=hosted)
         if not self._engine.registry.has(session):
             del self._sessions[session]
 
     def subscribed(self, session: Session, topic_filter: str, qos: int) -> None:
         """Report a subscription."""
         client = self._client_of(session)
-        self._company.tell("broker_client_subscribed", client_id=client, topic=topic_filter, qos=int(qos))
+        self._plugin_set.tell("broker_client_subscribed", client_id=client, topic=topic_filter, qos=int(qos))
 
     def unsubscribed(self, session: Session, topic_filter: str) -> None:
         """Report the end of one."""
         client = self._client_of(session)
-        self._company.tell("broker_client_unsubscribed", client_id=client, topic=topic_filter)
+        self._plugin_set.tell("broker_client_unsubscribed", client_id=client, topic=topic_filter)
 
     def received(self, session: Session, topic: str, packet: Publish) -> None:
         """Report a permitted message: that it arrived, and that it goes to its subscribers."""
-        if self._company.looks_at_messages:
+        if self._plugin_set.looks_at_messages:
             message, client = ReceivedMessage(topic, packet), self._client_of(session)
-            self._company.tell("broker_message_received", client_id=client, message=message)
-            self._company.tell("broker_message_broadcast", client_id=client, message=message)
+            self._plugin_set.tell("broker_message_received", client_id=client, message=message)
+            self._plugin_set.tell("broker_message_broadcast", client_id=client, message=message)
 
     def retained(self, message: Message) -> None:
         """Report a message that was retained, or deleted."""
-        self._company.tell("broker_retained_message", client_id=None, retained_message=kept_message(message))
+        self._plugin_set.tell("broker_retained_message", client_id=None, retained_message=kept_message(message))
 
     def packet_received(self, session: Session | None, first: int, size: int) -> None:
         """Report a packet from a client."""
         hosted = None if session is None else self.hosted(session)
-        self._company.tell("mqtt_packet_received", packet=SeenPacket(first, size), session=hosted)
+        self._plugin_set.tell("mqtt_packet_received", packet=SeenPacket(first, size), session=hosted)
 
     def packet_sent(self, session: Session | None, first: int, size: int) -> None:
         """Report a packet to a client."""
         hosted = None if session is None else self.hosted(session)
-        self._company.tell("mqtt_packet_sent", packet=SeenPacket(first, size), session=hosted)
+        self._plugin_set.tell("mqtt_packet_sent", packet=SeenPacket(first, size), session=hosted)
 
 
 def _refused(code: RefusalCode) -> Refused:

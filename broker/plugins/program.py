@@ -15,11 +15,11 @@ import asyncio
 import structlog
 
 from broker.engine.engine import Engine
-from broker.plugins.company import Company
 from broker.plugins.context import HostedContext
 from broker.plugins.host import PluginHost
 from broker.plugins.loading import find_plugin
 from broker.plugins.logs import Outcomes, forward_logs
+from broker.plugins.plugin_set import PluginSet
 from broker.plugins.questions import Questions
 from broker.plugins.watch import Watch
 from broker.settings.config import BrokerConfig
@@ -32,9 +32,9 @@ _SWEEP_SECONDS = 60.0
 class Plugins:
     """The plugins of one process."""
 
-    def __init__(self, company: Company, questions: Questions, host: PluginHost, watch: Watch) -> None:
+    def __init__(self, plugin_set: PluginSet, questions: Questions, host: PluginHost, watch: Watch) -> None:
         self._watch = watch
-        self._company = company
+        self._plugin_set = plugin_set
         self._questions = questions
         self._host = host
 
@@ -65,7 +65,7 @@ class Plugins:
         for path, settings in config.plugins.items():
             with watch.during(path, "import"):
                 wanted.append(find_plugin(path, settings))
-        company = Company(
+        plugin_set = PluginSet(
             wanted,
             HostedContext(engine, host.hosted, host.figures, asyncio.get_running_loop().time),
             outcomes,
@@ -74,25 +74,25 @@ class Plugins:
             config.plugin_timeout,
         )
         questions = Questions(
-            company.plugins,
+            plugin_set.plugins,
             lambda: engine.limits.max_plugin_verdicts,
             outcomes,
             watch,
             patience=config.plugin_timeout,
             verdict_seconds=config.plugin_verdict_seconds,
         )
-        host.attach(company, questions)
-        return cls(company, questions, host, watch)
+        host.attach(plugin_set, questions)
+        return cls(plugin_set, questions, host, watch)
 
     async def begin(self) -> None:
         """Tell plugins that the broker is about to listen. Raises `PluginError`; `close` them then, too."""
-        await self._company.pre_start()
-        for each in self._company.describe():
+        await self._plugin_set.pre_start()
+        for each in self._plugin_set.describe():
             log.info("plugin", code="PLUGIN_STARTED", **each)
 
     async def opened(self) -> None:
         """Tell plugins that the broker listens. Raises `PluginError`."""
-        await self._company.post_start()
+        await self._plugin_set.post_start()
 
     async def run(self) -> None:
         """Periodically drop what is no longer needed, until cancelled."""
@@ -102,10 +102,10 @@ class Plugins:
 
     async def closing(self) -> None:
         """Tell plugins that the broker is about to stop."""
-        await self._company.pre_shutdown()
+        await self._plugin_set.pre_shutdown()
 
     async def close(self) -> None:
         """Stop asking, deliver the remaining events, and close the plugins."""
         await self._questions.close()
-        await self._company.close()
+        await self._plugin_set.close()
         self._watch.close()

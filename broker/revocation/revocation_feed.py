@@ -58,6 +58,7 @@ from provisioning.client.feed import (
 )
 from provisioning.client.feed_reader import (
     Authorities,
+    Current,
     FeedEvent,
     FeedLost,
     IssuingAuthority,
@@ -217,15 +218,18 @@ class RevocationFeed:
                     elif isinstance(event, ReleaseEvent):
                         self._released(event, now)
                     else:
-                        status = self._engine.admission.status
-                        if event.now is not None:
-                            self._hear_time(event.now, now)
-                        status.freshness.current(now)  # Before: others judge by it, too.
-                        if not self._was_current:
-                            await self._caught_up(after, event.sequence)
-                        self.current.set()
+                        await self._read_to_its_end(event, after, now)
                         if now >= ends:
                             return
+
+    async def _read_to_its_end(self, event: Current, after: int, now: float) -> None:
+        """Take note that the feed, followed from *after* on, has told all that there is."""
+        if event.now is not None:
+            self._hear_time(event.now, now)
+        self._engine.admission.status.freshness.current(now)  # Before: others judge by it, too.
+        if not self._was_current:
+            await self._caught_up(after, event.sequence)
+        self.current.set()
 
     def _heard(self, told: Authorities) -> None:
         """Pass on which issuing CAs there are, and note the keys of those that are revoked, as far as those are new."""

@@ -28,8 +28,11 @@ class ByteStream(Protocol):
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         """Return the peer's certificate, and the path that the handshake has verified."""
 
-    def forget_tls_session(self) -> None:
-        """Take note that the client may not come back with the TLS session that it has resumed, if it has."""
+    def forget_tls_session(self, *, at_any_price: bool) -> None:
+        """Take note that the client may not come back with the TLS session that it has resumed, if it has.
+
+        *at_any_price*: even where then nobody can resume one.
+        """
 
     def close(self, last: Sequence[bytes] = ()) -> None:
         """Write what is left and the *last* packets, close TLS cleanly, then the socket."""

@@ -212,9 +212,9 @@ class TlsTransport(Readiness):
         """Return the peer's certificate, in DER, and its verified path."""
         return (None, []) if self._tls is None else (peer_certificate(self._tls), verified_path(self._tls))
 
-    def forget_tls_session(self) -> None:
-        """Take note that the client may not come back with the TLS session that it has resumed, if it has."""
-        resumption.forget(self._tls)
+    def forget_tls_session(self, *, at_any_price: bool) -> None:
+        """Take note that the client may not come back with its TLS session; *at_any_price* as in `ByteStream`."""
+        resumption.forget(self._tls, at_any_price=at_any_price)
 
     def _read(self) -> None:
         receiver, tls = self._receiver, self._tls

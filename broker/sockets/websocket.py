@@ -241,9 +241,9 @@ class WebSocket:
         """Return the peer's certificate, and its verified path."""
         return self._transport.presented()
 
-    def forget_tls_session(self) -> None:
-        """Take note that the client may not come back with its TLS session."""
-        self._transport.forget_tls_session()
+    def forget_tls_session(self, *, at_any_price: bool) -> None:
+        """Take note that the client may not come back with its TLS session; *at_any_price* as in `ByteStream`."""
+        self._transport.forget_tls_session(at_any_price=at_any_price)
 
     def hold(self) -> None:
         """Stop reading until `release`."""

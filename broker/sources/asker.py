@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -60,6 +61,8 @@ class StatusAsker:
         self._clock = clock
         self._failures = OnceAMinute()
         """About connected clients that cannot be asked about."""
+        self._late: defaultdict[str, OnceAMinute] = defaultdict(OnceAMinute)
+        """By bundle: questions that were not answered in time, of which a storm has one for each client."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._rounds: dict[str, asyncio.Task[None]] = {}
         """By bundle: the questions about connected clients that are under way."""
@@ -144,7 +147,9 @@ class StatusAsker:
                     for url in urls:
                         group.create_task(self._urls.fetch(url, issuer.bundle.name))
         except TimeoutError:
-            log.info("certificate status not known in time", issuer=issuer.subject, patience=_PATIENCE)
+            if times := self._late[issuer.bundle.name].happened(self._clock()):
+                facts = {"issuer": issuer.subject, "patience": _PATIENCE, "times": times}
+                log.info("certificate status not known in time", **facts)
         finally:
             now = datetime.now(UTC)
             refusal = self._admission.status.refuse_by_lists(certificate, issuer, now)

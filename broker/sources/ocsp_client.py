@@ -20,6 +20,9 @@ Rules
 8. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
    from the future, and the last one before stay good. A good one from the future, of a time when all clocks were ahead,
    gives way to a revocation; nothing else does: by a clock that is set back, all that is known is from the future.
+9. A responder that has answered another question since a late one was asked is busy, not silent: the late one is
+   counted, and nothing more. In a reconnection storm each would otherwise be a warning, taken back at the next answer,
+   and the clients behind it would not be asked about.
 """
 
 from __future__ import annotations
@@ -105,6 +108,8 @@ class OcspClient:
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
         self._silent: dict[str, float] = {}
         """Until when an unreachable responder is not tried."""
+        self._answered: dict[str, float] = {}
+        """When a responder has given its last good answer (rule 9)."""
         self.failing: set[str] = set()
         """Responders whose failure has been logged."""
         self._http = OcspHttp()
@@ -212,26 +217,37 @@ class OcspClient:
         for url in about.urls:
             if self.is_silent(url):
                 continue
+            asked = math.inf
             try:
                 async with self._slots[issuer.bundle.name]:
                     if self.is_silent(url):  # By now: it was given up while this question waited.
                         continue
+                    asked = self._clock()
                     time_at = partial(self._time_for, issuer)
                     answer, _ = await self._http.ask(url, key[1], issuer.certificate, time_at=time_at)
                     refuse_if_signed_by_revoked(answer, self._index)
             except OcspRefused as error:
                 self._metrics.revocation_alarms["OCSP_FAILED"] += 1
+                unreachable = isinstance(error, OcspUnreachable)
+                if unreachable and self._answered.get(url, -math.inf) > asked:  # Rule 9.
+                    continue
                 self._failed(url, str(error))
-                if isinstance(error, OcspUnreachable):
+                if unreachable:
                     self._silent[url] = self._clock() + _SILENCE
             else:
                 self._silent.pop(url, None)
+                self._heard(url)
                 if url in self.failing:
                     self.failing.discard(url)
                     log.info("OCSP answers again", code="OCSP_CURRENT", url=url)
                     self._tell("OCSP answers", code="OCSP_CURRENT", source=url)
                 return self._note(key, answer, about)
         return None
+
+    def _heard(self, url: str) -> None:
+        if url not in self._answered and len(self._answered) >= _MOST_RESPONDERS:
+            self._answered.clear()  # Certificates determine their number.
+        self._answered[url] = self._clock()
 
     def _hold(self, key: CertificateKey, about: _About) -> None:
         on_hold = self._on_hold[about.issuer.bundle.name]

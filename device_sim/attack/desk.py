@@ -86,6 +86,12 @@ class EnrolmentDesk:
         self.operator = operator
         self.relying_url = relying_url
         self._noted: dict[str, None] = {}
+        self._est: EstClient | None = None
+
+    async def close(self) -> None:
+        """End the connections by which devices were enrolled."""
+        if self._est is not None:
+            await self._est.__aexit__(None, None, None)
 
     def note(self, name: str) -> None:
         """Record that the service is asked to enrol *name* (rule 1)."""
@@ -149,13 +155,14 @@ class EnrolmentDesk:
         *soon_over*: it is to end so soon that it may have when it arrives, on a busy machine.
         """
         key = generate_key()
-        async with EstClient(self.url, self.anchors, trust_domain=self.operator.trust_domain) as est:
-            try:
-                return Paper(await est.enrol(build_csr(key, name), user=name, token=token), key)
-            except WrongCertificate as error:  # A device would not take it.
-                if soon_over and error.certificate.not_valid_after_utc <= datetime.now(UTC):
-                    return Paper(error.certificate, key)
-                raise
+        if self._est is None:  # One for all: TLS for each would be a fifth of an attack's work.
+            self._est = EstClient(self.url, self.anchors, trust_domain=self.operator.trust_domain)
+        try:
+            return Paper(await self._est.enrol(build_csr(key, name), user=name, token=token), key)
+        except WrongCertificate as error:  # A device would not take it.
+            if soon_over and error.certificate.not_valid_after_utc <= datetime.now(UTC):
+                return Paper(error.certificate, key)
+            raise
 
     async def renewed(self, paper: Paper) -> Paper:
         """Return the successor of *paper*, for a new key."""

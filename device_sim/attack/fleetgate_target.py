@@ -90,6 +90,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
             EnrolmentOperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key"))
         )
         desk = EnrolmentDesk(url, anchors, operator, http_url)
+        stack.push_async_callback(desk.close)
         config = _BROKER_TOML.format(grace=_GRACE, tls12=str(tls12).lower())
         way_there = f"https://{with_port(way.listens_at, way.port)}"
 

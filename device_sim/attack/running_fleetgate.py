@@ -89,7 +89,10 @@ async def running_fleetgate(
                 target.ca = await _issuer_of(scout.certificate, service)
             yield target
         finally:
-            target.ended = await clear_away(desk)
+            try:
+                target.ended = await clear_away(desk)
+            finally:
+                await desk.close()
 
 
 async def clear_away(desk: EnrolmentDesk) -> Ended:

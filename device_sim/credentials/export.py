@@ -17,7 +17,7 @@ from device_sim.credentials.client_list import written
 from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable, write_whole
 
 
-def export_fleet(fleet: FleetDirectory, output: Path, most: int | None = None) -> int:
+def export_fleet(fleet: FleetDirectory, output: Path, most: int | None) -> int:
     """Write *fleet* into *output*; return the number of devices. Raises `FleetUnusable`."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FleetUnusable(f"{output} is not empty: name a directory that is, or that does not exist")

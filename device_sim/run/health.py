@@ -225,7 +225,7 @@ def why_skipped(
     return f"{skipped} messages were skipped because the generator was late; {less}"
 
 
-def starved(samples: Sequence[HealthSample], limits: GeneratorLimits, standstill: Latency | None = None) -> str | None:
+def starved(samples: Sequence[HealthSample], limits: GeneratorLimits, standstill: Latency | None) -> str | None:
     """Return why this process's durations cannot be held against the broker, or None.
 
     Others held the cores; or its loop stood still so long that one in a hundred of the things due was late.

@@ -7,13 +7,13 @@ and so is a body not declared as JSON, as ``curl -d`` sends it, before the frame
 And so is JSON with more in it than any request has: the framework makes a report of each member that a route does not
 take, 25 µs each, and a megabyte has room for a hundred thousand.
 
-Handles: names of query parameters, Content-Type, how much is in a body. Does not handle: values (the framework, by
-each route's types).
+Handles: names of query parameters, Content-Type, how much is in a body, the words for a mistyped field. Does not
+handle: values (the framework, by each route's types).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fastapi import Request
@@ -58,6 +58,18 @@ class AskedFor:
         if near := nearest(name[:_SHOWN], self._parameters):
             return f"is {near} meant?"
         return f"this path takes {', '.join(sorted(self._parameters)) or 'none'}"
+
+
+def no_such_field(route: object, where: Sequence[int | str]) -> str:
+    """Return what to say of a field of a body that *route* does not take, *where* the framework has found it."""
+    body = route.body_field if isinstance(route, APIRoute) else None
+    *above, name = where
+    if body is None or above != ["body"]:  # It is in one of the body's own objects.
+        return "no such field"
+    fields = getattr(body.field_info.annotation, "model_fields", {})
+    if near := nearest(str(name)[:_SHOWN], fields):
+        return f"no such field; is {near} meant?"
+    return f"no such field; this path takes {', '.join(sorted(fields))}"
 
 
 def check_json(body: bytes) -> None:

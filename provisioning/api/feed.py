@@ -62,7 +62,7 @@ def feed_routes(
 
         known, follower = await database.read(look)
         check_role(follower, SUBSCRIBER_ROLES)
-        vouch(request.scope)
+        vouch(request.scope, follower.device.name)
         host = "" if request.client is None else request.client.host
         start = _last_event_id(request) if after is None else after
         subscription = await feed.subscribe(start, mark, by=follower.device.name, host=host, known=known)

@@ -1,4 +1,4 @@
-"""The operators' REST API, third part: which certificates there are.
+"""The operators' REST API for certificates: search, export, show.
 
 One search serves the list, the counts and the export. The export is streamed page by page: only one page's text is in
 memory, whatever the size of the fleet; certificates that are issued meanwhile may be in it. The first is read before

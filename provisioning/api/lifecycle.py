@@ -1,4 +1,4 @@
-"""The operators' REST API, second part: suspend, resume, decommission; one, or many in one step."""
+"""The operators' REST API to suspend, resume and decommission: one, or many in one step."""
 
 from __future__ import annotations
 

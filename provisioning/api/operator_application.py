@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from provisioning.api.administration import EnrolmentAdministration
 from provisioning.api.application import error_handlers
 from provisioning.api.approvals import router as approval_router
+from provisioning.api.asked_for import no_such_field
 from provisioning.api.claims import router as claim_router
 from provisioning.api.device_lists import router as device_list_router
 from provisioning.api.devices import router as device_router
@@ -63,7 +64,7 @@ def new_framework(version: str, answer: Answer) -> FastAPI:
     """Return the framework's application, without routes; refusals are answered by *answer*."""
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return answer(request.url.path, Refused(Code.INVALID_REQUEST, _fields(error)), None)
+        return answer(request.url.path, Refused(Code.INVALID_REQUEST, _fields(error, request.scope.get("route"))), None)
 
     async def passed_on(_request: Request, error: Exception) -> Response:
         raise error  # Whoever stands before it tells of faults, and would do so again: answered faults go on as well.
@@ -180,11 +181,12 @@ async def _parts(content: bytes) -> AsyncIterator[bytes]:
         await asyncio.sleep(0)  # It is encrypted, and if it is not taken the next one waits.
 
 
-def _fields(error: RequestValidationError) -> str:
+def _fields(error: RequestValidationError, route: object) -> str:
     found = []
     for each in error.errors()[:10]:
         if each["type"] == "json_invalid":
             return f"the body is not valid JSON: {each['ctx']['error']} at character {each['loc'][-1]}"
         where = ".".join(str(part) for part in each["loc"] if part not in ("body", "query", "path"))
-        found.append(f"{where or 'the body'}: {each['msg']}")
+        said = no_such_field(route, each["loc"]) if each["type"] == "extra_forbidden" else each["msg"]
+        found.append(f"{where or 'the body'}: {said}")
     return "; ".join(found)

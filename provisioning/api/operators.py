@@ -93,7 +93,7 @@ class OperatorServices:
     async def check(self, scope: Scope, endpoint: object) -> AuthenticatedOperator:
         """Do the same for the route that ends at *endpoint*; it must still hold where something is changed."""
         operator = await self.checks.operator(peer_certificate(scope), peer_certificate_der(scope) or b"")
-        vouch(scope)
+        vouch(scope, operator.device.name)
         method = scope["method"]
         operator.check(needed_role(method, endpoint), f"{method} {scope['path'][:80]}")
         if changes(method):

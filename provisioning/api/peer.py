@@ -40,11 +40,11 @@ def tls_connection(scope: Scope) -> TlsConnection | None:
     return TlsConnection(tls["tls_version"], tls.get("tls_unique"), address)
 
 
-def vouch(scope: Scope) -> None:
+def vouch(scope: Scope, who: str) -> None:
     """Have the next handshakes from the client's address come before those of strangers, also in a crowd.
 
-    To be called for who was found to be somebody whom others should not be able to keep out.
+    To be called for *who* was found to be somebody whom others should not be able to keep out.
     """
     tell = scope.get("extensions", {}).get("connection", {}).get("vouch")
     if tell is not None:  # Otherwise it came without a connection.
-        tell()
+        tell(who)

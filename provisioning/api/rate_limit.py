@@ -6,7 +6,8 @@ A caller is identified by the name in its client certificate, or, without one, b
 whose owner has more addresses than there could be buckets. It is not the certificate itself, as a device gets a new one
 with each renewal, and would have a full bucket with each. That one of our CAs has signed it is
 verified, once per certificate: a manufacturer's CA, which TLS accepts, may certify any name, and could otherwise empty
-our devices' buckets. For certificates of other CAs, the certificate is the caller.
+our devices' buckets. For certificates of other CAs, the certificate is the caller. So it is for ours that have ended:
+`provisioning.api.former_callers`.
 
 The buckets are those of `provisioning.enrolment.pace`, which also has the groups' buckets: a group is known only when a
 request has been read and authorised.
@@ -28,6 +29,7 @@ from cryptography import x509
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from provisioning.api.former_callers import FormerCallers
 from provisioning.enrolment.pace import Buckets
 from provisioning.errors import Code, Refused
 from provisioning.pki.address_key import address_key
@@ -64,18 +66,32 @@ class RateLimit:
 class Callers:
     """Tells who asks."""
 
-    def __init__(self, authorities: Callable[[], Iterable[x509.Certificate]]) -> None:
-        """Tell those apart whom the CAs name that *authorities* returns, ours as they are now."""
+    def __init__(
+        self, authorities: Callable[[], Iterable[x509.Certificate]], former: FormerCallers | None = None
+    ) -> None:
+        """Tell those apart whom the CAs name that *authorities* returns, ours as they are now.
+
+        Certificates of ours that are *former* callers' are distinguished from them.
+        """
         self._authorities = authorities
+        self._former = former
         self._named = functools.lru_cache(_REMEMBERED)(self._name)
 
     def caller(self, scope: Scope) -> Hashable:
         """Return whose request it is."""
-        certificate: bytes | None = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+        certificate = _shown(scope)
         if certificate is not None:
-            return self._named(certificate) if len(certificate) <= _LONGEST else _itself(certificate)
+            if len(certificate) > _LONGEST or (self._former is not None and certificate in self._former):
+                return _itself(certificate)
+            return self._named(certificate)
         client = scope.get("client")
         return address_key(client[0]) if client else ""
+
+    def doubt(self, scope: Scope, caller: Hashable) -> None:
+        """Have it found out whether the certificate shown still speaks for its *caller*, who has asked too much."""
+        certificate = _shown(scope)
+        if self._former is not None and certificate is not None and caller != _itself(certificate):
+            self._former.doubt(certificate)
 
     def _name(self, der: bytes) -> Hashable:
         """Return whom a certificate names, and by whose key: the same for its successors."""
@@ -88,6 +104,11 @@ class Callers:
         except UNREADABLE:
             pass
         return _itself(der)
+
+
+def _shown(scope: Scope) -> bytes | None:
+    certificate: bytes | None = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+    return certificate
 
 
 def _itself(der: bytes) -> bytes:
@@ -105,21 +126,24 @@ class RequestRates:
         clock: Callable[[], float],
         answer: Callable[[str, Refused, Mapping[str, str]], Response],
         authorities: Callable[[], Iterable[x509.Certificate]] = tuple,
+        former: FormerCallers | None = None,
     ) -> None:
         """*clock* is monotonic; *answer* makes the response for a path, a refusal and headers.
 
-        *authorities* returns our CAs as they are now.
+        *authorities* returns our CAs as they are now, *former* tells which of their certificates have ended.
         """
-        self._callers = Callers(authorities)
+        self._callers = Callers(authorities, former)
         self._buckets = Buckets(rate, burst)
         self._clock = clock
         self._answer = answer
 
     def refuse(self, scope: Scope) -> Response | None:
         """Take one from the caller's bucket; return the answer if there is none."""
-        wait = self._buckets.take(self._callers.caller(scope), self._clock())
+        caller = self._callers.caller(scope)
+        wait = self._buckets.take(caller, self._clock())
         if not wait:
             return None
+        self._callers.doubt(scope, caller)
         seconds = math.ceil(wait)
         refusal = Refused(Code.RATE_LIMITED, f"too many requests from you: wait {seconds} s")
         return self._answer(scope["path"], refusal, {"Retry-After": str(seconds)})

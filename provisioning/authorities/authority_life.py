@@ -16,7 +16,8 @@ Rules
 -----
 1. Each step begins its transcript when it is checked and before it is done: what cannot be shown is not done.
 2. No step that would have a device refused is taken without an explicit option. So no CA is activated while a
-   broker that follows the feed reports that it would not trust it (`provisioning.store.known_authorities`).
+   broker that follows the feed reports that it would not trust it (`provisioning.store.known_authorities`), nor while a
+   service says that it has not its key (`provisioning.store.lacked_keys`).
 
 How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 `provisioning.authorities.authority_revocation`.
@@ -43,7 +44,7 @@ from provisioning.pki.pem import pem_of
 from provisioning.pki.serial_number import serial_text
 from provisioning.program.moments import shown_minute
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, certificates, groups, known_authorities
+from provisioning.store import audit, authorities, certificates, groups, known_authorities, lacked_keys
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.certificates import NewestCertificate
@@ -76,12 +77,18 @@ class AuthorityLife:
         return SignerPlaces(self.files, self.settings)
 
     async def activate(
-        self, name: str | None = None, *, waiting: bool = True, despite_brokers: bool = False
+        self,
+        name: str | None = None,
+        *,
+        waiting: bool = True,
+        despite_brokers: bool = False,
+        despite_services: bool = False,
     ) -> tuple[str, Sequence[BrokersWord]]:
         """Let an announced CA issue from now on; the active one of its line retires.
 
-        *despite_brokers*: even if some brokers have reported that they would not trust it. Return its name, and the
-        reports of brokers that are not known to trust it.
+        *despite_brokers*: even if some brokers have reported that they would not trust it; *despite_services*: even if
+        a service says that it cannot use its key. Return its name, and the reports of brokers that are not known to
+        trust it.
         """
         now = self.clock()
 
@@ -98,6 +105,13 @@ class AuthorityLife:
             doubts = [each for each in known_authorities.of_authority(connection, chosen.name) if not each.known]
             if not despite_brokers:
                 _check_believed(chosen.name, doubts, now)
+            if not despite_services and (lacking := lacked_keys.lacking(connection, chosen.key_id)):
+                raise ConfigurationError(
+                    f"a service at {' and at '.join(lacking)} cannot use the key of {chosen.name}, and would refuse "
+                    f"every device: copy {self.places.path(chosen.name).name} into its directory, from where it was "
+                    "made (its log has CA_UNUSABLE, and then CA_USABLE; doctor there says more); or say "
+                    "--despite-services"
+                )
             return chosen, doubts
 
         def transaction(connection: Connection) -> tuple[str, Sequence[BrokersWord]]:

@@ -16,6 +16,7 @@ Rules
 2. Afterwards there is an admin with a good certificate; a suspended one stays suspended if there is another.
 3. Called again while something is left, it continues, with the first operator too: whoever was killed before that has
    cut off the one who repairs it. That also if meanwhile the running service has done the rest.
+4. That it is not the active one is looked at again in the transaction: another host may activate it meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import grounds_of
 from provisioning.revocation.of_authority import RevokedAuthority, begun, revoke_authority, revoked
 from provisioning.revocation.portions import Portions
-from provisioning.store import certificates_of_device, certificates_of_issuer, devices, operators
+from provisioning.store import authorities, certificates_of_device, certificates_of_issuer, devices, operators
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
@@ -77,6 +78,7 @@ class AuthorityRevocation:
             now = self.life.clock()
             if (left := _left(connection, name, now)) is not None:
                 return left
+            _check_not_active(name, authorities.every(connection, for_update=True))
             held = _held_by_first(connection, now)
             authority = revoke_authority(connection, name, grounds, by=by, now=now)
             loses = any(each.issuer_key_id == authority.issuer.key_id for each in held)
@@ -111,11 +113,7 @@ class AuthorityRevocation:
                     f"{name} is revoked already, with all that it has issued; {access}: ca restore-operator"
                 )
             return chosen
-        if chosen.state is AuthorityState.ACTIVE:
-            raise ConfigurationError(
-                f"{name} is active: begin a successor and activate it --without-waiting first, or end "
-                "a line that no group is bound to"
-            )
+        _check_not_active(name, found)
         root = next(
             (
                 each
@@ -147,6 +145,15 @@ class AuthorityRevocation:
 
     async def _usable_admins(self) -> set[str]:
         return await self.life.database.write(lambda connection: operators.usable_admins(connection, self.life.clock()))
+
+
+def _check_not_active(name: str, found: Sequence[StoredAuthority]) -> None:
+    """Raise `ConfigurationError` if the CA called *name* issues now: its line would be without one."""
+    if any(each.name == name and each.issues for each in found):
+        raise ConfigurationError(
+            f"{name} is active: begin a successor and activate it --without-waiting first, or end "
+            "a line that no group is bound to"
+        )
 
 
 def _left(connection: Connection, name: str, now: datetime) -> BegunRevocation | None:

@@ -17,7 +17,8 @@ parties still learn that everything under it is revoked.
 Rules
 -----
 1. Requests see either the old or the new state: what they use is replaced between two awaits.
-2. A CA whose key is not in this directory is trusted and not used, and the log says so.
+2. A CA whose key is not in this directory is trusted and not used. The log says so, and so is told whoever is about to
+   activate it, at another machine perhaps (`provisioning.store.lacked_keys`).
 3. A failed update is logged and retried; the service continues as before.
 4. A CA that the store knows no more, as it went back to before that was announced, ends like one that is retired.
 """
@@ -58,7 +59,7 @@ from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.shared_contents import SharedContents
-from provisioning.store import authorities, crl_shards, crls
+from provisioning.store import authorities, crl_shards, crls, lacked_keys
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
@@ -118,8 +119,8 @@ class LiveAuthorities:
         self._states: Sequence[tuple[str, str]] = ()
         self._trusted: Sequence[x509.Certificate] = ()
         self._working: dict[str, _Working] = {}
-        self._unusable: dict[str, str] = {}
-        """CAs whose key is not available here, and why."""
+        self._unusable: dict[str, tuple[str, bytes]] = {}
+        """CAs whose key is not available here: why, and which key it is."""
         self._active: dict[str, Issuing | None] = {}
         self._roots: dict[str, CrlPublisher] = {}
         self._unlisted: set[str] = set()
@@ -147,6 +148,10 @@ class LiveAuthorities:
     def active(self) -> Mapping[str, Issuing | None]:
         """Return the CA that issues now, of every line that has one; None where its key is not here."""
         return self._active
+
+    def lacked(self) -> frozenset[int]:
+        """Return the numbers of the keys that cannot be used here now (`provisioning.store.lacked_keys`)."""
+        return frozenset(lacked_keys.number_of(key_id) for _, key_id in self._unusable.values())
 
     def keys_in_memory(self) -> bool:
         """Whether no CA that issues here has its key in a token."""
@@ -294,9 +299,10 @@ class LiveAuthorities:
         except ConfigurationError as error:
             if ca.state is AuthorityState.ACTIVE and not self._working:
                 raise
-            if self._unusable.get(ca.name) != str(error):
+            lacked = str(error), ca.key_id
+            if self._unusable.get(ca.name) != lacked:
                 log.error("CA cannot be used here", code="CA_UNUSABLE", ca=ca.name, detail=str(error))
-            self._unusable[ca.name] = str(error)
+            self._unusable[ca.name] = lacked
             return
         issuer = Issuer(ca.certificate, key, urls_of(self._public_url, ca.name))
         signer = RenewedOcspSigner(

@@ -16,6 +16,8 @@ Rules
    once more in the transaction, as another host may retire it meanwhile.
 4. No key is made by a passphrase that does not open the CAs' key files that are here: the next command could not use
    it, nor the service. What is in tokens, or lost, does not matter: the next CA may be the way out.
+5. A key file that was made here while another host announced a CA of its name is deleted: it is nobody's, and is where
+   that CA's key has to be copied to. Not a key in a token: two hosts may share that, and objects there have the name.
 """
 
 from __future__ import annotations
@@ -48,11 +50,16 @@ from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.serial_number import serial_text
+from provisioning.signers.signer import Signer
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 
 _TWO_PASSPHRASES: Final = "; if it is another than the root's: ca export-csr, ca root sign and ca import take one each"
+
+
+class _AnnouncedMeanwhile(ConfigurationError):
+    """Another command, at another host, has announced a CA of this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ class NextAuthority:
         *another*: also where one is announced.
         """
         await self._check_none_waits(check_line(line), another=another)
-        name, subject, key = await self._next_key(line)
+        name, subject, key, _ = await self._next_key(line)
         csr = issuing_ca_csr(subject, key)
         self.life.transcript.say(f"Request of {name}: {csr.subject.rfc4514_string()}")
         return csr.public_bytes(Encoding.PEM)
@@ -79,6 +86,7 @@ class NextAuthority:
         """
         certificate, root = _read(pem, "certificate"), None if root_pem is None else _read(root_pem, "root")
         found = await self.life.every()
+        self._check_name_is_free(certificate, found)
         _check_new(certificate, found)
         name = self._waiting_for(certificate, found)
         known = [each.certificate for each in authorities.trusted_roots(found)]
@@ -109,7 +117,8 @@ class NextAuthority:
         await self._check_none_waits(check_line(line), another=another)
         root = self.life.with_key(root_for(line, await self.life.every(), root_name))
         root_key = self.life.places.open_for(root.name, root.certificate)  # Before a key is made.
-        name, subject, key = await self._next_key(line, _TWO_PASSPHRASES if self.life.places.in_file(root.name) else "")
+        or_else = _TWO_PASSPHRASES if self.life.places.in_file(root.name) else ""
+        name, subject, key, signer = await self._next_key(line, or_else)
         now = self.life.clock()
         serial = serials.new_serial()
         await self.life.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serial_text(serial)})
@@ -123,7 +132,12 @@ class NextAuthority:
             )
         except CeremonyRefused as error:
             raise ConfigurationError(str(error)) from error
-        await self._announce(name, certificate, None, 0)
+        try:
+            await self._announce(name, certificate, None, 0)
+        except _AnnouncedMeanwhile:
+            if signer is not None and self.life.places.in_file(name) and await self._is_anothers(name, key):  # Rule 5.
+                self.life.places.discard(name, signer)
+            raise
         return name
 
     async def _announce(
@@ -149,7 +163,7 @@ class NextAuthority:
         try:
             await self.life.database.write(transaction)
         except IntegrityError as error:
-            raise ConfigurationError(
+            raise _AnnouncedMeanwhile(
                 f"{name} was announced by another command at the same time: see ca list, and start again"
             ) from error
         if new_root is not None:
@@ -170,16 +184,23 @@ class NextAuthority:
                 f"it issue, ca revoke {waiting[-1]} --reason superseded ends it, --another makes one more beside it"
             )
 
-    async def _next_key(self, line: str, or_else: str = "") -> tuple[str, x509.Name, PrivateKey]:
+    async def _next_key(self, line: str, or_else: str = "") -> tuple[str, x509.Name, PrivateKey, Signer | None]:
+        """Return a line's next CA's name, subject and key, and its signer if it was made just now."""
         found = await self.life.every()
         name, number = next_name(line, {each.name for each in found})
         waiting = self.life.places.open_waiting(name) if self.life.places.holds(name) else None
         if waiting is not None:
             self._check_waits(name, waiting)
-        key = await self._made_key(name, found, or_else) if waiting is None else waiting
+        key, signer = await self._made_key(name, found, or_else) if waiting is None else (waiting, None)
         self.life.transcript.begin()
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
-        return name, issuing_ca_name(self.life.settings.trust_domain, number, shown_line(line)), key
+        return name, issuing_ca_name(self.life.settings.trust_domain, number, shown_line(line)), key, signer
+
+    async def _is_anothers(self, name: str, key: PrivateKey) -> bool:
+        """Whether the CA called *name* has another key."""
+        return any(
+            each.name == name and each.certificate.public_key() != key.public_key() for each in await self.life.every()
+        )
 
     def _check_waits(self, name: str, key: PrivateKey) -> None:
         """Raise `ConfigurationError` if the store has lost the CA of that *key*, and perhaps its revocation."""
@@ -191,13 +212,13 @@ class NextAuthority:
                 "move its certificate and its key away first"
             )
 
-    async def _made_key(self, name: str, found: list[StoredAuthority], or_else: str) -> PrivateKey:
+    async def _made_key(self, name: str, found: list[StoredAuthority], or_else: str) -> tuple[PrivateKey, Signer]:
         self.life.check_passphrase(found, or_else)
         self.life.transcript.begin()
         await self.life.log_step(Action.MAKING_CA_KEY, name, {})
-        key, _ = self.life.places.create(name)
+        made = self.life.places.create(name)
         await self.life.log_step(Action.CA_KEY_MADE, name, {})
-        return key
+        return made
 
     def _waiting_for(self, certificate: x509.Certificate, found: list[StoredAuthority]) -> str:
         taken = {each.name for each in found}
@@ -208,6 +229,22 @@ class NextAuthority:
             if self.life.places.open(name).public_key() == certificate.public_key():
                 return name
         raise ConfigurationError("no key waits for this certificate: make the request with ca export-csr first")
+
+    def _check_name_is_free(self, certificate: x509.Certificate, found: list[StoredAuthority]) -> None:
+        """Raise `ConfigurationError` if another host has announced a CA of the name that was requested here."""
+        for each in found:
+            names = each.certificate.subject, each.certificate.issuer
+            if each.kind is not AuthorityKind.ISSUING or names != (certificate.subject, certificate.issuer):
+                continue
+            if each.certificate.public_key() == certificate.public_key() or not self.life.places.holds(each.name):
+                continue
+            if self.life.places.open(each.name).public_key() != certificate.public_key():
+                continue
+            raise ConfigurationError(
+                f"{each.name} was announced from another machine, with another key, since this was requested here: "
+                f"move {self.life.places.path(each.name).name} away, copy the key of that CA from there, and make the "
+                "request for the next one with ca export-csr"
+            )
 
 
 def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> None:

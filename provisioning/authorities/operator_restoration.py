@@ -20,7 +20,7 @@ from provisioning.authorities.authority import urls_of
 from provisioning.authorities.authority_life import AuthorityLife, only_one
 from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.authorities.own_credentials import OwnCredentials
-from provisioning.ca.issuer import Issuer
+from provisioning.ca.issuer import IssuanceRefused, Issuer
 from provisioning.errors import ConfigurationError
 from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.role import Role
@@ -61,7 +61,7 @@ async def issue_operator(life: AuthorityLife, name: str, *, as_admin: bool) -> N
     urls = None if url is None else urls_of(str(url), active.name)
     issuer = Issuer(active.certificate, life.places.open_for(active.name, active.certificate), urls)
     numbers = SerialNumbers(life.database)
-    await OwnCredentials(
+    credentials = OwnCredentials(
         life.files,
         issuer,
         life.database,
@@ -69,5 +69,9 @@ async def issue_operator(life: AuthorityLife, name: str, *, as_admin: bool) -> N
         profiles_of(life.settings),
         life.settings.trust_domain,
         life.clock,
-    ).issue_operator(name, as_admin=as_admin)
+    )
+    try:
+        await credentials.issue_operator(name, as_admin=as_admin)
+    except IssuanceRefused as error:
+        raise ConfigurationError(f"{name} has no new certificate: {error}") from error
     await numbers.release()

@@ -12,6 +12,8 @@ Rules
 -----
 1. A certificate is recorded before it is written: the store knows every certificate that exists.
 2. A key is first written under another name, with mode 0600, so a file is always complete.
+3. Nothing is signed, or recorded and written, in the name of a CA that another host has revoked or retired meanwhile:
+   whatever a revoked one has issued is listed once (`provisioning.revocation.of_authority`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.issuer import IssuanceRefused, IssuanceRequest, Issuer
 from provisioning.ca.name_policy import addresses_of
 from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import InvalidServerName, IpAddress, split_names
@@ -48,7 +50,7 @@ from provisioning.pki.role import Role
 from provisioning.pki.serial_number import serial_text
 from provisioning.program.durable_names import replace_by, sync_names
 from provisioning.program.given_file import PEM_BYTES, contents_of
-from provisioning.store import audit, certificates, device_keys, devices, host_names, serials
+from provisioning.store import audit, authorities, certificates, device_keys, devices, host_names, serials
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -224,6 +226,7 @@ class OwnCredentials:
             facts: dict[str, object] = {"serial": serial_text(reservation.serial), "role": identity.role.value}
 
             def announce(connection: Connection) -> None:
+                self._check_may_sign(connection)
                 audit.append(connection, now, SERVER_NAME, Action.SIGNING_CERTIFICATE, identity.name, facts)
 
             await self.database.write(announce)
@@ -232,6 +235,7 @@ class OwnCredentials:
             certificate = await asyncio.to_thread(self.issuer.issue, prepared)
 
         def record(connection: Connection) -> None:
+            self._check_may_sign(connection)
             device = devices.find(connection, identity.name, for_update=True)
             if device is None:
                 device = devices.add(connection, identity.name, identity.role, identity.group, now)
@@ -258,6 +262,13 @@ class OwnCredentials:
                 for path, draft in drafts.items():
                     draft.rename(path)
             sync_names(self.files.directory)
+
+    def _check_may_sign(self, connection: Connection) -> None:
+        """Raise `IssuanceRefused` if the issuer has ended. One that is being founded is not in the store yet."""
+        if authorities.knows(connection, self.issuer.key_id) and not authorities.may_sign(
+            connection, self.issuer.key_id
+        ):
+            raise IssuanceRefused("the CA that was to issue it has been revoked or retired meanwhile: try again")
 
 
 def server_names_of(settings: Settings) -> tuple[str, ...]:

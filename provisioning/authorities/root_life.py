@@ -18,7 +18,7 @@ Rules
    One that was retired by a version that did not do that may be retired again, and one whose CRLs could not be signed.
 2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted, unless the root is
    recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot, and its answer may
-   be lost.
+   be lost. So is a key file whose name another host has given its own root; not one in a token, which both may use.
 3. A key that waits for its root, as that of a ceremony that was killed, is used by the next one.
 4. A new root's first CRL is signed with it: certificates name it, and the key may leave at once. A ceremony that ends
    before that leaves it to the service.
@@ -42,6 +42,7 @@ from provisioning.authorities.owed_lists import BY, OwedLists, unlisted, vouchin
 from provisioning.ca.ceremony import CertificateAuthority, succeed_root
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_cross
@@ -108,7 +109,7 @@ class RootLife:
                     f"{name} was made by another command at the same time: see ca list, and start again"
                 ) from error
         except BaseException as error:
-            if signer is not None and (not may_be_recorded or await self._is_surely_not_recorded(name, error)):
+            if signer is not None and (not may_be_recorded or await self._is_surely_not_recorded(name, key, error)):
                 self.life.places.discard(name, signer)
             raise
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
@@ -120,14 +121,17 @@ class RootLife:
         await CrlPublisher(self.life.database, plan, self.life.clock).start()
         return name
 
-    async def _is_surely_not_recorded(self, name: str, error: BaseException) -> bool:
+    async def _is_surely_not_recorded(self, name: str, key: PrivateKey, error: BaseException) -> bool:
         if isinstance(error, Refused):  # The server may be about to commit what it was sent before it was lost.
             return False
         try:  # Behind the transaction, whoever waited for that: a reader would not see what is about to be committed.
             found = await self.life.database.write(authorities.every)
         except Refused:
             return False
-        return all(each.name != name for each in found)
+        recorded = next((each.certificate for each in found if each.name == name), None)
+        if recorded is None:
+            return True
+        return self.life.places.in_file(name) and recorded.public_key() != key.public_key()
 
     async def retire(self, name: str, *, apart: bool = False) -> Sequence[str]:
         """End a root under which no trusted issuing CA is left; return the certificates by which others vouched for it.

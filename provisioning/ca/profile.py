@@ -121,9 +121,7 @@ class Profile:
     ocsp_url: bool = True
     issuer_url: bool = True
 
-    def validity(
-        self, now: datetime, issuer_not_after: datetime, life: timedelta | None = None
-    ) -> tuple[datetime, datetime]:
+    def validity(self, now: datetime, issuer_not_after: datetime, life: timedelta | None) -> tuple[datetime, datetime]:
         """Return notBefore and notAfter of a certificate made *now*, limited to the issuer's own notAfter.
 
         *life* can shorten what the profile grants, never lengthen it.

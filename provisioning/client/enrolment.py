@@ -1,4 +1,4 @@
-"""Client of the operators' REST API, second part: who may enrol, and how.
+"""Client of the operators' REST API about enrolment: who may enrol, and how.
 
 The rules are those of `provisioning.client.operator`.
 """

@@ -1,4 +1,4 @@
-"""Answers of the operators' REST API, second part: groups, claims, manufacturers, lists, approvals, renewals."""
+"""Answers of the operators' REST API about enrolment: groups, claims, manufacturers, lists, approvals, renewals."""
 
 from __future__ import annotations
 

@@ -194,6 +194,10 @@ def activate(
         bool,
         typer.Option("--despite-brokers", help="Even if brokers report that they would refuse its certificates."),
     ] = False,
+    despite_services: Annotated[
+        bool,
+        typer.Option("--despite-services", help="Even if a service, on another machine, does not have its key."),
+    ] = False,
 ) -> None:
     """Let the announced CA issue from now on. The previous one still publishes revocations of what it has issued.
 
@@ -203,7 +207,9 @@ def activate(
     """
 
     async def work(life: AuthorityLife) -> Facts:
-        chosen, doubts = await life.activate(name, waiting=not without_waiting, despite_brokers=despite_brokers)
+        chosen, doubts = await life.activate(
+            name, waiting=not without_waiting, despite_brokers=despite_brokers, despite_services=despite_services
+        )
         for each in doubts:
             what = f"has not said whether it knows {chosen}" if each.known is None else f"does not know {chosen}"
             life.transcript.say(f"Broker {each.broker} {what}; last report: {shown_time(each.said_at)}.")
@@ -400,4 +406,8 @@ def _announced(life: AuthorityLife, name: str) -> Facts:
         "A broker whose cafile is a copy of ca-bundle.crt needs the new one before that; fleet-provisioning "
         "status names the brokers that lack it."
     )
+    if life.database.url.get_backend_name() != "sqlite":
+        life.transcript.say(
+            f"A service on another machine needs {life.places.path(name).name} in its directory before that."
+        )
     return {"name": name, "state": "announced"}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from provisioning.commands.service_command import progress, say
 from provisioning.errors import ConfigurationError
@@ -39,44 +39,64 @@ async def in_steps(
     """
     from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
 
-    done = refused = under_way = 0
+    done = under_way = 0
     telling = Telling()
+    requests = _Requests(act, telling, stops=not goes_on or len(which) == 1)
     with progress(done_to, len(which)) as advance:
         try:
             while done < len(which):
                 step = which[done : done + STEP]
-                left = step
-                while left:
-                    under_way = len(step)
-                    try:
-                        found = await act(left)
-                    except RequestRefused as refusal:
-                        under_way = 0  # Nothing of the step was done.
-                        named = {each.name for each in refusal.items}.intersection(left)
-                        if not goes_on or not named or len(which) == 1:
-                            raise
-                        with telling:
-                            for each in refusal.items:
-                                say(f"fleet-provisioning: {each.code}: {each.detail}")
-                        refused += len(named)
-                        left = [each for each in left if each not in named]
-                    else:
-                        break
+                under_way = len(step)
+                answers = await requests.about(step)
                 done, under_way = done + len(step), 0
                 with telling:
-                    if left and telling.failed is None:
-                        show(found)
+                    if telling.failed is None:
+                        for found in answers:
+                            show(found)
                     advance(len(step))
+        except RequestRefused:
+            under_way = 0  # Nothing of the step was done.
+            raise
         finally:
             if done < len(which) and len(which) > 1:
-                _say_how_far(done, under_way, len(which), f"{done_to}{_but(refused)}")
+                _say_how_far(done, under_way, len(which), f"{done_to}{_but(requests.refused)}")
     if telling.failed is not None:
         with telling:
-            number = len(which) - refused
-            become = f"{_are(number)} {done_to}{_but(refused)}"
+            number = len(which) - requests.refused
+            become = f"{_are(number)} {done_to}{_but(requests.refused)}"
             say(f"fleet-provisioning: {number} of {len(which)} {become}; not all is shown")
         raise telling.failed
-    return refused
+    return requests.refused
+
+
+class _Requests(Generic[WhichT, FoundT]):
+    """Requests that are repeated without what they are refused for."""
+
+    def __init__(self, act: Callable[[Sequence[WhichT]], Awaitable[FoundT]], telling: Telling, *, stops: bool) -> None:
+        """Repeat them unless it *stops* at the first refusal."""
+        self.refused = 0
+        """How many were refused, and reported."""
+        self._act: Callable[[Sequence[WhichT]], Awaitable[FoundT]] = act
+        self._telling = telling
+        self._stops = stops
+
+    async def about(self, left: Sequence[WhichT]) -> list[FoundT]:
+        """Return the answer about those in *left* that are not refused; nothing if all are."""
+        from provisioning.client.operator import RequestRefused
+
+        while left:
+            try:
+                return [await self._act(left)]
+            except RequestRefused as refusal:
+                named = {each.name for each in refusal.items}.intersection(left)
+                if self._stops or not named:
+                    raise
+                with self._telling:
+                    for each in refusal.items:
+                        say(f"fleet-provisioning: {each.code}: {each.detail}")
+                self.refused += len(named)
+                left = [each for each in left if each not in named]
+        return []
 
 
 class Telling(contextlib.AbstractContextManager[None]):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
-from provisioning.commands.departed import (
+from provisioning.commands.departed_operators import (
     EndClaims,
     EndListed,
     KeepTokens,

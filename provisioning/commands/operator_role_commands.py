@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioning.commands.departed import EndListed, claims_going_on, say_what_ended, say_what_is_unlisted
+from provisioning.commands.departed_operators import EndListed, claims_going_on, say_what_ended, say_what_is_unlisted
 from provisioning.commands.printed_rows import print_list
 from provisioning.commands.service_command import Connection, connected, print_answer, print_facts, print_json, say
 from provisioning.operator_role import OperatorRole

@@ -479,7 +479,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         return {"connection": {"abort": self.transport.abort, "vouch": vouch}}
 
 
-def _nobodys() -> None:
+def _nobodys(_who: str) -> None:
     """Vouch for a connection without a place."""
 
 

@@ -42,7 +42,7 @@ from provisioning.pki.address_key import plain
 from provisioning.pki.departed import has_left
 from provisioning.pki.handshake_turns import SECONDS_A_TURN, Turns, Whose, shake_hands
 from provisioning.pki.late_handshake import reset_if_late
-from provisioning.pki.seen_out import see_out_if_refused
+from provisioning.pki.refused_handshake import end_if_refused
 from provisioning.program.once_a_minute import OnceAMinute
 from provisioning.program.out_of_memory import told
 from provisioning.program.proxy_arrivals import ProxyArrivals
@@ -264,7 +264,7 @@ class Door:
         if place is None:
             return  # It was cut off meanwhile.
         try:
-            see_out_if_refused(accepted)
+            end_if_refused(accepted)
             context = None if self._context is None else self._context()
             protocol = self._make(place, client)
         except Exception as error:  # noqa: BLE001 - it is logged, and one connection's

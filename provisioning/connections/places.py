@@ -18,7 +18,8 @@ Rules
 2. A new connection whose address has its half replaces that address's longest silent connection, one whose network
    has its three quarters that network's; when all places are taken, the longest silent one of all.
 3. Of the silent ones, those of known addresses make room when there are no others. What is known is bounded: the
-   address that has shown nothing for longest is forgotten.
+   address that has shown nothing for longest is forgotten. One party makes `MOST_OF_ONE` known at most, its latest:
+   or else whoever has stolen its key would come before strangers from all his addresses, and still when it is revoked.
 4. A connection that is being answered keeps its place; one whose client does not read its answers counts as silent
    until it does. If no connection is silent, the new one is refused.
 5. No clock, and no I/O but `hang_up`.
@@ -35,6 +36,8 @@ from typing import Final
 from provisioning.pki.address_key import address_key, network_of
 
 _MOST_KNOWN: Final = 10_000
+MOST_OF_ONE: Final = 16
+"""Known addresses of one party."""
 
 Keys = tuple[bytes, bytes]
 """An address's counting key, and its network."""
@@ -44,18 +47,36 @@ class KnownAddresses:
     """Counting keys of addresses where somebody was answered for whom others should make room."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[bytes, None] = OrderedDict()
-        """The one that has shown nothing for longest first."""
+        self._known: OrderedDict[tuple[bytes, str], None] = OrderedDict()
+        """An address, and who was answered there; the one that has shown nothing for longest first."""
+        self._of_party: dict[str, OrderedDict[bytes, None]] = {}
+        """The same by party."""
+        self._parties: dict[bytes, int] = {}
+        """How many were answered at an address."""
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._known
+        return key in self._parties
 
-    def add(self, key: bytes) -> None:
-        """Note that such a one was answered at *key* just now."""
-        self._known[key] = None
-        self._known.move_to_end(key)
+    def add(self, key: bytes, who: str) -> None:
+        """Note that the party *who*, such a one, was answered at *key* just now."""
+        theirs = self._of_party.setdefault(who, OrderedDict())
+        if key not in theirs:
+            self._parties[key] = self._parties.get(key, 0) + 1
+        theirs[key] = self._known[key, who] = None
+        theirs.move_to_end(key)
+        self._known.move_to_end((key, who))
+        if len(theirs) > MOST_OF_ONE:
+            self._forget(next(iter(theirs)), who)
         if len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
+            self._forget(*next(iter(self._known)))
+
+    def _forget(self, key: bytes, who: str) -> None:
+        del self._known[key, who], self._of_party[who][key]
+        if not self._of_party[who]:
+            del self._of_party[who]
+        self._parties[key] -= 1
+        if not self._parties[key]:
+            del self._parties[key]
 
 
 class _Silent:
@@ -117,9 +138,9 @@ class Place:
         for order in self._orders:
             order.pop(self, None)
 
-    def vouch(self) -> None:
-        """Note that who is answered here is one for whom others should make room; also at his next connection."""
-        self._places.known.add(self._keys[0])
+    def vouch(self, who: str) -> None:
+        """Note that others should make room for *who* is answered here; also at his next connection."""
+        self._places.known.add(self._keys[0], who)
 
     def leave(self) -> None:
         """Give it back; no effect if that was done."""

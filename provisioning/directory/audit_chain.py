@@ -10,6 +10,7 @@ The caller stores entries and head: in a database here (`provisioning.store.audi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -70,8 +71,12 @@ def _begun(key: bytes) -> hmac.HMAC:
 
 
 def make_key(path: Path) -> None:
-    """Create the key file unless it exists; raise `ConfigurationError` if it cannot be written."""
-    if path.exists():
+    """Create the key file unless it exists.
+
+    Raises `ConfigurationError` if it cannot be written, and OSError if its place cannot be reached.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()  # From Python 3.14 on `Path.exists` says no of what cannot be reached.
         return
     try:
         write_private(path, f"{secrets.token_hex(_OCTETS)}\n".encode())

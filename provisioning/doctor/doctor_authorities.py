@@ -2,8 +2,9 @@
 
 Rules
 -----
-1. A retired CA is not checked, but that no other root vouches for a retired root's key. An active one's key has to be
-   here; a root's need not be.
+1. A retired CA is not checked, but that no other root vouches for a retired root's key. An issuing CA's key has to be
+   here, and to be its: another machine may have made it, whose key is copied here before it issues. A root's need not
+   be here; one that is has to be its.
 2. The next CA is due when a third of a CA's life is left: certificates issued later are soon limited by its expiry.
 3. A root's next CRL is due at half of the last one's life, as it is for the service: its key may have to be fetched.
 4. If the audit log does not confirm the last ceremony, a CA that was revoked since may issue again
@@ -55,10 +56,8 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
     for each in every:
         if each.kind is AuthorityKind.CROSS or each.state is AuthorityState.RETIRED:
             continue
-        if each.issues and not places.holds(each.name):
-            yield failed(
-                "CAs", f"{each.name} issues certificates, but its key is not here", "restore the file from the backup"
-            )
+        if each.state.trusted and (each.kind is AuthorityKind.ISSUING or places.holds(each.name)):
+            yield from _key(places, each)
         finding = _end(each, now) if each.issues or each.kind is AuthorityKind.ROOT else None
         if finding is not None:
             yield finding
@@ -83,6 +82,32 @@ def ceremony_findings(connection: Connection, last: LastCeremony | None) -> Iter
     """Yield a finding if the audit log does not know of the *last* ceremony."""
     if last is not None and (detail := last.unconfirmed(connection)) is not None:
         yield failed("CAs", detail, REMEDY)
+
+
+def _key(places: SignerPlaces, ca: StoredAuthority) -> Iterator[Finding]:
+    """Yield whether *ca* could not be used here; a key that does not open is said with all keys."""
+    path = places.path(ca.name)
+    bring = "from the machine where it was made, or restore it from the backup"
+    if not places.holds(ca.name):
+        what, remedy = "is not here", f"copy {path.name} here {bring}"
+    else:
+        try:
+            if places.open(ca.name).public_key() == ca.certificate.public_key():
+                return
+        except ConfigurationError:
+            return
+        what = f"is not the one in {path}: another CA of that name was announced from another machine"
+        remedy = f"move that file away, and copy {path.name} here {bring}"
+    if ca.issues:
+        yield failed("CAs", f"{ca.name} issues certificates, but its key {what}", remedy)
+    elif ca.kind is AuthorityKind.ROOT:
+        yield warning("CAs", f"the key of {ca.name} {what}: neither its next CRL nor a CA is signed here", remedy)
+    elif ca.state is AuthorityState.ANNOUNCED:
+        then = "a service here would refuse every device once that is activated"
+        yield warning("CAs", f"{ca.name} is announced, and its key {what}: {then}", remedy)
+    else:
+        then = "a service here says nothing of what it has issued, neither by CRL nor by OCSP"
+        yield warning("CAs", f"{ca.name} is retiring, and its key {what}: {then}", remedy)
 
 
 def _strangers(files: AuthorityFiles, known: Sequence[StoredAuthority]) -> list[Path]:

@@ -57,6 +57,15 @@ def authenticate(connection: Connection, certificate: x509.Certificate | None, n
     return stored
 
 
+def is_ended(connection: Connection, certificate: x509.Certificate, now: datetime) -> bool:
+    """Whether a presented *certificate* is not good *now*, for whatever reason."""
+    try:
+        authenticate(connection, certificate, now)
+    except Refused:
+        return True
+    return False
+
+
 def known(
     connection: Connection, certificate: x509.Certificate | None, *, for_update: bool = False
 ) -> StoredCertificate:

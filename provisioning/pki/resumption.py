@@ -16,8 +16,8 @@ Rules
    has an effect but `forget`.
 2. A ticket is used once: a client that used it is given another.
 3. A client that passes TLS but is not admitted gets no ticket, and its session is not kept: it would take 6 KB per
-   attempt, and displace sessions of admitted clients. A session it came with stays, unless that is why it is refused
-   (`forget`).
+   attempt, and displace sessions of admitted clients. A session it came with stays if it is refused for now. If its
+   certificate is refused, it goes (`forget`): the client may have another by now, to show in a full handshake.
 4. A session can be resumed for a day after its client has used its certificate's key (`provisioning.pki.key_shown`), in
    TLS 1.3, with a cheaper key exchange than the first (`provisioning.pki.resumed_exchange`).
 5. Where nothing is resumed, no ticket is given and no session kept, and what a client has from before, or has made up,
@@ -115,10 +115,11 @@ def leave_nothing(address: int) -> None:
         frequent.SSL_CTX_remove_session(frequent.SSL_get_SSL_CTX(address), made)
 
 
-def forget(server_side: Any) -> None:
+def forget(server_side: Any, *, at_any_price: bool) -> None:
     """Forget the session that the client of *server_side* (as in `ssl`) has resumed: it cannot do so again. None: gone.
 
-    A ticket that contains its session cannot be taken back. Where there are such, the context resumes none from now on.
+    A ticket that contains its session cannot be taken back. Where there are such, the context resumes none from now on
+    if it must be so *at_any_price*; otherwise the client may come back until its ticket ends.
     """
     if server_side is None:
         return
@@ -126,6 +127,8 @@ def forget(server_side: Any) -> None:
     came_with = frequent.SSL_get_session(address) if address else 0
     if came_with:
         frequent.SSL_CTX_remove_session(frequent.SSL_get_SSL_CTX(address), came_with)
+    if not at_any_price:
+        return
     context: ssl.SSLContext = server_side.context
     if not context.options & ssl.OP_NO_TICKET:
         context.options |= ssl.OP_NO_TICKET  # What clients hold is then looked for among remembered sessions.

@@ -21,7 +21,7 @@ from provisioning.revocation.departed_operators import Departed, Voided, take_ba
 from provisioning.revocation.expected_names import end_roles_promised_again, record_promised
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
-from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
+from provisioning.revocation.occasion import OPERATOR_DECISION, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked, record
@@ -45,7 +45,7 @@ class End:
     state: DeviceState
     grounds: Grounds
     by: str
-    occasion: Occasion = AN_OPERATOR_S_WORD
+    occasion: Occasion = OPERATOR_DECISION
     keep: bool = False
     """Keep what operators among them have promised (`provisioning.revocation.departed_operators`)."""
 

@@ -33,4 +33,4 @@ class Occasion:
             raise NoOccasion
 
 
-AN_OPERATOR_S_WORD = Occasion()
+OPERATOR_DECISION = Occasion()

@@ -55,7 +55,7 @@ from provisioning.revocation.expected_names import end_roles_promised_again, rec
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.named_certificate import BySerial, shown
-from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
+from provisioning.revocation.occasion import OPERATOR_DECISION, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
@@ -116,7 +116,7 @@ class RevocationService:
         *,
         by: str,
         invalidity_date: datetime | None = None,
-        occasion: Occasion = AN_OPERATOR_S_WORD,
+        occasion: Occasion = OPERATOR_DECISION,
         keep_tokens: bool = False,
     ) -> RevocationOutcome:
         """Revoke a device as a whole; raise `Refused` if there is no such device or the reason is not allowed.

@@ -49,7 +49,7 @@ from provisioning.revocation.holds import (
     to_be_released,
 )
 from provisioning.revocation.issued_to import TooMany, first_of_device
-from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
+from provisioning.revocation.occasion import OPERATOR_DECISION, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of
@@ -98,7 +98,7 @@ class SuspensionService:
         self._portions = portions or Portions(database, clock, self._tell)
         self._many = SuspensionOfMany(database, clock, self._tell, self._portions, heard)
 
-    async def suspend_device(self, name: str, *, by: str, occasion: Occasion = AN_OPERATOR_S_WORD) -> RevocationOutcome:
+    async def suspend_device(self, name: str, *, by: str, occasion: Occasion = OPERATOR_DECISION) -> RevocationOutcome:
         """Put every certificate of a device on hold; raise `Refused` if it is unknown or gone for good.
 
         Raises `NoOccasion` if the occasion no longer holds.

@@ -31,7 +31,7 @@ from provisioning.revocation.holds import (
     to_be_held,
     to_be_released,
 )
-from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
+from provisioning.revocation.occasion import OPERATOR_DECISION, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked
@@ -90,7 +90,7 @@ class SuspensionOfMany:
         *,
         by: str,
         most: int,
-        occasion: Occasion = AN_OPERATOR_S_WORD,
+        occasion: Occasion = OPERATOR_DECISION,
     ) -> RevocationOutcome:
         """Put all that is named on hold; raise `RefusedTogether` naming all that cannot be.
 

@@ -51,6 +51,7 @@ from provisioning.ca.issuer import Issuer
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.config import Settings
 from provisioning.directory.audit_key import read_audit_key
+from provisioning.enrolment.authentication import is_ended
 from provisioning.enrolment.enrolment_trust import EnrolmentTrust
 from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
@@ -140,7 +141,7 @@ async def build(opened: Opened) -> Parts:
             *about_manufacturers,
             services.webhooks.run,
             late.run,
-            functools.partial(announcements.listen, database.url, feed.announce),
+            functools.partial(announcements.listen, database.url, feed.announce, live.lacked),
             *([] if condition.fellows is None else [condition.fellows.run]),
         ],
         https,
@@ -306,6 +307,7 @@ def _https(
             est.EstResponder, enrolment=services.enrolment, authorities=live.told, signer=credential.signer
         ),
         authorities=live.told.certificates.values,
+        is_ended=lambda shown: opened.database.look(lambda each: is_ended(each, shown, utc_now())),
     )
     whole: WholeRequests = https.state.whole
 

@@ -14,6 +14,8 @@ Rules
 3. A server that hangs, and whose kernel acknowledges what is sent, breaks no connection; nor does a former primary that
    takes no changes any more, while the address leads to its successor. So the server is asked now and then, and left if
    it says nothing (`provisioning.store.loop_waits`), or takes no changes.
+4. In the same session a process says which CAs' keys it lacks (`provisioning.store.lacked_keys`), for as long as it is
+   open: at once in a new one, otherwise when the server is asked.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from sqlalchemy.engine import URL, Connection
 
+from provisioning.store import lacked_keys
 from provisioning.store.server_parameters import listeners_parameters
 
 if TYPE_CHECKING:
@@ -61,8 +65,11 @@ def take(connection: Connection) -> bool:
     return connection.info.pop(_ANNOUNCED, None) is not None
 
 
-async def listen(url: URL, heard: Callable[[], None]) -> None:
-    """Call *heard* after every commit that was announced, until cancelled; returns at once on SQLite."""
+async def listen(url: URL, heard: Callable[[], None], lacked: Callable[[], AbstractSet[int]] = frozenset) -> None:
+    """Call *heard* after every commit that was announced, until cancelled; returns at once on SQLite.
+
+    *lacked* returns the numbers of the keys that this process cannot use now.
+    """
     if url.get_backend_name() != "postgresql":
         return
     import psycopg  # An extra: a service on SQLite runs without it.
@@ -81,7 +88,7 @@ async def listen(url: URL, heard: Callable[[], None]) -> None:
             async with await psycopg.AsyncConnection.connect(
                 **listeners_parameters(url), autocommit=True
             ) as connection:
-                await _hear(connection, begun, heard)
+                await _hear(connection, begun, heard, lacked)
         except psycopg.Error as error:
             if not told:
                 log.warning(
@@ -91,7 +98,12 @@ async def listen(url: URL, heard: Callable[[], None]) -> None:
         await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _hear(connection: psycopg.AsyncConnection[Any], begun: Callable[[], None], heard: Callable[[], None]) -> None:
+async def _hear(
+    connection: psycopg.AsyncConnection[Any],
+    begun: Callable[[], None],
+    heard: Callable[[], None],
+    lacked: Callable[[], AbstractSet[int]],
+) -> None:
     """Call *begun* when *connection* listens, and *heard* for each announcement; return if its server takes no changes.
 
     Raises psycopg's errors.
@@ -99,12 +111,22 @@ async def _hear(connection: psycopg.AsyncConnection[Any], begun: Callable[[], No
     await _asked(connection, _FOREVER)
     await _asked(connection, f"LISTEN {_CHANNEL}")
     begun()
+    said: AbstractSet[int] = frozenset()
     while True:
+        said = await _say(connection, said, lacked())
         async for _ in connection.notifies(timeout=_ASK_SECONDS):
             heard()
-        said = await (await _asked(connection, IS_READ_ONLY)).fetchone()
-        if said == ("on",):
+        if await (await _asked(connection, IS_READ_ONLY)).fetchone() == ("on",):
             return
+
+
+async def _say(
+    connection: psycopg.AsyncConnection[Any], said: AbstractSet[int], lacked: AbstractSet[int]
+) -> AbstractSet[int]:
+    """Say which keys are *lacked* where others were *said* to be, and return what was said."""
+    for number in said ^ lacked:
+        await _asked(connection, lacked_keys.saying(number, lacked=number in lacked))
+    return lacked
 
 
 async def _asked(connection: psycopg.AsyncConnection[Any], query: str) -> psycopg.AsyncCursor[Any]:

@@ -231,11 +231,11 @@ def adopt(connection: Connection, root: x509.Certificate, issuing: x509.Certific
     return True
 
 
-def last_expiries(connection: Connection, key_id: bytes, but_of: str, behind: int = 0) -> dict[str | None, datetime]:
+def last_expiries(connection: Connection, key_id: bytes, but_of: str, behind: int) -> dict[str | None, datetime]:
     """Return when the last certificate that this CA has issued expires, for each group or none.
 
-    Those of the device *but_of* are not counted, nor those up to the row *behind*. Without that all certificates are
-    read: never in a transaction that others wait for.
+    Those of the device *but_of* are not counted, nor those up to the row *behind*. From row 0 on all certificates
+    are read: never in a transaction that others wait for.
     """
     statement = (
         select(devices.c.group_name, func.max(certificates.c.not_after))

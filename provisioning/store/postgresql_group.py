@@ -137,7 +137,7 @@ class SharedTransaction:
             return Outcome(failure=explained(error))
         return Outcome(result)
 
-    def attempt_together(self, works: Sequence[_Work], wait: float | None = None) -> list[Outcome | None]:
+    def attempt_together(self, works: Sequence[_Work], wait: float | None) -> list[Outcome | None]:
         """Run *works*, which have nothing in common, side by side; None for each that is to be done by itself.
 
         They *wait* for locks as in `attempt`.

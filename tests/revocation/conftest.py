@@ -18,7 +18,7 @@ def pki() -> Pki:
     return Pki()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
     settings = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
     with ProvisioningService.copied(tmp_path_factory.mktemp("provisioning") / "fleet", settings) as running:
@@ -37,7 +37,7 @@ def web() -> Iterator[WebServer]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fleet_broker(tmp_path_factory: pytest.TempPathFactory, service: ProvisioningService) -> Iterator[BrokerProcess]:
     """A broker that has enrolled at `service` and follows its revocation feed."""
     with BrokerProcess.enrolled(tmp_path_factory.mktemp("fleet"), service, "--allow-tls12") as running:

@@ -31,7 +31,7 @@ _PLUGINS: Final = "plugins are interpreted, and so is what asks them: they only 
 ASIDE: Final = {
     "admin/test_client.py": "the client of the admin socket is not compiled",
     "mosquitto/test_conversion.py": "what converts mosquitto's files is not compiled; policies are tried in others",
-    "plugins/test_company.py": _PLUGINS,
+    "plugins/test_plugin_set.py": _PLUGINS,
     "plugins/test_questions.py": _PLUGINS,
     "store/test_database_files.py": _FILES,
     "store/test_soundness.py": _FILES,

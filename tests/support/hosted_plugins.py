@@ -10,9 +10,9 @@ from amqtt.contexts import BaseContext
 from amqtt.plugins.base import BasePlugin
 
 from broker.mqtt.packets import Suback, Subscribe
-from broker.plugins.company import Company
 from broker.plugins.host import PluginHost
 from broker.plugins.logs import Outcomes
+from broker.plugins.plugin_set import PluginSet
 from broker.plugins.questions import Questions
 from broker.plugins.watch import Watch
 from tests.support.wire import MemoryBroker, WireClient, request
@@ -27,11 +27,11 @@ class HostedPlugins:
         broker.keep_fresh()
         outcomes = Outcomes(broker.metrics, loop.time)
         watch = Watch(broker.metrics, outcomes)
-        company = Company([], BaseContext(), outcomes, watch, lambda: 100, 30.0)
+        plugin_set = PluginSet([], BaseContext(), outcomes, watch, lambda: 100, 30.0)
         self._questions = Questions(plugins, lambda: 100, outcomes, watch, patience=30.0, verdict_seconds=10.0)
         self._broker = broker
         self.host = PluginHost(broker.engine, claimed_names=False)
-        self.host.attach(company, self._questions)
+        self.host.attach(plugin_set, self._questions)
 
     async def answered(self) -> None:
         """Let the plugins answer what they were asked, and what they are asked then."""

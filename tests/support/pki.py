@@ -102,7 +102,10 @@ class Pki:
         return pem_of(self.root.certificate, self.issuing.certificate).decode()
 
     def authority(self, common_name: str, issuer: Held | None = None, **different: object) -> Held:
-        """Return another CA: below *issuer*, or a root of its own; *different*: a *key*, *not_after*, *extensions*."""
+        """Return another CA: below *issuer*, or a root of its own.
+
+        *different*: a *key*, *not_before*, *not_after*, *extensions*.
+        """
         return self._ca(common_name, issuer, 0 if issuer else 1, **different)  # type: ignore[arg-type]
 
     def beside_unreadable(self, held: Held) -> Held:
@@ -197,6 +200,7 @@ class Pki:
         path_length: int,
         *,
         key: ec.EllipticCurvePrivateKey | None = None,
+        not_before: datetime | None = None,
         not_after: datetime | None = None,
         extensions: Sequence[x509.ExtensionType] = NO_EXTENSIONS,
     ) -> Held:
@@ -204,7 +208,7 @@ class Pki:
         name = _name(common_name)
         builder = (
             self._builder(name, issuer.certificate.subject if issuer else name, key, issuer)
-            .not_valid_before(self.now - timedelta(days=2))
+            .not_valid_before(not_before or self.now - timedelta(days=2))
             .not_valid_after(not_after or self.now + timedelta(days=2))
             .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
             .add_extension(_SIGNS_CERTIFICATES, critical=True)  # RFC 5280 §4.2.1.9; OpenSSL's strict mode requires it.

@@ -92,7 +92,7 @@ class FakeTransport:
         self.rests: list[float] = []
         self.certificate: bytes | None = None
         self.path: Sequence[bytes] = ()
-        self.forgets_tls_session = False
+        self.forgets_tls_session: str | None = None
         self.failure: Exception | None = None
         """What a write meets."""
 
@@ -128,8 +128,8 @@ class FakeTransport:
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         return self.certificate, self.path
 
-    def forget_tls_session(self) -> None:
-        self.forgets_tls_session = True
+    def forget_tls_session(self, *, at_any_price: bool) -> None:
+        self.forgets_tls_session = "at any price" if at_any_price else "if it costs nobody else"
 
     def settle(self, *, dozes: bool = False) -> None:
         assert not self.settled or dozes is not self.dozes, "admitted twice"

@@ -24,10 +24,28 @@ from tests.support.programs import REPOSITORY
 
 CONFTEST = """
 import pytest
-from tests.support import one_collection
+from tests.support import folder_of_tests, one_collection
+
+pytest_collect_directory = folder_of_tests.collected
 
 def pytest_xdist_setupnodes(config, specs):
     one_collection.prepare(config, specs, {"for_all": "of the run"})
+"""
+FOLDERS_CONFTEST = """
+import pytest
+
+@pytest.fixture(scope="package")
+def shared(pytestconfig):
+    pytestconfig.workerinput["shared"] = "begun"
+    yield
+    pytestconfig.workerinput["shared"] = "ended"
+"""
+FOLDERS_SUITE = """
+def test_one(shared, pytestconfig):
+    assert pytestconfig.workerinput["shared"] == "begun"
+
+def test_another(pytestconfig):
+    assert pytestconfig.workerinput["shared"] == "begun"
 """
 SUITE = """
 import os
@@ -45,6 +63,7 @@ note("collected", os.getpid())
 def test_good(tmp_path, pytestconfig):
     worker = pytestconfig.workerinput
     assert worker["workerid"] == os.environ["PYTEST_XDIST_WORKER"] in str(tmp_path)
+    assert worker["shared"] == "ended"
     note("run", os.getppid(), worker["workerid"], worker["workercount"], worker["for_all"])
 
 def test_bad():
@@ -53,7 +72,10 @@ def test_bad():
 """
 
 
-def test_two_workers_run_what_was_collected_once(tmp_path: Path) -> None:
+def test_two_workers_run_what_was_collected_once_and_a_folders_fixtures_end_with_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "conftest.py").write_text(FOLDERS_CONFTEST)
+    (tmp_path / "folder" / "test_folder.py").write_text(FOLDERS_SUITE)
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_suite.py").write_text(SUITE)
@@ -72,7 +94,7 @@ def test_two_workers_run_what_was_collected_once(tmp_path: Path) -> None:
     assert done.stdout.count("written by gw0") == done.stdout.count("written by gw1") == 1
     assert "KeyError: 'who imports it'" in done.stdout
     assert "UserWarning: of an import" in done.stdout
-    assert "2 failed, 2 passed, 2 warnings, 2 errors in" in done.stdout
+    assert "2 failed, 6 passed, 2 warnings, 2 errors in" in done.stdout
 
 
 COLLECTS = """#!/bin/sh

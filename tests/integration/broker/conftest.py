@@ -1,4 +1,4 @@
-"""Real brokers, one of each kind for all tests of a worker; a test that stops, kills or starves one makes its own."""
+"""Real brokers, one of each kind for all tests here; a test that stops, kills or starves one makes its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pki() -> Pki:
     return Pki()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def broker(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[BrokerProcess]:
     """A broker with files and no revocations, quick to lose patience with strangers."""
     limits = {"limits__handshake_timeout": 3, "limits__connect_timeout": 3}
@@ -35,7 +35,7 @@ def anchors(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Path:
     return pki.write_anchors(tmp_path_factory.mktemp("anchors"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
     directory = tmp_path_factory.mktemp("provisioning") / "fleet"
     with ProvisioningService.copied(directory, FAST) as running:
@@ -46,7 +46,7 @@ CHANGER = "changer"
 """The operator who may do more at the broker's admin port than read."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fleet_broker(tmp_path_factory: pytest.TempPathFactory, service: ProvisioningService) -> Iterator[BrokerProcess]:
     """A broker that has enrolled at `service` and follows its revocation feed."""
     with BrokerProcess.enrolled(

@@ -1,4 +1,4 @@
-"""One real service for all tests of a worker; a test that stops or kills makes its own.
+"""One real service for all tests here; a test that stops or kills makes its own.
 
 A module that says ``ON_BOTH_STORES = True`` has its tests run against a service on each.
 """
@@ -22,7 +22,7 @@ FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if getattr(metafunc.module, "ON_BOTH_STORES", False):
         if "service" in metafunc.fixturenames:
-            metafunc.parametrize("service", ["sqlite", "postgresql"], indirect=True, scope="session")
+            metafunc.parametrize("service", ["sqlite", "postgresql"], indirect=True, scope="package")
         if "own_service" in metafunc.fixturenames:
             metafunc.parametrize("own_service", ["sqlite", "postgresql"], indirect=True, scope="function")
 
@@ -46,7 +46,7 @@ def one(request: pytest.FixtureRequest, directory: Path) -> Iterator[Provisionin
         yield stack.enter_context(idle)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
     with one(request, tmp_path_factory.mktemp("provisioning") / "fleet") as running:
         yield running

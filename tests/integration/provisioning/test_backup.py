@@ -145,13 +145,13 @@ def test_a_copy_is_not_mixed_with_the_log_that_a_killed_service_has_left(tmp_pat
         shutil.copy(copy, store)
         left = {path: path.read_bytes() for path in sorted(service.dir.glob("fleet.db*"))}
         assert len(left) == 4
-        for command in ("serve", "doctor", "audit verify", "ca list"):
+        for command in ("serve --port 0 --http-port 0", "doctor", "audit verify", "ca list"):
             refused = service.command(*command.split(), "--dir", str(service.dir))
             assert refused.returncode != 0
             assert "remove fleet.db-wal and fleet.db-shm: they would damage it" in refused.stdout + refused.stderr
         assert left == {path: path.read_bytes() for path in left}, "nothing was changed"
         store.unlink()
-        refused = service.command("serve", "--dir", str(service.dir))
+        refused = service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0")
         assert "fleet.db is missing, or empty, but not fleet.db-wal" in refused.stderr
         for suffix in ("-wal", "-shm"):
             (service.dir / f"fleet.db{suffix}").unlink()

@@ -176,6 +176,8 @@ def test_a_stranger_s_bad_request_is_refused_with_its_reason(
             None,
             "'page': no such parameter; this path takes after, device, expires_before",
         ),
+        ("/v1/tokens", JSON, b'{"device": "a", "grup": "north"}', "grup: no such field; is group meant?"),
+        ("/v1/tokens", JSON, b'{"device": "a", "x": 1}', "x: no such field; this path takes count, device, devices, "),
         ("/v1/tokens", JSON, b'{"device": nobody}', "the body is not valid JSON: Expecting value at character 11"),
         (
             "/v1/tokens",

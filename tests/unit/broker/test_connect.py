@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
 
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.refusal import RefusalCode, Refused, unavailable
 from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
@@ -17,6 +18,7 @@ from broker.mqtt.packets import Pingreq
 from broker.mqtt.properties import Properties
 from broker.revocation.enforcement import revoke
 from provisioning.pki.identity import Identity
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from tests.support.pki import Held, shared_device, shared_pki, shared_service
 from tests.support.wire import V5, V31, V311, MemoryBroker, connect_packet, will
@@ -180,6 +182,23 @@ def test_a_bad_certificate_is_refused_with_its_code(
     assert client.closed
     if version is V5:
         assert str(answer.properties.reason_string).startswith(f"{code}: ")
+
+
+def test_whose_certificate_is_refused_cannot_resume_again_as_he_may_have_another_by_now(broker: MemoryBroker) -> None:
+    """With the TLS session of the old one he was refused for as long as that was kept: two hours."""
+    held = shared_device("meter-1")
+
+    def forgets() -> str | None:
+        client = broker.open(held)
+        client.send(connect_packet(V5, client_id="meter-1"))
+        return client.transport.forgets_tls_session
+
+    assert forgets() is None
+    broker.engine.admission.shut = unavailable(RefusalCode.SHUTTING_DOWN, "a moment")
+    assert forgets() is None, "that is for now, and not for the certificate"
+    for reason in (RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED):
+        broker.engine.admission.status.index.add(replace(held.revocation, reason=reason))
+        assert forgets() == "if it costs nobody else"
 
 
 def test_a_certificate_revoked_between_handshake_and_connect_is_refused(broker: MemoryBroker) -> None:

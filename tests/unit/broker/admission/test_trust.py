@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.testing import capture_logs
 
 from broker.admission.admission import Admission
@@ -34,6 +34,7 @@ from tests.support.policies import DEFAULT_POLICY
 from tests.support.shaken_hands import shaken
 
 PKI, OTHER = shared_pki(), Pki()
+HOUR = timedelta(hours=1)
 PLANT = PKI.authority("Plant CA", PKI.root)
 
 
@@ -207,7 +208,7 @@ def partner(*anchors: Held) -> TrustBundle:
 
 
 def test_what_a_partner_s_url_lists_judges_nobody_whom_an_anchor_of_ours_vouches_for() -> None:
-    """Whoever answers there put out all of our devices, as it came first; or, by a longer life, at any place."""
+    """Whoever answers there put out all of our devices, as it came first."""
     ends = PKI.now + timedelta(days=900)
     longer = PKI.authority("Test Issuing CA", OTHER.root, key=PKI.issuing.key, not_after=ends)
     ours = TrustBundle("ours", [PKI.root.certificate, PKI.issuing.certificate])
@@ -216,7 +217,7 @@ def test_what_a_partner_s_url_lists_judges_nobody_whom_an_anchor_of_ours_vouches
         judge = Trust(bundles)
         assert seen(judge, device, PKI.issuing) == "ours: CN=Test Issuing CA"
         assert seen(judge, device) == "ours: CN=Test Issuing CA", "of a resumed session, too"
-        assert seen(judge, device, longer) == "ours: CN=Test Issuing CA"
+        assert verified(judge.anchors_pem(DOMAIN), device) == [device.der, PKI.issuing.der], "so it has no other path"
         assert seen(judge, meter, OTHER.issuing, OTHER.root) == "partner: CN=Test Issuing CA", "its own are its own"
         with capture_logs() as logs:
             judge.warn_of_claims(DOMAIN)
@@ -226,14 +227,6 @@ def test_what_a_partner_s_url_lists_judges_nobody_whom_an_anchor_of_ours_vouches
             == [("ANCHOR_OF_ANOTHER", "partner", "CN=Test Issuing CA is an anchor of ours, which judges its clients")]
             * 2
         )
-    assert seen(Trust([partner(longer)]), device, longer) == "partner: CN=Test Issuing CA", "nobody else has it"
-    constrained = x509.NameConstraints([x509.DNSName("plant.example")], None)
-    less = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, extensions=[constrained])
-    servers = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-    no_clients = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, extensions=[servers])
-    for each in (less, no_clients, OTHER.issuing, PKI.authority("Another CA", PKI.root, key=PKI.issuing.key)):
-        judge = Trust([partner(longer), TrustBundle("ours", [each.certificate])])
-        assert seen(judge, device, longer) == "partner: CN=Test Issuing CA", "it allows less, or is another CA"
 
 
 def test_what_a_url_s_ca_below_our_root_claims_is_not_ours() -> None:
@@ -256,6 +249,31 @@ def test_what_a_url_s_ca_below_our_root_claims_is_not_ours() -> None:
         assert not isinstance(admitted, Refused)
         assert admitted.issuer is not None
         assert admitted.issuer.bundle.name == "partner"
+
+
+def test_a_ca_that_a_table_confines_is_confined_by_each_of_its_certificates() -> None:
+    """Our root had renewed it, and the table, which comes first, names the old one: its device came as one of ours."""
+    renewed = PKI.authority("Plant CA", PKI.root, key=PLANT.key, not_after=PKI.now + timedelta(days=900))
+    ca, key = renewed.certificate, generate_key()
+    common_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meter-1")])
+    begins, ends = PKI.now - HOUR, PKI.now + HOUR
+    builder = x509.CertificateBuilder(ca.subject, common_name, key.public_key(), 7, begins, ends)
+    stated = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(ca.issuer)], ca.serial_number)
+    name = x509.UniformResourceIdentifier(f"spiffe://{DOMAIN}/device/meters/meter-1")
+    for extension in (stated, x509.SubjectAlternativeName([name])):
+        builder = builder.add_extension(extension, critical=False)
+    spoof = Held(builder.sign(renewed.key, hashes.SHA256()), key, (ca,))
+    confined = TrustBundle("confined", [PLANT.certificate], terms=partner().terms)
+    judge = Trust([confined, TrustBundle("ours", [PKI.root.certificate])])
+    assert verified(judge.anchors_pem(DOMAIN), spoof) == [spoof.der, renewed.der, PKI.root.der]
+    for above in ((renewed, PKI.root), ()):
+        assert seen(judge, spoof, *above) == "confined: CN=Plant CA"
+    own = TrustBundle("own", [PLANT.certificate])
+    assert seen(Trust([own, TrustBundle("ours", [PKI.root.certificate])]), spoof, renewed, PKI.root) == (
+        "ours: CN=Plant CA"
+    ), "of one trust domain, and perhaps expired: nobody is confined"
+    judge = Trust([TrustBundle("ours", [PKI.root.certificate]), confined])
+    assert seen(judge, spoof, renewed, PKI.root) == "ours: CN=Plant CA", "the settings' order counts"
 
 
 def test_the_settings_order_counts_where_no_url_of_others_has_named_an_anchor() -> None:
@@ -324,6 +342,10 @@ def test_openssl_is_given_last_what_a_partner_s_url_lists(twin: str) -> None:
         with capture_logs() as logs:
             judge.warn_of_claims(DOMAIN)
         assert [each["code"] for each in logs] == ["ANCHOR_OF_ANOTHER"] * 2, "of the other identifier nothing is taken"
+    unidentified = TrustBundle("ours", [namesake(None).certificate])
+    with capture_logs() as logs:
+        Trust([partner(namesake(b"x")), unidentified]).warn_of_claims(DOMAIN)
+    assert [each["code"] for each in logs] == ["ANCHOR_OF_ANOTHER"], "ours says no identifier, so it could be taken"
 
 
 def test_a_partner_s_url_may_renew_what_the_settings_name_of_its_own() -> None:
@@ -344,6 +366,34 @@ def test_an_anchor_that_has_expired_takes_no_client_of_a_partner_s_url() -> None
     assert path == [meter.der, OTHER.issuing.der]
     assert seen(judge, meter, OTHER.issuing) == "partner: CN=Test Issuing CA"
     assert seen(judge, meter) == "partner: CN=Test Issuing CA", "of a resumed session, too"
+
+
+def test_of_the_certificates_of_a_ca_one_that_is_in_date_counts_for_who_resumes() -> None:
+    """It was refused as expired until it made a full handshake: the first that matched was taken."""
+    ended = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, not_after=PKI.now - HOUR)
+    begins = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, not_before=PKI.now + HOUR)
+    device = PKI.device("meter-1")
+    for anchors in permutations(each.certificate for each in (ended, begins, PKI.issuing)):
+        issuer = Trust([TrustBundle("ours", anchors)]).issuer_of(device.certificate, (), PKI.now, DOMAIN)
+        assert issuer is not None
+        assert issuer.certificate == PKI.issuing.certificate
+
+
+def test_of_two_partners_whose_urls_list_one_ca_the_first_table_judges_and_the_log_says_so() -> None:
+    device = PKI.device("meter-1")
+    certificates = [OTHER.issuing.certificate, PKI.issuing.certificate]
+    terms = BundleTerms.of(settings(name="another", trust_domain="another.example"))
+    other = TrustBundle("another", certificates, terms=terms, fetched=certificates)
+    for first, second in permutations([other, partner(PKI.issuing)]):
+        judge = Trust([first, second])
+        assert seen(judge, device, PKI.issuing) == seen(judge, device) == f"{first.name}: CN=Test Issuing CA"
+        with capture_logs() as logs:
+            judge.warn_of_claims(DOMAIN)
+        told = [(each["code"], each["bundle"], each["detail"]) for each in logs]
+        detail = f"CN=Test Issuing CA is an anchor of {first.name}, which judges its clients"
+        assert told[:1] == [("ANCHOR_OF_ANOTHER", second.name, detail)]
+    named = TrustBundle("partner", [PKI.issuing.certificate], terms=partner().terms)
+    assert seen(Trust([other, named]), device, PKI.issuing) == "partner: CN=Test Issuing CA", "its settings name it"
 
 
 def test_of_two_bundles_from_files_the_one_that_has_the_anchor_judges() -> None:

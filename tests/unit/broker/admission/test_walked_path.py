@@ -6,10 +6,12 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import permutations
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker.admission.refusal import RefusalCode
@@ -23,6 +25,7 @@ from tests.support.shaken_hands import shaken
 PKI = shared_pki()
 ROOT = PKI.root
 ANOTHER = generate_key().public_key()
+DAY = timedelta(days=1)
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.7"), b"\x05\x00")
 AKI = x509.AuthorityKeyIdentifier
 ELSEWHERE = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Elsewhere")])
@@ -151,6 +154,24 @@ def test_a_ca_that_certifies_a_new_key_of_its_own_has_no_ca_below_it(below: str,
     walked, _ = walk([held.certificate, *held.chain], [ROOT.certificate], PKI.now)
     said = shake_hands(held)
     assert walked.passed is (not said) is accepted, (walked, said)
+
+
+@pytest.mark.parametrize("kind", ["curve", "another kind"])
+@pytest.mark.parametrize("place", ["anchor", "intermediate"])
+def test_of_cas_of_one_name_the_first_that_could_have_signed_is_tried_and_no_other(kind: str, place: str) -> None:
+    authority = ROOT if place == "anchor" else made("Odd CA", ROOT, {}, is_ca=True)
+    held, name = made("meter-1", authority, {}), authority.certificate.subject
+    key = generate_key() if kind == "curve" else Ed25519PrivateKey.generate()
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 5, PKI.now - DAY, PKI.now + DAY)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    namesake = builder.sign(key, hashes.SHA256() if kind == "curve" else None)
+    for chain in permutations([namesake, authority.certificate]):
+        anchors = list(chain) if place == "anchor" else [ROOT.certificate]
+        held = replace(held, chain=() if place == "anchor" else chain)
+        walked, _ = walk([held.certificate, *held.chain], anchors, PKI.now)
+        said = shake_hands(held, anchors)
+        assert walked.passed is (not said) is (kind != "curve" or chain[0] is not namesake), (walked, said)
+        assert walked.passed or "OpenSSL tries no other" in walked.detail
 
 
 EXPIRED, NOT_YET = (-9, -1), (1, 9)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from typer.testing import CliRunner
 
 from broker.cli import app
+from broker.settings.config_loading import load
+from broker.sources.anchor_copy import copy_of, keep
+from provisioning.pki.keys import generate_key
 from tests.support.pki import Pki, pem_of, shared_pki
 
 REQUEST = b"-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n-----END CERTIFICATE REQUEST-----\n"
@@ -58,6 +64,43 @@ def test_what_cannot_be_read_does_not_hide_the_others(files: Path) -> None:
     assert (code, said.splitlines()[-1]) == (1, "1 of 3 would be admitted")
     assert f"{files}/none.crt cannot be read: No such file or directory; what happened to a client: " in errors
     assert f"{files}/request.pem: it holds no PEM certificate but a request, which nobody has signed" in errors
+
+
+def test_by_files_alone_anchors_are_tried_in_the_order_in_which_a_broker_gives_them_to_openssl(files: Path) -> None:
+    """What a partner's URL has named comes last, though its table is first: a CA of our issuing CA's name, here."""
+    config = files / "broker.toml"
+    config.write_text(
+        f"""
+        provisioning = "https://localhost:8443"
+        state_dir = "{files}"
+        [[trust]]
+        name = "plant"
+        anchors_url = "https://plant.example/"
+        anchors_url_cafile = "{files}/anchors.pem"
+        trust_domain = "plant.example"
+        groups = ["meters"]
+        unsafe_no_revocation = true
+        [[trust]]
+        name = "ours"
+        anchors = ["{files}/anchors.pem"]
+        unsafe_no_revocation = true
+        """
+    )
+    copy = copy_of(load(config, {"cafile": files / "anchors.pem"}).trust[0], files)
+    assert copy is not None
+    keep(copy, [x509.load_pem_x509_certificate(namesake_pem())])
+    code, said, errors = check(files, "a.crt", f"--config={config}")
+    assert (code, errors) == (0, ""), said
+    assert "bundle      ours" in said
+
+
+def namesake_pem() -> bytes:
+    """Return a CA of our issuing CA's name that says nothing of its key."""
+    key, name = generate_key(), shared_pki().issuing.certificate.subject
+    begins, ends = (shared_pki().now + timedelta(days=days) for days in (-1, 1))
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 5, begins, ends)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    return pem_of(builder.sign(key, SHA256()))
 
 
 def test_files_alone_or_a_broker_elsewhere_decide(files: Path) -> None:

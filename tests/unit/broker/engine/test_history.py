@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.admission.peer import Peer
-from broker.admission.refusal import Refused
+from broker.admission.refusal import RefusalCode, Refused
 from broker.engine.history import LONGEST_SHOWN, MOST_OF_ONE, Event, Happened, History
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.identity import Identity
@@ -182,6 +182,24 @@ def test_one_key_keeps_its_newest_events() -> None:
     events = history.strangers("192.0.2.1")
     assert [event.last for event in events] == [float(each) for each in range(100 - MOST_OF_ONE, 100)]
     assert len(history) == MOST_OF_ONE
+
+
+@pytest.mark.parametrize(("certificates", "kept"), [(2, 2), (50, MOST_OF_ONE - 7)])
+def test_whoever_has_revoked_certificates_of_an_identity_hides_nothing_of_it(certificates: int, kept: int) -> None:
+    broker = MemoryBroker()
+    for _ in range(4):
+        broker.device("meter-1")  # Which takes over its own session.
+    known = story(broker.engine.history)
+    assert len(known) == 7
+    thief = Stranger("192.0.2.66")
+    uri = str(all_known(broker.engine.history)[0].identity)
+    for number in range(100):
+        serial = f"{number % certificates:x}"
+        thief.refusal = Refused(RefusalCode.REVOKED, ReasonCode.NOT_AUTHORIZED, "revoked", identity=uri, serial=serial)
+        broker.engine.history.note(Happened.REFUSED, thief, "REVOKED", "revoked", str(number), 2000.0 + number)
+    assert story(broker.engine.history) == [*known, *[("refused", "REVOKED")] * kept]
+    assert all_known(broker.engine.history)[-1].last == 2099.0
+    assert len(broker.engine.history) == len(known) + kept
 
 
 def test_strangers_push_out_strangers_and_never_the_fleet() -> None:

@@ -10,10 +10,10 @@ from amqtt.plugins.base import BasePlugin
 
 from broker.mqtt.codes import QoS
 from broker.mqtt.packets import Disconnect, Suback, Subscribe, SubscriptionRequest
-from broker.plugins.company import Company
 from broker.plugins.host import PluginHost
 from broker.plugins.loading import Wanted
 from broker.plugins.logs import Outcomes
+from broker.plugins.plugin_set import PluginSet
 from broker.plugins.questions import Questions
 from broker.plugins.watch import Watch
 from tests.support.wire import MemoryBroker
@@ -55,12 +55,12 @@ async def test_a_plugin_hears_in_order_of_what_is_permitted_and_of_nothing_else(
     outcomes = Outcomes(broker.metrics, clock)
     watch = Watch(broker.metrics, outcomes)
     wanted = [Wanted("fleet_plugins.Listens", Listens, None)]
-    company = Company(wanted, BaseContext(), outcomes, watch, lambda: 100, 30.0)
-    questions = Questions(company.plugins, lambda: 100, outcomes, watch, patience=30.0, verdict_seconds=10.0)
-    PluginHost(broker.engine, claimed_names=False).attach(company, questions)
-    await company.pre_start()
+    plugin_set = PluginSet(wanted, BaseContext(), outcomes, watch, lambda: 100, 30.0)
+    questions = Questions(plugin_set.plugins, lambda: 100, outcomes, watch, patience=30.0, verdict_seconds=10.0)
+    PluginHost(broker.engine, claimed_names=False).attach(plugin_set, questions)
+    await plugin_set.pre_start()
     meter = broker.device("meter-1")
-    await company.members[0].events.drained()
+    await plugin_set.members[0].events.drained()
     meter.send(Subscribe(1, (SubscriptionRequest(f"{OWN}/cmd/#", QoS.AT_LEAST_ONCE), SubscriptionRequest("fleet/#"))))
     assert [code.is_failure for code in meter.next_packet(Suback).reason_codes] == [False, True]
     meter.publish(f"{OWN}/t", b"1", qos=1)
@@ -68,9 +68,9 @@ async def test_a_plugin_hears_in_order_of_what_is_permitted_and_of_nothing_else(
     meter.publish(f"{OWN}/kept", b"3", qos=1, retain=True)
     meter.unsubscribe(f"{OWN}/cmd/#", f"{OWN}/never")
     meter.send(Disconnect())
-    await company.close()
-    assert company.describe()[0]["hooks"] == sorted(company.members[0].events.handlers)
-    plugin = company.plugins[0]
+    await plugin_set.close()
+    assert plugin_set.describe()[0]["hooks"] == sorted(plugin_set.members[0].events.handlers)
+    plugin = plugin_set.plugins[0]
     assert isinstance(plugin, Listens)
     assert plugin.heard == [
         ("connected", "meter-1", "connected", "meter-1"),

@@ -16,6 +16,7 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unavailable
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import StatusPolicy
+from broker.sources import asker as asker_module
 from broker.sources import crl_urls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
@@ -91,6 +92,27 @@ async def test_the_will_of_who_is_absent_waits_for_what_a_responder_says(
     await lists._asker.close()
     assert watcher.payloads() == ([] if answer in reasons else [b"gone"])
     assert len(after.engine.registry) == (1 if answer == "revoked" else 2)
+
+
+async def test_what_is_not_known_in_time_is_said_once_for_all_clients_of_a_storm(
+    broker: StoredBroker, web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = shared_device("meter-1")
+    web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [held], silent=True)
+    monkeypatch.setattr(asker_module, "_PATIENCE", 0.0)
+    asker = asks_responder(broker, web, tmp_path, lambda: broker.now)._asker
+    assert broker.engine.admission.trust is not None
+    (issuer,) = broker.engine.admission.trust.bundles[0].anchors
+    said = []
+    for seconds in (0, 60):
+        broker.now += seconds
+        with capture_logs() as lines:
+            for _ in range(3):
+                assert asker.ask(held.certificate, issuer, None) is not None
+            await asyncio.gather(*asker._tasks)
+        said.append([line["times"] for line in lines if line["event"] == "certificate status not known in time"])
+    assert said == [[1], [3]]
+    await asker.close()
 
 
 async def test_what_is_remembered_will_do_unless_lists_are_wanting_or_nobody_knows_the_certificate(

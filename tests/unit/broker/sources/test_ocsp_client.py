@@ -17,6 +17,7 @@ from broker.metrics import Metrics
 from broker.settings.trust_settings import REQUIRE
 from broker.sources import ocsp_client
 from broker.sources.ocsp_client import OcspClient, urls_of
+from broker.sources.ocsp_http import OcspUnreachable
 from provisioning.pki.ocsp import Answer
 from provisioning.pki.revocation import Revocation, RevocationIndex
 from provisioning.pki.revocation_reason import RevocationReason
@@ -320,6 +321,33 @@ async def test_a_responder_that_is_not_there_is_said_once_and_left_alone_for_a_w
     assert await scene.ask() is not None
     assert scene.told == [("OCSP lost", "OCSP_FAILED"), ("OCSP answers", "OCSP_CURRENT")]
     assert scene.client.failing == set()
+    await scene.client.close()
+
+
+async def test_a_late_answer_among_others_is_no_silence(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a reconnection storm each was a warning, taken back at the next answer, and others were not asked about."""
+    true_ask, asked, hangs = scene.client._http.ask, asyncio.Event(), asyncio.Event()
+
+    async def ask(url: str, serial: int, issuer: x509.Certificate, *, time_at: Any) -> Any:
+        if serial != SERIAL:
+            asked.set()
+            await hangs.wait()
+            raise OcspUnreachable("no answer")
+        return await true_ask(url, serial, issuer, time_at=time_at)
+
+    monkeypatch.setattr(scene.client._http, "ask", ask)
+    late = asyncio.create_task(scene.client.ask_at([scene.url], 1, scene.issuer))
+    await asked.wait()
+    scene.now = 1.0
+    assert await scene.ask() is not None
+    scene.now = 2.0
+    hangs.set()
+    assert await late is None
+    assert scene.told == []
+    assert not scene.client.is_silent(scene.url)
+    assert await scene.client.ask_at([scene.url], 2, scene.issuer) is None
+    assert scene.told == [("OCSP lost", "OCSP_FAILED")], "since this one was asked nobody has had an answer"
+    assert scene.client.is_silent(scene.url)
     await scene.client.close()
 
 

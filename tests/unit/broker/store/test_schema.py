@@ -160,8 +160,8 @@ def test_what_was_being_replayed_by_an_older_broker_is_replayed_up_to_what_is_th
         database.execute(
             "INSERT INTO subscriptions VALUES (1, 'a/#', 1, 0, 0, 0, x'', 1), (1, 'b', 1, 0, 0, 0, x'', 0)"
         )
-        retained = "INSERT INTO retained VALUES (?1, CAST(?1 AS BLOB), x'01', 1, 1, x'', NULL, '')"
-        database.executemany(retained, [(f"a/{n}",) for n in range(9)])
+        retained = "INSERT INTO retained VALUES (?, CAST(? AS BLOB), x'01', 1, 1, x'', NULL, '')"
+        database.executemany(retained, [(f"a/{n}",) * 2 for n in range(9)])
         database.commit()
     store = SqliteStore(path)
     assert store.rows("SELECT topic_filter, pending FROM subscriptions") == [("a/#", 9), ("b", 0)]

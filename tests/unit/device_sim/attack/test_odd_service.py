@@ -74,6 +74,26 @@ async def test_a_certificate_that_is_over_when_it_comes_is_taken_where_it_is_to_
             assert (await desk.enrolled("meter-1", "a token", soon_over=soon_over)).certificate == over
 
 
+async def test_all_are_enrolled_by_the_same_connections_which_end_with_the_attack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ca-bundle.crt").write_text(PKI.anchors)
+    by: list[EstClient] = []
+
+    async def enrol(self: EstClient, *_arguments: object, **_named: object) -> x509.Certificate:
+        by.append(self)
+        return PKI.device("meter-1").certificate
+
+    monkeypatch.setattr(EstClient, "enrol", enrol)
+    async with EnrolmentOperatorClient("https://localhost:1", PKI.anchors, OPERATOR) as operator:
+        desk = EnrolmentDesk("https://localhost:1", tmp_path / "ca-bundle.crt", operator)
+        for _ in range(2):
+            await desk.enrolled("meter-1", "a token")
+        assert by[0] is by[1]
+        await desk.close()
+    assert by[0]._pool.is_closed
+
+
 async def test_no_proxy_of_the_environment_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

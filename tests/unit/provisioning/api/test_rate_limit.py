@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from provisioning.api.former_callers import PAUSE, FormerCallers
 from provisioning.api.peer import peer_certificate, peer_certificate_der, tls_connection
 from provisioning.api.rate_limit import Callers, RateLimit, RequestRates
 from provisioning.enrolment.attempt import TlsConnection
@@ -29,9 +32,16 @@ class Asked:
         self.now = 0.0
         self.authorities = [shared_pki().root.certificate, shared_pki().issuing.certificate]
         self.reached = 0
+        self.ended: set[x509.Certificate] = set()
+        self.asked: list[x509.Certificate] = []
         self.app = RateLimit(self._serve, refuse=RequestRates(
-            rate=0.5, burst=2, clock=lambda: self.now, answer=self._answer, authorities=lambda: self.authorities
+            rate=0.5, burst=2, clock=lambda: self.now, answer=self._answer, authorities=lambda: self.authorities,
+            former=FormerCallers(self._is_ended, lambda: self.now),
         ).refuse)  # fmt: skip
+
+    async def _is_ended(self, certificate: x509.Certificate) -> bool:
+        self.asked.append(certificate)
+        return certificate in self.ended
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.reached += 1
@@ -106,6 +116,48 @@ async def test_who_is_named_by_another_s_ca_of_our_ca_s_name_empties_nobody_s_bu
     assert {each.certificate.issuer for each in impostors} == {METER.certificate.issuer}
     assert [await asked.status(der=each.der) for each in impostors] == [204] * 3, "each is a caller"
     assert [await asked.status(der=METER.der) for _ in range(2)] == [204, 204]
+
+
+async def test_a_revoked_certificate_empties_nobodys_bucket_for_longer_than_a_question_takes() -> None:
+    asked, good = Asked(), shared_pki().device("meter-1")
+    asked.ended.add(METER.certificate)
+    assert [await asked.status(der=METER.der) for _ in range(3)] == [204, 204, 429]
+    assert await asked.status(der=good.der) == 429, "nobody knows yet"
+    await asyncio.sleep(0)
+    assert asked.asked == [METER.certificate, good.certificate]
+    assert [await asked.status(der=METER.der) for _ in range(3)] == [204, 204, 429], "a bucket of its own"
+    for _ in range(9):
+        asked.now += 1.0
+        await asked.status(der=METER.der)
+    assert [await asked.status(der=good.der) for _ in range(3)] == [204, 204, 429]
+    await asyncio.sleep(0)
+    assert asked.asked.count(METER.certificate) == 2, "not with each request"
+    asked.ended.clear()
+    asked.now += PAUSE
+    await asked.status(der=METER.der)
+    await asyncio.sleep(0)
+    assert [await asked.status(der=each.der) for each in (METER, good, METER)] == [204, 204, 429], "resumed: one name"
+
+
+async def test_a_store_that_does_not_answer_changes_no_bucket() -> None:
+    now, fails = 0.0, False
+
+    async def is_ended(_: x509.Certificate) -> bool:
+        if fails:
+            raise Refused(Code.UNAVAILABLE, "away")
+        return True
+
+    former = FormerCallers(is_ended, lambda: now)
+    for ended in (False, True):
+        fails = not ended
+        former.doubt(METER.der)
+        await asyncio.sleep(0)
+        assert (METER.der in former) is ended
+        now += PAUSE
+    fails = True
+    assert METER.der in former
+    await asyncio.sleep(0)
+    assert METER.der in former, "as it was"
 
 
 @pytest.mark.parametrize("more", [0, 90_000])

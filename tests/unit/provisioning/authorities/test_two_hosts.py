@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
+from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
-from provisioning.directory.files import read_certificate
+from provisioning.directory.files import OPERATOR, read_certificate
+from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import ConfigurationError
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.store import lacked_keys
 from tests.support.ceremonies import Ceremonies
 
 _LATER = timedelta(seconds=2)
@@ -81,6 +89,137 @@ async def test_a_root_that_was_retired_is_not_announced_again_as_anothers(fleet_
     ):
         await NextAuthority(fleet_cas.life).announce(pem, root)
     assert "root-3" not in await fleet_cas.states()
+
+
+@pytest.mark.parametrize("requested", [False, True])
+async def test_two_hosts_that_make_the_next_ca_at_once(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch, *, requested: bool
+) -> None:
+    """One is announced. The other's key is no CA's, and where that one's has to be copied to."""
+    here, database = fleet_cas.life, fleet_cas.database
+    other = other_directory(fleet_cas)
+    there = NextAuthority(replace(here, settings=here.settings.model_copy(update={"directory": other})))
+    key = here.places.path("issuing-2")
+    if requested:
+        pem = await issued_elsewhere(fleet_cas, "root-ca")
+        await there.begin()
+        with pytest.raises(ConfigurationError, match=r"issuing-2 was announced from another machine.*issuing-2\.key"):
+            await NextAuthority(here).announce(pem)
+        (detail,) = await told(fleet_cas)
+        assert detail.startswith(f"issuing-2 is announced, and its key is not the one in {key}: another CA of")
+        key.unlink()
+    else:
+        write = database.write
+
+        async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+            if key.exists() and "issuing-2" not in await fleet_cas.states():
+                monkeypatch.setattr(database, "write", write)
+                await there.begin()
+            return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(database, "write", overtaken)
+        with pytest.raises(ConfigurationError, match="issuing-2 was announced by another command"):
+            await NextAuthority(here).begin()
+        assert not key.exists()
+    assert [each.split(":")[0] for each in await told(fleet_cas)] == ["issuing-2 is announced, and its key is not here"]
+    shutil.copy(other / key.name, key)
+    assert not await told(fleet_cas)
+
+
+async def test_two_hosts_that_make_the_next_root_at_once(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, database = fleet_cas.life, fleet_cas.database
+    there = replace(here, settings=here.settings.model_copy(update={"directory": other_directory(fleet_cas)}))
+    key, write = here.places.path("root-2"), database.write
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        if key.exists():
+            monkeypatch.setattr(database, "write", write)
+            await RootLife(there).begin()
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match="root-2 was made by another command"):
+        await RootLife(here).begin()
+    assert not key.exists()
+    shutil.copy(here.places.path("root-ca"), key)
+    (detail,) = await told(fleet_cas)
+    assert detail.startswith(f"the key of root-2 is not the one in {key}")
+    shutil.copy(there.places.path("root-2"), key)
+    assert not await told(fleet_cas)
+
+
+async def test_a_ca_whose_key_a_service_lacks_is_not_activated(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await NextAuthority(fleet_cas.life).begin()
+    monkeypatch.setattr(lacked_keys, "lacking", lambda *_: ["192.0.2.7", "192.0.2.9"])
+    with pytest.raises(ConfigurationError, match=r"at 192\.0\.2\.7 and at 192\.0\.2\.9 .*copy issuing-2\.key"):
+        await fleet_cas.life.activate(waiting=False)
+    assert (await fleet_cas.states())["issuing-2"] == "announced"
+    await fleet_cas.life.activate(waiting=False, despite_services=True)
+    assert (await fleet_cas.states())["issuing-2"] == "active"
+
+
+async def test_a_ca_that_is_activated_while_it_is_being_revoked_is_not_revoked(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing issues any more, neither for devices nor for whoever has to repair it."""
+    await NextAuthority(fleet_cas.life).begin()
+    write = fleet_cas.database.write
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        monkeypatch.setattr(fleet_cas.database, "write", write)
+        await fleet_cas.life.activate(waiting=False)
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet_cas.database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match="issuing-2 is active"):
+        await AuthorityRevocation(fleet_cas.life).begin("issuing-2", RevocationReason.SUPERSEDED)
+    assert (await fleet_cas.states())["issuing-2"] == "active"
+
+
+@pytest.mark.parametrize("signed", [False, True])
+async def test_no_operator_is_certified_by_a_ca_that_is_revoked_meanwhile(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch, *, signed: bool
+) -> None:
+    """What a revoked CA has issued is listed once: this would be on no list."""
+    await NextAuthority(fleet_cas.life).begin()
+    held = fleet_cas.life.files.certificate(OPERATOR).read_bytes()
+    write, left = fleet_cas.database.write, 2 if signed else 1
+
+    async def overtaken(work: Callable[[Connection], object], *rest: object, **how: object) -> object:
+        nonlocal left
+        left -= getattr(work, "__name__", "") in {"announce", "record"}
+        if not left:
+            monkeypatch.setattr(fleet_cas.database, "write", write)
+            await fleet_cas.life.activate(waiting=False)
+            revocation = AuthorityRevocation(fleet_cas.life)
+            await revocation.finish(await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE))
+        return await write(work, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet_cas.database, "write", overtaken)
+    with pytest.raises(ConfigurationError, match=r"admin has no new certificate: .* revoked or retired meanwhile"):
+        await restore_operator(fleet_cas.life, "admin")
+    assert fleet_cas.life.files.certificate(OPERATOR).read_bytes() == held
+    await restore_operator(fleet_cas.life, "admin")
+    assert fleet_cas.life.files.certificate(OPERATOR).read_bytes() != held
+
+
+def other_directory(fleet_cas: Ceremonies) -> Path:
+    """Return another host's copy of the directory."""
+    directory = fleet_cas.settings.directory
+    ignored = shutil.ignore_patterns("fleet.db*")
+    return Path(shutil.copytree(directory, directory.with_name("other"), ignore=ignored))
+
+
+async def told(fleet_cas: Ceremonies) -> list[str]:
+    """Return what `doctor` says of the keys."""
+    found = await fleet_cas.database.read(
+        lambda connection: list(authority_findings(connection, fleet_cas.settings, fleet_cas.clock()))
+    )
+    return [each.detail for each in found if "key is " in each.detail or each.detail.startswith("the key ")]
 
 
 async def issued_elsewhere(fleet_cas: Ceremonies, root: str) -> bytes:

@@ -29,7 +29,7 @@ async def test_where_an_operator_was_answered_is_before_others_and_these_by_addr
     """A thousand connections of one host kept an operator waiting for seven seconds, four thousand kept him out."""
     pki, places, begun = shared_pki(), Places(100), list[bytes]()
     context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
-    places.known.add(b"127.0.0.4")
+    places.known.add(b"127.0.0.4", "anna")
 
     class Noted(Served):
         def __init__(self, place: Place, client: Address | None) -> None:

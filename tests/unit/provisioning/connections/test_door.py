@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from provisioning.connections import door as door_module
 from provisioning.connections.door import HANDSHAKE_SECONDS, Door
 from provisioning.connections.places import Place, Places
-from provisioning.pki import late_handshake, seen_out
+from provisioning.pki import late_handshake, refused_handshake
 from provisioning.pki.handshake_turns import Turns
 from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.renewable_context import RenewableContext
@@ -313,7 +313,9 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
 
 UNEXPECTED_MESSAGE = b"\x15\x03\x03\x00\x02\x02\x0a"
 CONNECT = b"CONNECT a:1 HTTP/1.1\r\n\r\n"
-PLAIN_HTTP = [(b"%b / HTTP/1.1\r\n\r\n" % method, seen_out._TO_HTTP) for method in (b"GET", b"HEAD", b"POST", b"PUT")]
+PLAIN_HTTP = [
+    (b"%b / HTTP/1.1\r\n\r\n" % method, refused_handshake._TO_HTTP) for method in (b"GET", b"HEAD", b"POST", b"PUT")
+]
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])

@@ -155,7 +155,7 @@ def test_where_an_operator_was_answered_strangers_make_room_first() -> None:
     crowd, hosts = Crowd(4), ("192.0.2.1", "192.0.2.2", "198.51.100.1", "198.51.100.2")
     for name, host in zip("abcd", hosts, strict=True):
         assert crowd.come(name, host=host)
-    crowd.held["a"].vouch()
+    crowd.held["a"].vouch("anna")
     crowd.held["a"].leave()
     assert crowd.come("e", host="192.0.2.1")
     assert crowd.held["e"].address in crowd.places.known
@@ -174,5 +174,19 @@ def test_who_has_shown_nothing_for_longest_is_known_no_more(monkeypatch: pytest.
     monkeypatch.setattr(places_module, "_MOST_KNOWN", 2)
     known = KnownAddresses()
     for key in (b"a", b"b", b"a", b"c"):
-        known.add(key)
+        known.add(key, "anna")
     assert [key in known for key in (b"a", b"b", b"c")] == [True, False, True]
+
+
+def test_one_party_makes_few_addresses_known_and_no_others_unknown() -> None:
+    known = KnownAddresses()
+    known.add(b"0", "anna")
+    for number in range(1000):
+        known.add(b"%d" % number, "thief")
+    every = [number for number in range(1000) if b"%d" % number in known]
+    assert every == [0, *range(1000 - places_module.MOST_OF_ONE, 1000)], "anna's, and the thief's latest"
+    known.add(b"999", "anna")
+    for number in range(places_module.MOST_OF_ONE):
+        known.add(b"%d" % number, "thief")
+    assert b"999" in known, "there anna was answered, too"
+    assert b"998" not in known

@@ -77,7 +77,10 @@ def test_whose_session_is_forgotten_comes_with_a_whole_handshake_whatever_he_pre
     assert not server.come().session_reused
     again = server.come(admits=False)
     assert again.session_reused, "otherwise there is nothing to forget"
-    resumption.forget(again)
+    resumption.forget(again, at_any_price=False)
+    again = server.come(admits=False)
+    assert again.session_reused is not remembers, "for one, not all others lose what they have in tickets"
+    resumption.forget(again, at_any_price=True)
     for _ in range(2):
         assert not server.come(admits=False).session_reused
 

@@ -13,12 +13,12 @@ from amqtt.contexts import BaseContext
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 
 from broker.metrics import Metrics
-from broker.plugins import company as starting
+from broker.plugins import plugin_set as starting
 from broker.plugins import watch
-from broker.plugins.company import Company
 from broker.plugins.errors import PluginError
 from broker.plugins.loading import Wanted
 from broker.plugins.logs import Outcomes
+from broker.plugins.plugin_set import PluginSet
 from broker.plugins.watch import Watch
 
 
@@ -96,10 +96,10 @@ class ExitsAtOnce(Hears):
         sys.exit()
 
 
-def company_of(*plugins: type[BasePlugin[Any]], patience: float = 30.0) -> Company:
+def plugin_set_of(*plugins: type[BasePlugin[Any]], patience: float = 30.0) -> PluginSet:
     outcomes = Outcomes(Metrics(), asyncio.get_running_loop().time)
     wanted = [Wanted(f"fleet_plugins.{each.__name__}", each, None) for each in plugins]
-    return Company(wanted, BaseContext(), outcomes, Watch(Metrics(), outcomes), lambda: 100, patience)
+    return PluginSet(wanted, BaseContext(), outcomes, Watch(Metrics(), outcomes), lambda: 100, patience)
 
 
 async def ended(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -113,9 +113,9 @@ async def ended(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return task
 
 
-async def started(company: Company) -> None:
-    await company.pre_start()
-    await company.post_start()
+async def started(plugin_set: PluginSet) -> None:
+    await plugin_set.pre_start()
+    await plugin_set.post_start()
 
 
 @pytest.mark.parametrize(
@@ -133,19 +133,19 @@ async def test_a_plugin_that_does_not_start_ends_the_start_and_is_named_with_the
 ) -> None:
     monkeypatch.setattr(watch, "_CLEANING", 0.05)
     monkeypatch.setattr(starting, "_AT_START", 0.05)
-    company = company_of(plugin)
-    failed = (await ended(started(company))).exception()
+    plugin_set = plugin_set_of(plugin)
+    failed = (await ended(started(plugin_set))).exception()
     assert isinstance(failed, PluginError)
     assert str(failed).startswith(f"plugins: fleet_plugins.{said}")
-    await company.close()
-    assert company.plugins[0].heard == ["stop", "stopped", "close"]
+    await plugin_set.close()
+    assert plugin_set.plugins[0].heard == ["stop", "stopped", "close"]
 
 
 async def test_a_start_that_is_stopped_ends_though_a_plugin_catches_its_cancellation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(watch, "_CLEANING", 0.05)
-    starts = asyncio.create_task(company_of(Deaf).pre_start())
+    starts = asyncio.create_task(plugin_set_of(Deaf).pre_start())
 
     async def stop() -> None:
         await asyncio.sleep(0)
@@ -158,7 +158,7 @@ async def test_a_start_that_is_stopped_ends_though_a_plugin_catches_its_cancella
 
 async def test_a_plugin_that_would_end_the_program_as_it_is_created_is_named() -> None:
     with pytest.raises(PluginError, match=r"plugins: fleet_plugins\.ExitsAtOnce cannot be started: SystemExit"):
-        company_of(ExitsAtOnce)
+        plugin_set_of(ExitsAtOnce)
 
 
 @pytest.mark.parametrize("error", [None, LookupError, SystemExit])
@@ -175,13 +175,13 @@ async def test_all_plugins_are_closed_whatever_one_does_that_is_told_of_somethin
                 if error is not None:
                     raise error from None
 
-    company = company_of(Hears, Busy, patience=0.05)
-    await company.pre_start()
+    plugin_set = plugin_set_of(Hears, Busy, patience=0.05)
+    await plugin_set.pre_start()
     for _ in range(2):  # The second is under way when the plugin's time is over.
-        company.tell("broker_client_unsubscribed", client_id="meter-1", topic="t")
+        plugin_set.tell("broker_client_unsubscribed", client_id="meter-1", topic="t")
     await asyncio.sleep(0)
-    (await ended(company.close())).result()
-    assert [plugin.heard for plugin in company.plugins] == [["stop", "stopped", "close"]] * 2
+    (await ended(plugin_set.close())).result()
+    assert [plugin.heard for plugin in plugin_set.plugins] == [["stop", "stopped", "close"]] * 2
 
 
 class Filters(BaseTopicPlugin):
@@ -205,18 +205,18 @@ class NotAsync(Hears):
 async def test_each_plugin_has_its_own_configuration_and_logger() -> None:
     outcomes = Outcomes(Metrics(), asyncio.get_running_loop().time)
     wanted = [Wanted("fleet_plugins.Hears", Hears, "first"), Wanted("fleet_plugins.Asked", Asked, "second")]
-    company = Company(wanted, BaseContext(), outcomes, Watch(Metrics(), outcomes), lambda: 100, 30.0)
-    assert [(each.context.config, each.context.logger.name) for each in company.plugins] == [
+    plugin_set = PluginSet(wanted, BaseContext(), outcomes, Watch(Metrics(), outcomes), lambda: 100, 30.0)
+    assert [(each.context.config, each.context.logger.name) for each in plugin_set.plugins] == [
         ("first", "fleetgate.plugins.Hears"),
         ("second", "fleetgate.plugins.Asked"),
     ]
 
 
 async def test_an_operator_sees_what_each_plugin_is_asked_and_told_and_how_much_of_it_waits() -> None:
-    company = company_of(Asked, Filters, Hears)
+    plugin_set = plugin_set_of(Asked, Filters, Hears)
     for _ in range(2):
-        company.tell("broker_client_connected", client_id="meter-1", client_session=None)
-    assert company.describe() == [
+        plugin_set.tell("broker_client_connected", client_id="meter-1", client_session=None)
+    assert plugin_set.describe() == [
         {
             "path": "fleet_plugins.Asked",
             "hooks": ["authenticate", "broker_client_connected"],
@@ -236,45 +236,45 @@ async def test_an_operator_sees_what_each_plugin_is_asked_and_told_and_how_much_
 
 
 async def test_publishers_wait_for_a_plugin_that_is_told_of_messages_and_for_no_other() -> None:
-    company = company_of(Asked, AsksForMessages)
-    assert (company.looks_at_messages, company_of(Asked).looks_at_messages) == (True, False)
+    plugin_set = plugin_set_of(Asked, AsksForMessages)
+    assert (plugin_set.looks_at_messages, plugin_set_of(Asked).looks_at_messages) == (True, False)
     for _ in range(100):
-        company.tell("broker_client_connected", client_id="meter-1", client_session=None)
-    assert company.holding() == []
+        plugin_set.tell("broker_client_connected", client_id="meter-1", client_session=None)
+    assert plugin_set.holding() == []
     for _ in range(100):
-        company.tell("broker_message_received", client_id="meter-1", message=None)
-    assert company.holding() == [company.members[1].events]
+        plugin_set.tell("broker_message_received", client_id="meter-1", message=None)
+    assert plugin_set.holding() == [plugin_set.members[1].events]
 
 
 async def test_a_plugin_is_told_once_that_the_broker_stops_and_if_it_was_not_told_of_the_start_not_at_all() -> None:
-    company = company_of(Hears, Exits, Hears)
+    plugin_set = plugin_set_of(Hears, Exits, Hears)
     with pytest.raises(PluginError):
-        await company.pre_start()
-    await company.pre_shutdown()
-    await company.close()
+        await plugin_set.pre_start()
+    await plugin_set.pre_shutdown()
+    await plugin_set.close()
     told = ["stop", "stopped", "close"]
-    assert [plugin.heard for plugin in company.plugins] == [told, told, ["close"]]
+    assert [plugin.heard for plugin in plugin_set.plugins] == [told, told, ["close"]]
 
 
 async def test_the_others_are_told_of_the_end_though_one_never_has_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(watch, "_CLEANING", 0.05)
-    company = company_of(DeafToTheEnd, Hears, patience=0.05)
-    await company.pre_start()
-    (await ended(company.close())).result()
-    assert company.plugins[1].heard == ["stop", "stopped", "close"]
+    plugin_set = plugin_set_of(DeafToTheEnd, Hears, patience=0.05)
+    await plugin_set.pre_start()
+    (await ended(plugin_set.close())).result()
+    assert plugin_set.plugins[1].heard == ["stop", "stopped", "close"]
 
 
 async def test_events_that_nobody_delivers_any_more_are_not_waited_for() -> None:
-    company = company_of(Asked, patience=300.0)
-    company.tell("broker_client_connected", client_id="meter-1", client_session=None)
-    (await ended(company.close())).result()
+    plugin_set = plugin_set_of(Asked, patience=300.0)
+    plugin_set.tell("broker_client_connected", client_id="meter-1", client_session=None)
+    (await ended(plugin_set.close())).result()
 
 
 async def test_a_handler_that_only_an_instance_has_must_be_a_coroutine_too() -> None:
     with pytest.raises(PluginError, match=r"NotAsync: on_broker_client_connected must be defined with 'async def'"):
-        company_of(NotAsync)
+        plugin_set_of(NotAsync)
 
 
 async def test_no_memory_for_events_is_the_event_loops_which_ends_the_process() -> None:
@@ -293,12 +293,12 @@ async def test_no_memory_for_events_is_the_event_loops_which_ends_the_process() 
         told.set()
 
     asyncio.get_running_loop().set_exception_handler(meet)
-    company = company_of(Listens, patience=0.1)
-    await company.pre_start()
-    (member,) = company.members
+    plugin_set = plugin_set_of(Listens, patience=0.1)
+    await plugin_set.pre_start()
+    (member,) = plugin_set.members
     member.events.when_room(fail)
-    company.tell("broker_client_connected", client_id="meter-1", client_session=None)
+    plugin_set.tell("broker_client_connected", client_id="meter-1", client_session=None)
     async with asyncio.timeout(60):
         await told.wait()
     assert met == [MemoryError]
-    await company.close()
+    await plugin_set.close()

@@ -93,7 +93,7 @@ async def end_listed_of(client: EnrolmentOperatorClient, operators: list[Departe
         )
 
 
-def say_who_left(operators: Iterable[DepartedOperator], *, stolen: bool = False) -> None:
+def say_who_left(operators: Iterable[DepartedOperator], *, stolen: bool) -> None:
     """Say of each of *operators* what is void, and what is left; what was changed as well if a key was *stolen*."""
     for each in operators:
         if each.operators_made:

@@ -11,7 +11,7 @@ import pytest
 
 from provisioning.client.enrolment_answers import ClaimCertificate
 from provisioning.client.operator_answers import DepartedOperator
-from provisioning.commands.departed import claims_going_on, say_who_left
+from provisioning.commands.departed_operators import claims_going_on, say_who_left
 from provisioning.commands.lifecycle_commands import _tell_who_left
 
 NOTHING: dict[str, Any] = {

@@ -28,13 +28,13 @@ _TO_HTTP: Final = (
 )
 
 
-def see_out_if_refused(accepted: socket.socket) -> None:
+def end_if_refused(accepted: socket.socket) -> None:
     """End the connection on *accepted* if its handshake, which this task begins next, is refused."""
     loop = asyncio.get_running_loop()
-    on_refusal(lambda failure: loop.call_soon(_see_out, loop, accepted, failure))
+    on_refusal(lambda failure: loop.call_soon(_end_politely, loop, accepted, failure))
 
 
-def _see_out(loop: asyncio.AbstractEventLoop, accepted: socket.socket, failure: ssl.SSLError) -> None:
+def _end_politely(loop: asyncio.AbstractEventLoop, accepted: socket.socket, failure: ssl.SSLError) -> None:
     if failure.reason == _HTTP:
         with contextlib.suppress(OSError):  # Nothing was sent before it, so there is room for it.
             accepted.send(_TO_HTTP)

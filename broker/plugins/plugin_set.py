@@ -51,7 +51,7 @@ class Member:
         return kinds + sorted(self.events.handlers)
 
 
-class Company:
+class PluginSet:
     """All plugins."""
 
     def __init__(

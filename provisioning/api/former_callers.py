@@ -1,0 +1,77 @@
+"""Certificates that no longer speak for the name in them: revoked, suspended, expired. They have buckets of their own.
+
+Theory
+------
+A caller's bucket is its name's, for a device has many certificates. But whoever has stolen a key still passes TLS with
+it when its certificate is revoked, since expired and revoked ones do, and names its victim: an operator, or a broker,
+that was enrolled again under its name found its bucket empty for as long as the thief went on. Whether a certificate is
+good only the store knows, which is not asked for each request. It is asked when that matters: when a name's bucket is
+empty, about the certificate that was shown. What is then found to have ended counts as itself.
+
+Rules
+-----
+1. A flood costs few questions: one at a time about a certificate, with pauses, and a bounded number about all.
+2. What was found counts until the next answer. Whoever is resumed has his name's bucket again at that.
+3. A certificate of which nothing is known is its name's; a store that does not answer changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from cryptography import x509
+
+from provisioning.errors import Refused
+from provisioning.program.out_of_memory import told
+
+PAUSE: Final = 5.0
+"""Seconds from one question about a certificate to the next."""
+_REMEMBERED: Final = 4096
+_ASKED_AT_ONCE: Final = 8
+
+IsEnded = Callable[[x509.Certificate], Awaitable[bool]]
+"""Asks whether a certificate, that one of our CAs has signed, is not good now; raises `Refused` if nobody can say."""
+
+
+class FormerCallers:
+    """What is known of certificates of ours whose names have asked too much."""
+
+    def __init__(self, is_ended: IsEnded, clock: Callable[[], float]) -> None:
+        """*clock* is monotonic."""
+        self._is_ended = is_ended
+        self._clock = clock
+        self._found: OrderedDict[bytes, tuple[bool, float]] = OrderedDict()
+        """By certificate: whether it has ended, and when that was asked. The one asked longest ago first."""
+        self._asking: dict[bytes, asyncio.Task[None]] = {}
+
+    def __contains__(self, der: bytes) -> bool:
+        """Whether the certificate was found to have ended; whether it still has is asked again behind that."""
+        found = self._found.get(der)
+        if found is None or not found[0]:
+            return False
+        self.doubt(der)
+        return True
+
+    def doubt(self, der: bytes) -> None:
+        """Ask about a certificate whose name's bucket is empty, unless that was just done."""
+        found = self._found.get(der)
+        recently = found is not None and self._clock() < found[1] + PAUSE
+        if recently or der in self._asking or len(self._asking) >= _ASKED_AT_ONCE:
+            return
+        self._asking[der] = told(asyncio.get_running_loop().create_task(self._ask(der)))
+
+    async def _ask(self, der: bytes) -> None:
+        ended, _ = self._found.get(der, (False, 0.0))
+        try:
+            with contextlib.suppress(Refused):
+                ended = await self._is_ended(x509.load_der_x509_certificate(der))
+        finally:
+            del self._asking[der]
+            self._found[der] = (ended, self._clock())
+            self._found.move_to_end(der)
+            if len(self._found) > _REMEMBERED:
+                self._found.popitem(last=False)
