@@ -134,7 +134,7 @@ def test_host_names_are_built_by_pattern() -> None:
 @pytest.mark.parametrize("name", ["Meter-17", "meter_17", "meter-17."], ids=repr)
 def test_a_name_that_makes_no_host_name_is_refused(name: str) -> None:
     profile = configured(dns_patterns=("{name}.devices.example",))
-    with pytest.raises(NameRefused, match="makes a host name of .* with one dot between labels$") as caught:
+    with pytest.raises(NameRefused, match=r"makes a host name of .* with one dot between labels$") as caught:
         profile.names.names_for(replace(METER, name=name), NOTHING, NOTHING)
     assert caught.value.code is Code.CSR_NAME
 
