@@ -247,14 +247,17 @@ def test_a_follower_who_was_suspended_and_resumed_reads_its_history_in_one_go(
         for path in ("/v1/suspensions", "/v1/resumptions"):
             assert api.post(path, json={"device": device.name}).status_code == 201
     with following(broker) as live:
-        read: list[tuple[str, dict[str, Any]]] = []
-        while not read or read[-1][0] != "current":
-            read.append(live.next_event())
-        own = [event for event, facts in read if facts.get("device") == device.name]
+        own: list[str] = []
+        is_current = False
+        while not is_current or len(own) < 2:  # A busy service may announce the second when the history has been read.
+            event, facts = live.next_event()
+            is_current |= event == "current"
+            if facts.get("device") == device.name:
+                own.append(event)
         assert own == ["revoked", "released"], "what is over ends nothing"
         service.revoke(device=device.name)
-        (event,) = live.revoked(1)
-        assert event["device"] == device.name
+        (told,) = live.revoked(1)
+        assert told["device"] == device.name
         live.read_to_end()
         assert live.process.wait(timeout=20) == 0, "what is new ends it"
 
