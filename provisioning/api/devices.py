@@ -27,13 +27,15 @@ async def list_devices(
     state: DeviceState | None = None,
     certificate: Standing | None = None,
     name_part: Name | None = None,
+    claim: Name | None = None,
+    manufacturer: Name | None = None,
 ) -> dict[str, Any]:
     """List devices in order of name. ``next`` is the cursor of the page that follows.
 
-    ``name_part`` is found anywhere in a name, in capitals or not. With it, ``state`` or ``certificate`` a page may be
-    shorter than ``limit``, or empty, even if ``next`` is not null.
+    ``name_part`` is found anywhere in a name, in capitals or not. With it, ``state``, ``certificate``, ``claim`` or
+    ``manufacturer`` a page may be shorter than ``limit``, or empty, even if ``next`` is not null.
     """
-    search, now = DeviceSearch(group, state, certificate, name_part), services.clock()
+    search, now = DeviceSearch(group, state, certificate, name_part, claim, manufacturer), services.clock()
     found, following = await services.database.page(
         lambda connection: device_inventory.page(connection, search, limit=limit, after=after, now=now)
     )
@@ -118,4 +120,6 @@ def _device_item(shown: ShownDevice) -> dict[str, Any]:
         },
         "certificate": shown.certificate,
         "certificates": shown.issued,
+        "claims": shown.admission.claims,
+        "manufacturer": shown.admission.manufacturer,
     }

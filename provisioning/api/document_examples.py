@@ -64,7 +64,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "EnrolledDevice": {
         "name": "meter-17", "role": "device", "group": "north", "state": "active", "created_at": _FROM,
         "suspended_at": None, "revoked_at": None, "decommissioned_at": None, "certificate_not_after": _TO,
-        "certificate": "valid", "certificates": 2,
+        "certificate": "valid", "certificates": 2, "claims": [], "manufacturer": None,
     },
     "IssuedCertificate": _CERTIFICATE,
     "CertificateDetails": _CERTIFICATE | {"pem": _PEM, "chain": _PEM},

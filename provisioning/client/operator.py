@@ -28,6 +28,7 @@ from provisioning.client.operator_answers import (
     Answer,
     CertificateDetails,
     DepartedOperator,
+    DeviceSearch,
     EnrolledDevice,
     GrantedRole,
     IssuedCertificate,
@@ -286,21 +287,13 @@ class OperatorClient:
         request = {**_target(device, None, devices, None), "keep_tokens": keep_tokens or None}
         return _told(await self._call(_Revoked, "POST", "/v1/decommissions", request), tell, tell_name)
 
-    async def devices(
-        self,
-        *,
-        group: str | None = None,
-        state: str | None = None,
-        certificate: str | None = None,
-        name_part: str | None = None,
-    ) -> AsyncIterator[EnrolledDevice]:
-        """Yield every enrolled party, or those of one *group* or *state*, with such a *certificate* or name."""
-        asked = {"group": group, "state": state, "certificate": certificate, "name_part": name_part}
-        async for item in self._walk("/v1/devices", asked):
+    async def devices(self, **search: Unpack[DeviceSearch]) -> AsyncIterator[EnrolledDevice]:
+        """Yield every enrolled party, or those that match *search*."""
+        async for item in self._walk("/v1/devices", _query(search)):
             device = self._read(EnrolledDevice, item)
-            if certificate not in (None, device.certificate):  # The service does not know this filter, and lists all.
+            if what := device.missed(search):  # The service does not know this filter, and lists all.
                 raise ServiceUnavailable(
-                    f"the provisioning service at {self._base_url} is older and cannot search by certificate: ask "
+                    f"the provisioning service at {self._base_url} is older and cannot search by {what}: ask "
                     "without that, or update the service"
                 )
             yield device
@@ -478,7 +471,7 @@ def _items(problem: Mapping[str, Any]) -> list[RefusedItem]:
     return found
 
 
-def _query(search: CertificateSearch) -> dict[str, str | None]:
+def _query(search: CertificateSearch | DeviceSearch) -> dict[str, str | None]:
     return {
         name: value.isoformat() if isinstance(value, datetime) else None if value is None else str(value)
         for name, value in search.items()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from typing import TypedDict
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
@@ -172,6 +174,17 @@ class StillSuspended(Answer):
     by_itself: bool
 
 
+class DeviceSearch(TypedDict, total=False):
+    """Which devices to search for; None is the same as absent."""
+
+    group: str | None
+    state: str | None
+    certificate: str | None
+    name_part: str | None
+    claim: str | None
+    manufacturer: str | None
+
+
 class EnrolledDevice(Answer):
     """A device, broker, service or operator that has, or had, a certificate."""
 
@@ -187,6 +200,19 @@ class EnrolledDevice(Answer):
     """What it can show: valid, trial, suspended, revoked, expired or none; None: the service is older."""
     certificate_not_after: AwareDatetime | None = None
     certificates: int
+    claims: list[str] = Field(default_factory=list)
+    """That let it in."""
+    manufacturer: str | None = None
+    """With whose certificate it last enrolled."""
+
+    def missed(self, search: DeviceSearch) -> str | None:
+        """Return by which of what *search* says this is none, as from a service that does not know that filter."""
+        said = (
+            ("certificate", search.get("certificate"), [self.certificate]),
+            ("claim", search.get("claim"), self.claims),
+            ("manufacturer", search.get("manufacturer"), [self.manufacturer]),
+        )
+        return next((what for what, wanted, has in said if wanted is not None and wanted not in has), None)
 
 
 class IssuedCertificate(Answer):

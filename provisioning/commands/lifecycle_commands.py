@@ -66,7 +66,7 @@ def revoke(
 ) -> None:
     """Revoke devices or certificates, finally. Open sessions are closed at once, the CRL follows.
 
-    A file or a group is revoked in steps of five hundred; a step is done completely or, if it names an unknown
+    Many are revoked in steps of five hundred; a step is done completely or, if it names an unknown
     device, not at all; what was revoked is printed after each. Repeating it is harmless: what is revoked keeps its
     first date and reason; only keyCompromise replaces another reason, the date stays. If a group still admits
     devices, close it first, or leave it only the ways it is to keep: group set. Open tokens of a revoked device are
@@ -90,12 +90,13 @@ def revoke(
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
       fleet-provisioning revoke --certificate meter-17.crt --reason keyCompromise
       fleet-provisioning revoke --group west --reason cessationOfOperation
+      fleet-provisioning revoke --claim batch-2026-11 --reason keyCompromise
     """
-    named.check("device", "serial", "devices_file", "serials_file", "certificate", "group")
+    named.check("device", "serial", "devices_file", "serials_file", "certificate", "group", "claim", "manufacturer")
     since = invalidity_date
     compromised = reason is RevocationReason.KEY_COMPROMISE  # It replaces another reason.
     doing = Doing("revoke", lambda each: compromised or each.state not in _ENDED, for_ever=True)
-    meant = named.meant(named.in_group(connection, doing, yes=yes))
+    meant = named.meant(named.together(connection, doing, yes=yes))
     total = kept = 0
     whose: list[str] = []
     departed: list[DepartedOperator] = []
@@ -148,9 +149,9 @@ def suspend(
       fleet-provisioning suspend --devices-file doubtful.txt
       fleet-provisioning suspend --group west
     """
-    named.check("device", "serial", "devices_file", "serials_file", "group")
+    named.check("device", "serial", "devices_file", "serials_file", "group", "claim", "manufacturer")
     doing = Doing("suspend", lambda each: each.state == "active")
-    meant = named.meant(named.in_group(connection, doing, yes=yes))
+    meant = named.meant(named.together(connection, doing, yes=yes))
 
     whose: list[str] = []
     others: list[OtherForKey] = []
@@ -194,9 +195,9 @@ def resume(
       fleet-provisioning resume --devices-file doubtful.txt
       fleet-provisioning resume --group west
     """
-    named.check("device", "serial", "devices_file", "serials_file", "group")
+    named.check("device", "serial", "devices_file", "serials_file", "group", "claim", "manufacturer")
     doing = Doing("resume", lambda each: each.state == "suspended")
-    meant = named.meant(named.in_group(connection, doing, yes=yes))
+    meant = named.meant(named.together(connection, doing, yes=yes))
 
     async def command(client: OperatorClient) -> None:
         total = 0
@@ -247,9 +248,9 @@ def decommission(
       fleet-provisioning decommission --devices-file scrapped.txt
       fleet-provisioning decommission --group west
     """
-    named.check("device", "devices_file", "group")
+    named.check("device", "devices_file", "group", "claim", "manufacturer")
     doing = Doing("decommission", lambda each: each.state != "decommissioned", for_ever=True)
-    meant = named.meant(named.in_group(connection, doing, yes=yes))
+    meant = named.meant(named.together(connection, doing, yes=yes))
 
     departed: list[DepartedOperator] = []
     names: list[str] = []

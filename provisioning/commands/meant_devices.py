@@ -1,10 +1,13 @@
-"""Which devices or certificates a command acts on: named on the command line, in a file, or all of a group.
+"""Which devices or certificates a command acts on: named one by one, in a file, or all that have something in common.
+
+That is their group, or the claim or the manufacturer that let them in.
 
 Rules
 -----
-1. Before an action on a whole group, the command lists its devices and asks for confirmation.
-2. A group in which nothing is left to do is no failure: a repeated command finds it done. A group without any device
-   is one: its name may be misspelled, and the operator relies on the action. A similar name is suggested.
+1. Before an action on all of those, the command lists them and asks for confirmation.
+2. That nothing is left to do is no failure: a repeated command finds it done. A group without any device is one: its
+   name may be misspelled, and the operator relies on the action. A similar name is suggested. Claims and manufacturers
+   are known to the service by their names, also those that have let nobody in.
 """
 
 from __future__ import annotations
@@ -33,12 +36,12 @@ if TYPE_CHECKING:
 _LOOKED_AT: Final = 500
 """Devices whose groups are looked at for a similar name; a group that is not configured is known by its devices."""
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before changing a group.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before changing many.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Doing:
-    """An action on the devices of a group."""
+    """An action on devices that have something in common."""
 
     verb: str
     """``suspend``"""
@@ -99,6 +102,15 @@ class Named:
         str | None,
         typer.Option(help="All devices of this group; asks first.", autocompletion=group_names, show_default=False),
     ] = None
+    claim: Annotated[
+        str | None, typer.Option(help="All devices that this claim let in; asks first.", show_default=False)
+    ] = None
+    manufacturer: Annotated[
+        str | None,
+        typer.Option(
+            help="All devices that last enrolled with this manufacturer's certificate; asks first.", show_default=False
+        ),
+    ] = None
 
     def check(self, *options: str) -> None:
         """Raise unless exactly one was given; *options* are those that the command has."""
@@ -106,32 +118,38 @@ class Named:
             *first, last = (f"--{each.replace('_', '-')}" for each in options)
             raise typer.BadParameter(f"give exactly one of {', '.join(first)} and {last}")
 
-    def in_group(self, connection: Connection, doing: Doing, *, yes: bool) -> list[str]:
-        """Return the group's devices that the action would change, if a group was given; asks for confirmation."""
-        if (group := self.group) is None:
+    def together(self, connection: Connection, doing: Doing, *, yes: bool) -> list[str]:
+        """Return those that have in common what was given and that the action would change; asks for confirmation."""
+        if (whose := self._whose()) is None:
             return []
         names: list[str] = []
 
         async def command(client: EnrolmentOperatorClient) -> None:
-            found = [each async for each in client.devices(group=group)]
-            if not found:
-                raise await _no_device_in(group, client)
+            search = client.devices(group=self.group, claim=self.claim, manufacturer=self.manufacturer)
+            found = [each async for each in search]
+            if not found and self.group is not None:
+                raise await _no_device_in(self.group, client)
             names.extend(each.name for each in found if doing.is_left(each))
 
         connection.run(command)
         if not names:
-            say(f"fleet-provisioning: no device of group {self.group} is left to {doing.verb}")
+            say(f"fleet-provisioning: no device of {whose} is left to {doing.verb}")
             return []
         whom = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
         ever = ", for ever" if doing.for_ever else ""
-        question = f"{doing.verb.capitalize()} {counted(len(names), 'device')} of group {self.group}, {whom}{ever}?"
+        question = f"{doing.verb.capitalize()} {counted(len(names), 'device')} of {whose}, {whom}{ever}?"
         confirm(question, yes=yes)
         return names
 
-    def meant(self, in_group: Sequence[str]) -> Meant:
-        """Return what is named, or those *in_group*; raise what ends the command for a file that names nothing."""
+    def _whose(self) -> str | None:
+        """Return what the devices have in common: ``group north``; None: each is named."""
+        common = {"group": self.group, "claim": self.claim, "manufacturer": self.manufacturer}
+        return next((f"{what} {name}" for what, name in common.items() if name is not None), None)
+
+    def meant(self, together: Sequence[str]) -> Meant:
+        """Return what is named, or those *together*; raise what ends the command for a file that names nothing."""
         with before_the_loop():
-            names = self.device or in_group if self.devices_file is None else read_lines(self.devices_file, "device")
+            names = self.device or together if self.devices_file is None else read_lines(self.devices_file, "device")
             shown = [read_certificate(each) for each in self.certificate or ()]
             serials = self.serial or () if self.serials_file is None else read_lines(self.serials_file, "certificate")
         kind, which = ("serial", (normal_serial(text) or text for text in serials)) if serials else ("device", names)

@@ -47,6 +47,12 @@ def list_devices(
     group: OfGroup = None,
     state: Annotated[str | None, choice_option(STATES)] = None,
     certificate: Annotated[str | None, choice_option(STANDINGS, "Whose certificate is ")] = None,
+    claim: Annotated[
+        str | None, typer.Option(help="That this claim let in: on trial, or activated.", show_default=False)
+    ] = None,
+    manufacturer: Annotated[
+        str | None, typer.Option(help="That last enrolled with this manufacturer's certificate.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List devices by name: the state of each, and whether it has a valid certificate.
@@ -56,10 +62,13 @@ def list_devices(
       fleet-provisioning device list --name pump
       fleet-provisioning device list --group north --state revoked
       fleet-provisioning device list --state active --certificate expired
+      fleet-provisioning device list --claim batch-2026-11
     """
 
     async def command(client: OperatorClient) -> None:
-        found = client.devices(group=group, state=state, certificate=certificate, name_part=name)
+        found = client.devices(
+            group=group, state=state, certificate=certificate, name_part=name, claim=claim, manufacturer=manufacturer
+        )
         await print_each(
             found,
             ("name", "role", "group", "state", "certificate", "until", "enrolled", "certificates"),
@@ -101,7 +110,7 @@ def show_device(
             document["certificates"] = [each.model_dump(mode="json") for each in issued]
             print_document(document)
             return
-        print_facts(device)
+        print_facts(device, without=() if device.claims else {"claims"})
         print_table(
             ("serial", "state", "not before", "not after", "revoked"),
             (

@@ -11,8 +11,9 @@ Rules
 -----
 1. The cost of a page does not depend on the number of devices or certificates: each is looked up by an index, even
    if PostgreSQL has no statistics (docs/decisions/0085-index-look-ups-without-statistics.md), and a search by
-   standing examines at most `LOOKED_AT` devices, one by state or part of the name alone `LOOKED_AT_ALONE`. What it has
-   found by then is the page, even if short or empty, and the cursor says where the next one begins.
+   standing examines at most `LOOKED_AT` devices, one by state, part of the name or what let them in alone
+   `LOOKED_AT_ALONE`. What it has found by then is the page, even if short or empty, and the cursor says where the next
+   one begins.
 2. A device's certificates are examined newest first, up to the first good one.
 """
 
@@ -24,10 +25,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, case, func, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, select, true
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.store import admissions
+from provisioning.store.admissions import Admission
 from provisioning.store.certificates import ENDED_ABOVE, EXPIRY, NOT_ENDED_ABOVE, REASON, with_ends_above
 from provisioning.store.devices import WIDTH, Device, DeviceState, device_from, state
 from provisioning.store.tables import activations, certificates, devices
@@ -36,7 +39,7 @@ from provisioning.store.utc_date_time import UtcDateTime
 LOOKED_AT: Final = 2000
 """Devices, for one page of a search by their certificates."""
 LOOKED_AT_ALONE: Final = 20_000
-"""For one of a search by what stands in a device's own row, in which the certificates of no other are looked up."""
+"""For one of a search by what stands in a single row about a device: the certificates of no other are looked up."""
 _AT_ONCE: Final = 500
 _NAMED: Final = 50
 
@@ -65,19 +68,30 @@ class DeviceSearch:
     certificate: Standing | None = None
     part: str | None = None
     """Of its name, in capitals or not."""
+    claim: str | None = None
+    """That let them in, by its name."""
+    manufacturer: str | None = None
+    """Whose CA let them in, by its name."""
 
     @property
     def narrows(self) -> bool:
-        """Whether it says something that a device's own row answers, and no index."""
-        return self.state is not None or self.part is not None
+        """Whether it says something that a single row about a device answers, and no index."""
+        return any(each is not None for each in (self.state, self.part, self.claim, self.manufacturer))
 
     def may_want(self, name: str, state_now: str) -> bool:
         """Whether it is one of those, as far as the device's own row says."""
         return self.state in (None, state_now) and (self.part is None or self.part.lower() in name.lower())
 
     def wants(self, shown: ShownDevice) -> bool:
-        """Whether it is one of those, as far as the index does not say."""
-        return self.may_want(shown.device.name, shown.device.state) and self.certificate in (None, shown.certificate)
+        """Whether it is one of those, as far as its certificates say."""
+        return self.certificate in (None, shown.certificate)
+
+    def let_in(self, connection: Connection, now: datetime) -> ColumnElement[bool]:
+        """Return whether what is wanted has let a device in, as an expression about `devices`; raise `Refused`."""
+        conditions = [] if self.claim is None else [admissions.by_claim(connection, self.claim, now).is_not(None)]
+        if self.manufacturer is not None:
+            conditions.append(admissions.by_manufacturer(connection, self.manufacturer).is_not(None))
+        return and_(true(), *conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,7 @@ class ShownDevice:
     certificate: Standing
     not_after: datetime | None
     """When the newest good one ends, or the newest if none is good."""
+    admission: Admission
 
 
 _OF_DEVICE: Final = certificates.c.device_id == devices.c.id
@@ -149,8 +164,9 @@ def page(
     most = LOOKED_AT_ALONE if search.certificate is None else LOOKED_AT
     found = []
     looked_at = 0
+    let_in = search.let_in(connection, now)
     while True:
-        part, size, last = _next_ones(connection, search, after, limit + 1 - len(found), now)
+        part, size, last = _next_ones(connection, search, let_in, after, limit + 1 - len(found), now)
         found += filter(search.wants, part)
         if len(found) > limit:
             return found[:limit], found[limit - 1].device.name
@@ -163,7 +179,12 @@ def page(
 
 
 def _next_ones(
-    connection: Connection, search: DeviceSearch, after: str | None, room: int, now: datetime
+    connection: Connection,
+    search: DeviceSearch,
+    let_in: ColumnElement[bool],
+    after: str | None,
+    room: int,
+    now: datetime,
 ) -> tuple[list[ShownDevice], int, str | None]:
     """Look at the devices behind the name *after*, some at once; return those that may be wanted.
 
@@ -174,8 +195,8 @@ def _next_ones(
         part = list(_shown(connection, behind, now))
         return part, len(part), part[-1].device.name if part else None
     # Before the certificates of any are looked up.
-    rows = connection.execute(behind.with_only_columns(devices.c.name, state())).all()
-    names = [name for name, is_now in rows if search.may_want(name, is_now)]
+    rows = connection.execute(behind.with_only_columns(devices.c.name, state(), let_in)).all()
+    names = [name for name, is_now, is_one in rows if is_one and search.may_want(name, is_now)]
     if search.certificate is None:  # Then all of them are wanted.
         names = names[:room]
     return list(_named(connection, names, now)), len(rows), rows[-1][0] if rows else None
@@ -194,12 +215,14 @@ def _named(connection: Connection, names: Sequence[str], now: datetime) -> Itera
 
 
 def _shown(connection: Connection, statement: Select[Any], now: datetime) -> Iterator[ShownDevice]:
-    for row in connection.execute(statement, {"now": now}):
+    rows = connection.execute(statement, {"now": now}).all()
+    found = admissions.of_devices(connection, [row[0] for row in rows], now)
+    for row in rows:
         issued, good_until, newest_until, reason, ended_above, trial = row[WIDTH:]
         standing = _standing(good_until, newest_until, reason, ended_above=bool(ended_above))
         if standing is Standing.SUSPENDED and trial is not None:
             standing = Standing.TRIAL if trial and now < newest_until else Standing.EXPIRED
-        yield ShownDevice(device_from(row), issued, standing, good_until or newest_until)
+        yield ShownDevice(device_from(row), issued, standing, good_until or newest_until, admissions.of(found, row[0]))
 
 
 def _standing(

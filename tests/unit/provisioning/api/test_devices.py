@@ -36,7 +36,7 @@ async def api(fleet: Fleet) -> Api:
 
 async def test_a_device_is_shown_as_it_is(fleet: Fleet) -> None:
     ask = await api(fleet)
-    as_enrolled = {
+    as_enrolled: dict[str, Any] = {
         "role": "device",
         "group": "north",
         "created_at": "2027-03-01T12:00:00Z",
@@ -45,6 +45,8 @@ async def test_a_device_is_shown_as_it_is(fleet: Fleet) -> None:
         "decommissioned_at": None,
         "certificate_not_after": "2027-03-31T12:00:00Z",
         "certificates": 1,
+        "claims": [],
+        "manufacturer": None,
     }
     states = {
         "meter-1": {"state": "active", "certificate": "valid"},
@@ -132,5 +134,8 @@ async def test_they_are_found_by_group_state_certificate_and_part_of_the_name_an
     assert await page("name_part=R-2") == (["meter-2"], None)
     assert await page("name_part=meter&limit=2&state=active") == (["meter-1"], None)
     assert await page("name_part=pump") == ([], None)
+    for query, code in (("claim=x", "CLAIM_UNKNOWN"), ("manufacturer=x", "MANUFACTURER_UNKNOWN")):
+        status, refused = await ask("GET", "/v1/devices", query=query)
+        assert (status, refused["code"]) == (404, code)
     assert await page("group=north&limit=2") == (NAMES[:2], "meter-2")
     assert await page("group=north&limit=2&after=meter-2") == (NAMES[2:], None)

@@ -32,7 +32,10 @@ class Groups:
     def run(self, command: Callable[[Any], Awaitable[None]]) -> None:
         anyio.run(command, self)
 
-    async def devices(self, *, group: str | None = None) -> AsyncIterator[SimpleNamespace]:
+    async def devices(
+        self, *, group: str | None = None, claim: str | None = None, **_: object
+    ) -> AsyncIterator[SimpleNamespace]:
+        group = claim or group  # A claim lets in those of one group.
         for each in self._devices if group is None else [group]:
             for name, state in self._devices.get(each, {}).items():
                 yield SimpleNamespace(name=name, state=state, group=each)
@@ -143,30 +146,40 @@ def test_of_a_group_those_are_meant_of_whom_something_is_left_to_do_once_that_is
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answering(monkeypatch, "y")
-    assert Named(group="west").in_group(SERVICE, SUSPEND, yes=False) == ["m-1", "m-3"]
+    assert Named(group="west").together(SERVICE, SUSPEND, yes=False) == ["m-1", "m-3"]
     assert "Suspend 2 devices of group west, m-1 to m-3?" in capsys.readouterr().err
     answering(monkeypatch, "y")
-    assert Named(group="one").in_group(SERVICE, REVOKE, yes=False) == ["m-4"]
+    assert Named(group="one").together(SERVICE, REVOKE, yes=False) == ["m-4"]
     assert "Revoke 1 device of group one, m-4, for ever?" in capsys.readouterr().err
     answering(monkeypatch, "n")
     with pytest.raises(typer.Exit):
-        Named(group="west").in_group(SERVICE, SUSPEND, yes=False)
+        Named(group="west").together(SERVICE, SUSPEND, yes=False)
     capsys.readouterr()
     answering(monkeypatch, "n")
-    assert Named(group="west").in_group(SERVICE, SUSPEND, yes=True) == ["m-1", "m-3"]
+    assert Named(group="west").together(SERVICE, SUSPEND, yes=True) == ["m-1", "m-3"]
     assert capsys.readouterr().err == ""
-    assert Named(device=["m-1"]).in_group(SERVICE, SUSPEND, yes=False) == []
+    assert Named(device=["m-1"]).together(SERVICE, SUSPEND, yes=False) == []
+
+
+def test_those_that_a_claim_let_in_are_meant_together_and_a_claim_may_have_let_in_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answering(monkeypatch, "y")
+    assert Named(claim="west").together(SERVICE, REVOKE, yes=False) == ["m-1", "m-3"]
+    assert "Revoke 2 devices of claim west, m-1 to m-3, for ever?" in capsys.readouterr().err
+    assert Named(claim="new").together(SERVICE, REVOKE, yes=False) == []
+    assert capsys.readouterr().err == "fleet-provisioning: no device of claim new is left to revoke\n"
 
 
 def test_a_group_in_which_all_is_done_is_no_failure_and_one_that_has_nobody_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answering(monkeypatch, "n")
-    assert Named(group="done").in_group(SERVICE, SUSPEND, yes=False) == []
+    assert Named(group="done").together(SERVICE, SUSPEND, yes=False) == []
     assert capsys.readouterr().err == "fleet-provisioning: no device of group done is left to suspend\n"
     for slip, meant in (("dome", "did you mean done"), ("confgured", "did you mean configured"), ("x", "device list")):
         with pytest.raises(ConfigurationError, match=f"group '{slip}' has no device; {meant}"):
-            Named(group=slip).in_group(SERVICE, SUSPEND, yes=True)
+            Named(group=slip).together(SERVICE, SUSPEND, yes=True)
 
 
 def test_who_is_sure_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
-from provisioning.client.operator_answers import IssuedToken
+from provisioning.client.operator_answers import DeviceSearch, IssuedToken
 from provisioning.commands.operator_commands import _status_rows
 from provisioning.commands.service_command import Connection
 from provisioning.commands.token_commands import _say_if_new, create_batch
@@ -72,8 +72,11 @@ async def test_an_older_service_that_lists_everybody_is_not_believed(monkeypatch
     async with EnrolmentOperatorClient("https://ca", shared_pki().anchors, shared_device("anna").credential) as client:
         monkeypatch.setattr("provisioning.client.operator.ask", answer)
         assert [each.name async for each in client.devices(state="active")] == ["m-1"]
-        with pytest.raises(ServiceUnavailable, match="https://ca is older and cannot search by certificate: "):
-            [each async for each in client.devices(certificate="expired")]
+        searches: list[DeviceSearch] = [{"certificate": "expired"}, {"claim": "batch"}, {"manufacturer": "acme"}]
+        for search in searches:
+            (what,) = search
+            with pytest.raises(ServiceUnavailable, match=f"https://ca is older and cannot search by {what}: "):
+                [each async for each in client.devices(**search)]
 
 
 def test_an_address_that_is_empty_is_not_that_of_the_service_here(tmp_path: Path) -> None:

@@ -8,16 +8,21 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.engine import Connection
 
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.store import device_inventory, devices
+from provisioning.store.admissions import Admission
 from provisioning.store.device_inventory import DeviceSearch, Standing
 from provisioning.store.devices import DeviceState
+from provisioning.store.groups import NewKey
 from provisioning.store.tables import activations
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.manufacturer import Manufacturer
 from tests.support.many import fill
 from tests.support.searched import noted, rows_read, scanned
-from tests.support.ways import HOUR, claim, enrol, group
+from tests.support.ways import HOUR, claim, enrol, group, register
 
 LIFE = timedelta(days=30)
 
@@ -97,6 +102,42 @@ async def test_a_device_on_trial_is_not_taken_for_one_that_was_suspended(fleet: 
     assert await shown(fleet) == expected | {"b-on-trial": Standing.EXPIRED}
 
 
+async def test_those_that_a_claim_or_a_manufacturer_let_in_are_found_by_it(fleet: Fleet) -> None:
+    await group(fleet, "claim", "manufacturer", "token", new_key=NewKey.REPLACE)
+    acme, copied = Manufacturer(), await claim(fleet, devices=9, name="copied")
+    await register(fleet, acme)
+    other = await claim(fleet, devices=9, name="other")
+    await enrol(fleet, "a-lost", certificate=copied)
+    fleet.clock.advance(2 * HOUR)
+    trial = await enrol(fleet, "b-activated", certificate=copied)
+    await fleet.reenrol(trial, successor_csr(trial))
+    await enrol(fleet, "c-on-trial", certificate=copied)
+    await enrol(fleet, "d-other", certificate=other)
+    for name in ("e-acme", "f-acme"):
+        await enrol(fleet, name, certificate=acme.idevid(name)[0])
+    await fleet.enrol("g-token")
+    grant = await fleet.token("f-acme", group="line")
+    await enrol(fleet, "f-acme", token=TokenCredential("f-acme", grant))  # Another key, on an operator's word.
+    assert set(await shown(fleet, claim="copied")) == {"b-activated", "c-on-trial"}
+    assert set(await shown(fleet, claim="copied", certificate=Standing.TRIAL)) == {"c-on-trial"}
+    assert set(await shown(fleet, claim="other", group="line")) == {"d-other"}
+    assert set(await shown(fleet, claim="other", group="south")) == set()
+    assert set(await shown(fleet, manufacturer="acme")) == {"e-acme"}
+    for unknown, code in (({"claim": "acme"}, Code.CLAIM_UNKNOWN), ({"manufacturer": "x"}, Code.MANUFACTURER_UNKNOWN)):
+        with pytest.raises(Refused) as caught:
+            await shown(fleet, **unknown)
+        assert caught.value.code is code
+    for name, admission in (
+        ("a-lost", Admission()),
+        ("b-activated", Admission(("copied",))),
+        ("e-acme", Admission((), "acme")),
+        ("g-token", Admission()),
+    ):
+        found = await fleet.database.read(lambda c: device_inventory.find(c, name, fleet.clock()))
+        assert found is not None
+        assert found.admission == admission
+
+
 async def test_a_search_looks_at_so_many_devices_and_goes_on_behind_them(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +208,9 @@ async def test_a_search_by_state_looks_up_the_certificates_of_those_in_it_only(
 @pytest.mark.timeout(300)
 async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while PostgreSQL has no statistics."""
+    await group(fleet, "claim", "manufacturer")
+    await claim(fleet)
+    await register(fleet, Manufacturer())
     await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, 20_000, fleet.clock()))
 
     def look(connection: Connection, search: DeviceSearch) -> int:
@@ -182,6 +226,8 @@ async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet, monkeypatc
         DeviceSearch(state=DeviceState.REVOKED),
         DeviceSearch("north", DeviceState.REVOKED, Standing.EXPIRED),
         DeviceSearch(part="one-1"),
+        DeviceSearch(claim="batch"),
+        DeviceSearch(manufacturer="acme"),
     ):
         if search.narrows:  # Without statistics it would read a table that is hardly larger than a part.
             monkeypatch.setattr(device_inventory, "_AT_ONCE", 20)
