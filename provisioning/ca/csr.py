@@ -35,7 +35,7 @@ from provisioning.ca.der import content, has_more_parts, only_common_name
 from provisioning.ca.key_envelope import NoRecipient, Recipient, find_recipient
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.name_policy import SubjectNames, asked_names
-from provisioning.ca.not_a_request import named
+from provisioning.ca.not_a_request import named, what_is_wrong
 from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNUSABLE, extension
@@ -57,6 +57,9 @@ _P256: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d0301070342
 _P256_SIZE: Final = 91
 _ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+
+_OF_THE_PARSER: Final = "error parsing asn1 value"
+"""How the library's errors begin that show its parser's own state."""
 
 _SECRET_KEY_WISH: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.37")
 """DecryptKeyIdentifier (RFC 7030 §4.4.1.1)."""
@@ -199,22 +202,27 @@ def _load(der: bytes) -> x509.CertificateSigningRequest:
         )
     try:
         return x509.load_der_x509_csr(der)
-    except UNUSABLE as error:
-        another = named(der)
-        if another is not None:
-            raise RequestRefused(Code.CSR_MALFORMED, f"the body is not a PKCS #10 request but {another}") from error
-        raise _malformed(error) from error
-
-
-def _malformed(error: Exception) -> RequestRefused:
-    if isinstance(error, x509.InvalidVersion):
-        return RequestRefused(
+    except x509.InvalidVersion as error:
+        raise RequestRefused(
             Code.CSR_MALFORMED,
             f"the request's version is {error.parsed_version}, and the only version is 0 (RFC 2986 "
             "§4.1): with wolfSSL, set "
             "the version of its Cert to 0 before wc_MakeCertReq",
-        )
-    return RequestRefused(Code.CSR_MALFORMED, f"the body is not a PKCS #10 request in base64 DER ({error})")
+        ) from error
+    except UNUSABLE as error:
+        another = named(der)
+        if another is not None:
+            raise RequestRefused(Code.CSR_MALFORMED, f"the body is not a PKCS #10 request but {another}") from error
+        words = f"the body is not a PKCS #10 request in base64 DER: {what_is_wrong(der)}"
+        raise RequestRefused(Code.CSR_MALFORMED, words) from error
+
+
+def _malformed(error: Exception) -> RequestRefused:
+    """Return the refusal of a request whose parts the library could not read, in words that are not its parser's."""
+    said = str(error)
+    if said.startswith(_OF_THE_PARSER):
+        said = "a name, an attribute, an extension or the public key in it is not encoded as its kind is"
+    return RequestRefused(Code.CSR_MALFORMED, f"the request cannot be read: {said}")
 
 
 def _facts(

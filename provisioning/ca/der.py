@@ -94,6 +94,15 @@ def content(encoded: bytes) -> bytes:
     return encoded[begin:end]
 
 
+def whole_size(encoded: bytes) -> int | None:
+    """Return how long the element is that *encoded*, anybody's bytes, begins with; None if its length is missing."""
+    try:
+        begin, end = _content(encoded, 0)
+    except IndexError:
+        return None
+    return end if begin <= len(encoded) else None
+
+
 def has_more_parts(encoded: bytes, most: int) -> bool:
     """Whether *encoded*, anybody's bytes, has more than *most* elements, at any depth and inside OCTET STRINGs.
 

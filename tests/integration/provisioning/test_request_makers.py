@@ -122,6 +122,8 @@ def two_requests(made: Path) -> bytes:
         pytest.param(of_file("pkey", "-in", "key.pem", "-pubout"), "CSR_MALFORMED: .*a public key", id="public key"),
         pytest.param(of_file("pkey", "-in", "key.pem"), "BODY_ENCODING: .*a private key, which is exposed",
                      id="private key"),
+        pytest.param(encoded(of_file("pkey", "-in", "key.pem")), "CSR_MALFORMED: .*a private key, which is exposed",
+                     id="private key, PEM in base64"),
         pytest.param(encoded(of_file("pkey", "-in", "key.pem", "-outform", "DER")),
                      "CSR_MALFORMED: .*a private key, which is exposed", id="private key, PKCS #8"),
         pytest.param(encoded(of_file("ec", "-in", "key.pem", "-outform", "DER")),

@@ -42,6 +42,22 @@ def test_what_is_not_base64_is_refused(body: bytes) -> None:
     assert caught.value.code is Code.BODY_ENCODING
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"MAoC\r\nAQ!=\r\n", "character 3 of line 2 is '!'"),
+        (b"-----BEGIN CERTIFICATE REQUEST-----\nMAoC\nA_E=\n-----END CERTIFICATE REQUEST-----",
+         "character 2 of line 3 is '_', as in base64url: write"),
+        (b"MAo\xffAQE=", "character 4 of line 1 is '0xff'"),
+        (b"MAoCAQE", "it has 7 characters of it, .*: send all of it"),
+    ],
+    ids=range(4),
+)  # fmt: skip
+def test_where_it_is_not_base64_is_told(body: bytes, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        decode_body(body)
+
+
 def test_the_scheme_s_case_does_not_matter_and_a_token_may_hold_colons() -> None:
     credential = parse_basic(basic("meter-17:a:b").replace("Basic", "bAsIc"))
     assert (credential.user, credential.token) == ("meter-17", "a:b")
