@@ -108,7 +108,7 @@ def new_operator_application(
     app = new_framework(version, answer)
     app.state.operator_services = OperatorServices(
         database,
-        TokenService(database, clock),
+        TokenService(database, clock, profiles),
         revocation,
         suspension,
         OperatorRoleService(database, clock),

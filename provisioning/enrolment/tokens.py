@@ -13,7 +13,8 @@ Rules
 3. No token is for the service's own name (`provisioning.enrolment.own_name`).
 4. A token never promises what enrolment would refuse: one bound to an existing device has that device's role and group,
    which it keeps for life; a name that was retired gets no token; nor is a name promised as a device's and as that of a
-   broker, service or operator: an enroller, who may make the one, would keep the other out.
+   broker, service or operator: an enroller, who may make the one, would keep the other out; nor one of which its
+   profile makes no host name (`provisioning.enrolment.promised_hosts`).
 5. `digest_of` refuses anything that could not be a token before it is hashed or looked up.
 """
 
@@ -36,10 +37,11 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.name_policy import MAXIMUM_NAMES
-from provisioning.ca.profile import MAXIMUM_LIFE
+from provisioning.ca.profile import MAXIMUM_LIFE, Profile
 from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.enrolment.operator_roles import promise_roles
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
+from provisioning.enrolment.promised_hosts import check_hosts
 from provisioning.errors import Code, Refusals, Refused, invalid
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, check_name
@@ -125,9 +127,10 @@ class IssuedToken:
 class TokenService:
     """Makes enrolment tokens, and ends them."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, clock: Callable[[], datetime], profiles: Mapping[str, Profile]) -> None:
         self._database = database
         self._clock = clock
+        self._profiles = profiles
         self._turn: Final = asyncio.Lock()
         """One portion of tokens waits for the store at a time, of all orders: who enrols comes after one, not each."""
 
@@ -143,7 +146,7 @@ class TokenService:
         issued = [IssuedToken(grant, new_token(), expires_at) for grant in grants]
 
         def record(connection: Connection, portion: Sequence[IssuedToken]) -> list[IssuedToken]:
-            kept = _kept_promises(connection, order, portion, now)
+            kept = self._kept_promises(connection, order, portion, now)
             names = [each.grant.device for each in kept if each.grant.device is not None]
             if order.role is Role.OPERATOR:
                 promise_roles(connection, names, order.operator_role, by=by, now=now)
@@ -161,7 +164,7 @@ class TokenService:
             return [replace(each, number=number) for each, number in zip(kept, numbers, strict=True)]
 
         if len(issued) > PORTION:  # Refuse before any token is made.
-            await self._database.read(lambda connection: _kept_promises(connection, order, issued, now))
+            await self._database.read(lambda connection: self._kept_promises(connection, order, issued, now))
         made: list[IssuedToken] = []
         try:
             for start in range(0, len(issued), PORTION):
@@ -175,6 +178,13 @@ class TokenService:
             "tokens created", count=len(made), role=order.role.value, group=order.group, by=by, expires_at=expires_at
         )
         return made
+
+    def _kept_promises(
+        self, connection: Connection, order: TokenOrder, issued: Sequence[IssuedToken], now: datetime
+    ) -> list[IssuedToken]:
+        kept = _kept_promises(connection, order, issued, now)
+        check_hosts(connection, self._profiles, [each.grant for each in kept], now)
+        return kept
 
     async def _unmake(self, made: Sequence[IssuedToken], by: str) -> None:
         """Void tokens that were not handed out, even if the caller's request is cancelled."""

@@ -146,7 +146,7 @@ async def open_fleet(
             serial_numbers,
             issuer,
             Enrolment(enrolment),
-            TokenService(database, clock),
+            TokenService(database, clock, profiles),
             RevocationService(database, clock, neighbours),
             SuspensionService(database, clock, neighbours),
             GroupService(database, profiles, clock),

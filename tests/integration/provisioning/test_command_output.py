@@ -85,7 +85,7 @@ def test_output_that_cannot_be_written_is_said_in_one_line(
         ),
         (("listed", "import", "west", "--file"), b"name\nm\xe4her\n", "continuation byte: save it as UTF-8"),
         (("listed", "import", "west", "--file"), b'name\nmeter-1\n"meter-2\nmeter-3\n', "unexpected end of data"),
-        (("listed", "import", "west", "--file"), b"name,name\nmeter-1,meter-2\n", "its first line has name, name"),
+        (("listed", "import", "west", "--file"), b"name,name\nmeter-1,meter-2\n", "its first line is 'name,name'"),
     ],
 )
 def test_a_file_in_another_encoding_is_named_in_one_line(

@@ -22,7 +22,7 @@ from provisioning.ca.name_policy import NameRefused
 from provisioning.ca.profile import ProfileConfig
 from provisioning.config import load_settings
 from provisioning.enrolment.attempt import TokenCredential
-from provisioning.enrolment.tokens import TokenOrder
+from provisioning.enrolment.tokens import TokenOrder, TokenService
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
@@ -52,8 +52,14 @@ def addresses(certificate: x509.Certificate) -> list[str]:
     return [str(each) for each in found.get_values_for_type(x509.IPAddress)]
 
 
+async def token_for(fleet: Fleet, order: TokenOrder) -> TokenCredential:
+    """Return a token that was made before the names were another's: afterwards none is."""
+    (issued,) = await TokenService(fleet.database, fleet.clock, {}).create(order, by="admin")
+    return TokenCredential(order.devices[0], issued.token)
+
+
 async def ask(fleet: Fleet, device: str, *names: str) -> x509.Certificate:
-    token = TokenCredential(device, await fleet.token(device))
+    token = await token_for(fleet, TokenOrder([device], "north"))
     return await fleet.enrolment.enrol(asking(device, *names), token)
 
 
@@ -147,8 +153,7 @@ async def granted(fleet: Fleet, broker: str, *names: str) -> x509.Certificate:
     addresses = tuple(name for name in names if name[0].isdigit())
     dns_names = tuple(name for name in names if name not in addresses)
     order = TokenOrder([broker], None, Role.BROKER, dns_names=dns_names, ip_addresses=addresses)
-    (token,) = await fleet.token_service.create(order, by="admin")
-    return await fleet.enrolment.enrol(csr_der(names=[broker]), TokenCredential(broker, token.token))
+    return await fleet.enrolment.enrol(csr_der(names=[broker]), await token_for(fleet, order))
 
 
 async def test_what_a_server_is_granted_no_device_is_given_and_other_servers_share(store_url: str) -> None:

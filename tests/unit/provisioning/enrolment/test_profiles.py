@@ -15,11 +15,16 @@ from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.ca.profile import ProfileConfig, profile_of
 from provisioning.config import load_settings
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.groups import parse_ways
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store.groups import Group
 from tests.support.fleet import open_fleet, successor_csr
 from tests.support.requests import csr_der
 from tests.support.slow_keys import rsa_key
+from tests.support.ways import claim
 
 LIFE = timedelta(days=7)
 EC_ONLY = ProfileConfig("device", LIFE, key_types=("P-256", "Ed25519"))
@@ -179,12 +184,36 @@ async def test_a_name_that_could_give_another_device_its_host_name_is_refused(st
         assert hosts(await fleet.enrolment.enrol(csr_der(names=["a"]), TokenCredential("a", token))) == [
             "a.b.c.dev.example"
         ]
-        token = await fleet.token("a.b", "c")
-        with pytest.raises(
-            Refused, match=r"the name 'a\.b' could give two devices one host name: use a name"
-        ) as caught:
-            await fleet.enrolment.enrol(csr_der(names=["a.b"]), TokenCredential("a.b", token))
+        await fleet.groups.create(Group("c", ways=parse_ways(["claim"]), profile="device"), by="admin")
+        shared = await claim(fleet, group_name="c")
+        ambiguous = r"the name 'a\.b' could give two devices one host name: use a name"
+        with pytest.raises(Refused, match=ambiguous) as caught:
+            await fleet.enrolment.enrol(csr_der(names=["a.b"]), None, certificate=shared)
         assert caught.value.code is Code.CSR_NAME
+        # A token that would be of no use is not made.
+        for name, group, words in (
+            ("a.b", "d", ambiguous),
+            ("A", "d", "'A.d.dev.example' is not a host name"),
+            (None, "d_1", "'x.d_1.dev.example' is not a host name"),
+        ):
+            devices = [] if name is None else [name]
+            with pytest.raises(Refused, match=f"a token could not be used: .*{words}"):
+                await fleet.token_service.create(TokenOrder(devices, group), by="admin")
+        assert await fleet.token_service.create(TokenOrder([], "d.e"), by="admin")
+
+
+async def test_no_token_is_made_for_a_host_name_of_another(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        await fleet.enrol(csr=asking("hub.plant.example"))
+        for host in ("hub.plant.example", "meter-17.dev.example"):
+            order = TokenOrder(["broker-1"], None, Role.BROKER, dns_names=[host])
+            with pytest.raises(Refused, match=f"the host name '{host}' is that of device meter-17") as caught:
+                await fleet.token_service.create(order, by="admin")
+            assert caught.value.code is Code.CSR_NAME
+        await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
+        for name in ("broker-1", "broker-2"):
+            order = TokenOrder([name], None, Role.BROKER, dns_names=["hub.plant.example"])
+            assert await fleet.token_service.create(order, by="admin")
 
 
 @pytest.mark.parametrize(
