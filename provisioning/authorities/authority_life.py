@@ -233,7 +233,7 @@ class AuthorityLife:
         return await self.database.write(transaction)
 
     async def _begin(self, check: Callable[[Connection, list[StoredAuthority]], CheckedT]) -> CheckedT:
-        """Begin the transcript if *check* raises nothing, which the step's transaction does again; return its result."""
+        """Begin the transcript if *check*, which the step's transaction repeats, raises nothing; return its result."""
         checked = await self.database.read(lambda connection: check(connection, authorities.every(connection)))
         self.transcript.begin()
         return checked
