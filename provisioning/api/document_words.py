@@ -165,7 +165,7 @@ FIELDS: Final = {
     "used": "How many devices have enrolled with it.",
     "used_at": f"When it was used ({_MOMENT}).",
     "voided_at": f"When it was voided ({_MOMENT}). Null with state `void`: its maker is no active admin any more.",
-    "ways": "Ways to enrol, each of which is sufficient; `a+b` requires both. Empty: the group is closed.",
+    "ways": "Ways to enrol, each is sufficient; `a+b` requires both. Empty: the group is closed, to trials as well.",
     "version": "The version that runs.",
     "webhook_timeout_seconds": "Within how many seconds the webhook must answer.",
     "webhook_url": "URL that the way `webhook` asks; null or empty: none.",

@@ -41,7 +41,9 @@ class GivenRules:
             show_default=False,
         ),
     ] = None
-    closed: Annotated[bool, typer.Option("--closed", help="No way: no new device is admitted.")] = False
+    closed: Annotated[
+        bool, typer.Option("--closed", help="No way: no new device is admitted, nor a trial activated.")
+    ] = False
     profile: Annotated[
         str | None, typer.Option("--profile", help="Certificate profile (at first device).", show_default=False)
     ] = None

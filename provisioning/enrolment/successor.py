@@ -74,6 +74,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         _check_not_withdrawn_with_its_claim(stored, trial)
         _check_name_is_its_own(connection, stored)
     rules = rules_for(connection, stored.device.role, stored.device.group)
+    _check_lets_it_in(connection, stored, rules, trial)
     _check_dates(connection, stored, attempt, rules, timedelta() if on_trial else rules.renewal_grace)
     if certificate is None:
         raise AssertionError("known refuses a missing certificate")
@@ -113,6 +114,16 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         None if stored.granted_seconds is None else timedelta(seconds=stored.granted_seconds),
         [activate] if on_trial else (),
     )
+
+
+def _check_lets_it_in(connection: Connection, stored: StoredCertificate, rules: Group, trial: Trial | None) -> None:
+    """Refuse the first activation by a trial while its group is closed: until then, its device is not in."""
+    if trial is not None and not rules.ways and not claims.has_activated(connection, stored.id):
+        raise Refused(
+            Code.WAY_REFUSED,
+            f"group {rules.name} is closed: an operator has set it to admit no device, and {stored.device.name} "
+            "was not activated before",
+        )
 
 
 def _check_not_withdrawn_with_its_claim(stored: StoredCertificate, trial: Trial) -> None:

@@ -33,6 +33,7 @@ from provisioning.program.fitted_help import fitted
 from provisioning.program.given_file import EMPTY
 from provisioning.program.given_values import convert_only_given
 from provisioning.program.late_commands import Command, LateCommands
+from provisioning.program.near_names import MOST, did_you_mean
 from provisioning.program.printable import is_text, printable
 from provisioning.program.value_words import WORDS
 from provisioning.program.whole_names import whole_names
@@ -74,13 +75,25 @@ class CommandGroup(TyperGroup):
         return _parse_args(self, super().parse_args, ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Return the command that *args* begin with; the error for an unknown one names similar ones, or else all."""
+        """Return the command that *args* begin with.
+
+        The error for an unknown one names similar ones, or those of its groups that are called so, or else all.
+        """
         try:
             return super().resolve_command(ctx, args)
         except TyperException as error:
             if error.message.startswith("No such command") and "?" not in error.message:
-                error.message = f"{error.message} There are {', '.join(self.list_commands(ctx))}."
+                inner = self._in_groups(ctx, args[0])
+                if 0 < len(inner) <= MOST:
+                    error.message = f"{error.message} {did_you_mean(inner).capitalize()}"
+                else:
+                    error.message = f"{error.message} There are {', '.join(self.list_commands(ctx))}."
             raise
+
+    def _in_groups(self, ctx: Any, name: str) -> list[str]:
+        """Return the commands called *name* of the groups here: ``certificate expiring``."""
+        groups = ((each, self.get_command(ctx, each)) for each in self.list_commands(ctx))
+        return [f"{each} {name}" for each, group in groups if isinstance(group, TyperGroup) and name in group.commands]
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the commands' names: first those to start with, which a newcomer looks for."""

@@ -290,6 +290,7 @@ def test_a_path_that_is_empty_in_the_environment_is_refused(monkeypatch: pytest.
         ("group set north", "give at least one rule to change, for example --way token or --closed"),
         ("ca rolover", "No such command 'rolover'. Did you mean 'rollover'?"),
         ("listed buy", "No such command 'buy'. There are "),
+        ("expiring", "No such command 'expiring'. Did you mean certificate expiring?\n"),
         ("ca revoke x --reason stolen", f"{NOT_REASON}'stolen' is not one of {OF_A_CA}\n"),
         ("ca revoke x --reason keyCompromise", f"{NOT_REASON}'keyCompromise' is not one of {OF_A_CA}\n"),
         ("revoke --device x --reason CACompromise", f"{NOT_REASON}'CACompromise' is not one of {OF_A_DEVICE}; {A_CAS}"),

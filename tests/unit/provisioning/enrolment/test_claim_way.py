@@ -17,6 +17,7 @@ from provisioning.enrolment import pace
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
+from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.renewal_info import RenewalService
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import identity_of
@@ -225,6 +226,21 @@ async def test_a_device_on_trial_that_is_suspended_or_revoked_is_not_activated(f
     with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
         await fleet.database.read(lambda connection: authenticate(connection, other, fleet.clock()))
     assert await refusal(fleet, "meter-2", certificate=shared) is Code.CERTIFICATE_REVOKED
+
+
+async def test_while_a_group_is_closed_nobody_is_activated_who_was_not_before(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    shared = await claim(fleet)
+    trial, activated = [await enrol(fleet, name, certificate=shared) for name in ("meter-1", "meter-2")]
+    real = await fleet.reenrol(activated, successor_csr(activated))
+    await fleet.groups.change("line", {"ways": ()}, by="admin")
+    with pytest.raises(Refused, match=r"group line is closed: .*meter-1 was not activated before") as caught:
+        await fleet.reenrol(trial, successor_csr(trial))
+    assert caught.value.code is Code.WAY_REFUSED
+    assert await is_good(fleet, await fleet.reenrol(activated, successor_csr(activated)))  # Its answer was lost.
+    assert await is_good(fleet, await fleet.reenrol(real, successor_csr(real)))
+    await fleet.groups.change("line", {"ways": parse_ways(["token"])}, by="admin")
+    assert await is_good(fleet, await fleet.reenrol(trial, successor_csr(trial)))
 
 
 async def test_resuming_does_not_end_a_trial(fleet: Fleet) -> None:
