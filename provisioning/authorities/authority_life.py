@@ -17,7 +17,7 @@ Rules
 1. Each step begins its transcript when it is checked and before it is done: what cannot be shown is not done.
 2. No step that would have a device refused is taken without an explicit option. So no CA is activated while a
    broker that follows the feed reports that it would not trust it (`provisioning.store.known_authorities`), nor while a
-   service says that it has not its key (`provisioning.store.lacked_keys`).
+   service says that it has not its key, nor before all can have said so (`provisioning.store.lacked_keys`).
 
 How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 `provisioning.authorities.authority_revocation`.
@@ -25,11 +25,13 @@ How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography import x509
 from sqlalchemy.engine import Connection
@@ -51,10 +53,25 @@ from provisioning.store.certificates import NewestCertificate
 from provisioning.store.database import Database
 from provisioning.store.known_authorities import BrokersWord
 
+CheckedT = TypeVar("CheckedT")
+
 WAITING: Final = timedelta(days=1)
 """How long an announced CA waits for activation, so that relying parties can fetch the bundle."""
 
 _SHOWN: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """A CA that issues from now on, although some may refuse what it issues, or have devices refused."""
+
+    name: str
+    doubts: Sequence[BrokersWord]
+    """The reports of brokers that are not known to trust it."""
+    lacking: Sequence[str]
+    """Where services are that cannot use its key."""
+    said_by: datetime
+    """Before that, other services may not have said so yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +100,15 @@ class AuthorityLife:
         waiting: bool = True,
         despite_brokers: bool = False,
         despite_services: bool = False,
-    ) -> tuple[str, Sequence[BrokersWord]]:
+    ) -> Activated:
         """Let an announced CA issue from now on; the active one of its line retires.
 
         *despite_brokers*: even if some brokers have reported that they would not trust it; *despite_services*: even if
-        a service says that it cannot use its key. Return its name, and the reports of brokers that are not known to
-        trust it.
+        a service says that it cannot use its key, and without waiting until all can have said so.
         """
-        now = self.clock()
 
-        def checked(
-            connection: Connection, found: list[StoredAuthority]
-        ) -> tuple[StoredAuthority, Sequence[BrokersWord]]:
+        def checked(connection: Connection, found: list[StoredAuthority]) -> Activated:
+            now = self.clock()
             chosen = only_one(found, name, AuthorityState.ANNOUNCED, "announced")
             ready = chosen.created_at + WAITING
             if waiting and now < ready:
@@ -105,18 +119,22 @@ class AuthorityLife:
             doubts = [each for each in known_authorities.of_authority(connection, chosen.name) if not each.known]
             if not despite_brokers:
                 _check_believed(chosen.name, doubts, now)
-            if not despite_services and (lacking := lacked_keys.lacking(connection, chosen.key_id)):
+            lacking = lacked_keys.lacking(connection, chosen.key_id)
+            if lacking and not despite_services:
                 raise ConfigurationError(
                     f"a service at {' and at '.join(lacking)} cannot use the key of {chosen.name}, and would refuse "
                     f"every device: copy {self.places.path(chosen.name).name} into its directory, from where it was "
-                    "made (its log has CA_UNUSABLE, and then CA_USABLE; doctor there says more); or say "
+                    "made, and try again within seconds of CA_USABLE in its log (doctor there says more); or say "
                     "--despite-services"
                 )
-            return chosen, doubts
+            since = min(chosen.created_at, now)  # The clock of where it was announced may be ahead of ours.
+            said_by = lacked_keys.said_by(connection, since, self.settings.feed_heartbeat_seconds)
+            return Activated(chosen.name, doubts, lacking, said_by)
 
-        def transaction(connection: Connection) -> tuple[str, Sequence[BrokersWord]]:
-            found = authorities.every(connection, for_update=True)
-            chosen, doubts = checked(connection, found)
+        def transaction(connection: Connection) -> Activated:
+            found, now = authorities.every(connection, for_update=True), self.clock()
+            activated = checked(connection, found)
+            (chosen,) = (each for each in found if each.name == activated.name)
             for each in found:
                 if (each.kind, each.state, each.line) == (
                     AuthorityKind.ISSUING, AuthorityState.ACTIVE, chosen.line
@@ -124,11 +142,24 @@ class AuthorityLife:
                     authorities.set_state(connection, each.name, AuthorityState.RETIRING, now)
                     self.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRING})
             authorities.set_state(connection, chosen.name, AuthorityState.ACTIVE, now)
-            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.ACTIVE})
-            return chosen.name, doubts
+            without = {"services_without_key": activated.lacking} if activated.lacking else {}
+            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.ACTIVE, **without})
+            return activated
 
-        await self._begin(checked)
+        begun = await self._begin(checked)
+        if not despite_services:
+            await self._wait_for_services(begun)
         return await self.database.write(transaction)
+
+    async def _wait_for_services(self, begun: Activated) -> None:
+        """Wait until all services can have said whether they lack the key."""
+        seconds = (begun.said_by - self.clock()).total_seconds()
+        if seconds > 0:
+            self.transcript.say(
+                f"Waiting {math.ceil(seconds)} s: {begun.name} was announced just now, and services on other machines "
+                "say by then whether they lack its key."
+            )
+            await asyncio.sleep(seconds)
 
     async def retire(self, name: str | None = None) -> str:
         """End a retiring CA whose last certificate has expired; return its name."""
@@ -201,10 +232,11 @@ class AuthorityLife:
         await self._begin(checked)
         return await self.database.write(transaction)
 
-    async def _begin(self, check: Callable[[Connection, list[StoredAuthority]], object]) -> None:
-        """Begin the transcript if *check*, which the step's transaction does again, raises nothing."""
-        await self.database.read(lambda connection: check(connection, authorities.every(connection)))
+    async def _begin(self, check: Callable[[Connection, list[StoredAuthority]], CheckedT]) -> CheckedT:
+        """Begin the transcript if *check*, which the step's transaction repeats, raises nothing; return its result."""
+        checked = await self.database.read(lambda connection: check(connection, authorities.every(connection)))
         self.transcript.begin()
+        return checked
 
     def check_passphrase(self, found: Sequence[StoredAuthority], or_else: str = "") -> None:
         """Raise `ConfigurationError` if a new key would have a passphrase that opens none of those in files here.

@@ -207,14 +207,23 @@ def activate(
     """
 
     async def work(life: AuthorityLife) -> Facts:
-        chosen, doubts = await life.activate(
+        activated = await life.activate(
             name, waiting=not without_waiting, despite_brokers=despite_brokers, despite_services=despite_services
         )
-        for each in doubts:
+        chosen, key = activated.name, life.places.path(activated.name).name
+        for each in activated.doubts:
             what = f"has not said whether it knows {chosen}" if each.known is None else f"does not know {chosen}"
             life.transcript.say(f"Broker {each.broker} {what}; last report: {shown_time(each.said_at)}.")
+        remedy = f"refuses every device until {key} is copied into its directory, from where it was made"
+        for address in activated.lacking:
+            life.transcript.say(f"A service at {address} cannot use the key of {chosen}, and {remedy}.")
+        if despite_services and life.clock() < activated.said_by:
+            life.transcript.say(
+                f"{chosen} was announced just now, and other services may not have said yet whether they can use its "
+                f"key. One on another machine, which has not got it, {remedy}."
+            )
         life.transcript.say(f"{chosen} issues from now on; running services know it within seconds.")
-        return {"name": chosen, "state": "active"}
+        return {"name": chosen, "state": "active", "services_without_key": list(activated.lacking)}
 
     ceremony.hold("ca rollover activate", work)
 

@@ -15,7 +15,8 @@ Rules
    takes no changes any more, while the address leads to its successor. So the server is asked now and then, and left if
    it says nothing (`provisioning.store.loop_waits`), or takes no changes.
 4. In the same session a process says which CAs' keys it lacks (`provisioning.store.lacked_keys`), for as long as it is
-   open: at once in a new one, otherwise when the server is asked.
+   open: at once in a new one, otherwise when the server is asked. What it says would outlive its machine for hours,
+   by the usual settings: the server ends this session when no sign of life has come for a while.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import structlog
 from sqlalchemy.engine import URL, Connection
 
 from provisioning.store import lacked_keys
-from provisioning.store.server_parameters import listeners_parameters
+from provisioning.store.server_parameters import WATCHED_BY_SERVER, listeners_parameters
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,7 +44,7 @@ _CHANNEL: Final = "fleetgate_revocations"
 TELL: Final = f"NOTIFY {_CHANNEL}"
 """Tells every process, when the transaction commits; for the end of one in which something was announced."""
 _RETRY_SECONDS: Final = 1.0
-_ASK_SECONDS: Final = 5.0
+_ASK_SECONDS: Final = lacked_keys.TURN_SECONDS
 IS_READ_ONLY: Final = "SHOW transaction_read_only"
 """Asks PostgreSQL whether it takes no changes in this session, as it was opened: *on* or *off*."""
 _FOREVER: Final = (
@@ -109,6 +110,7 @@ async def _hear(
     Raises psycopg's errors.
     """
     await _asked(connection, _FOREVER)
+    await _asked(connection, WATCHED_BY_SERVER)
     await _asked(connection, f"LISTEN {_CHANNEL}")
     begun()
     said: AbstractSet[int] = frozenset()

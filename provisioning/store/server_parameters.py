@@ -80,6 +80,15 @@ def listeners_parameters(url: URL) -> dict[str, Any]:
     return parameters
 
 
+WATCHED_BY_SERVER: Final = (
+    f"SELECT set_config('tcp_keepalives_idle', '{_KEEPALIVE_SECONDS}', false), "
+    f"set_config('tcp_keepalives_interval', '{_KEEPALIVE_SECONDS}', false), "
+    f"set_config('tcp_keepalives_count', '{_SILENCE_SECONDS // _KEEPALIVE_SECONDS}', false), "
+    f"set_config('tcp_user_timeout', '{1000 * _SILENCE_SECONDS}', false)"
+)
+"""Sent once on the listener's connection: the server, too, ends it without a sign of life. Sessions of which nothing is
+asked would last two hours behind their machine's end, with what they hold. No effect on a socket file."""
+
 WRITERS_DURABILITY: Final = (
     "SELECT set_config(name, 'on', false) FROM pg_settings "
     "WHERE name = 'synchronous_commit' AND setting = 'off' AND source <> 'client'"

@@ -37,7 +37,7 @@ class Ceremonies:
         """Begin and activate the next issuing CA, a day later."""
         await NextAuthority(self.life).begin()
         self.clock.advance(WAITING)
-        return (await self.life.activate())[0]
+        return (await self.life.activate()).name
 
 
 @contextlib.asynccontextmanager

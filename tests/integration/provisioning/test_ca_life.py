@@ -245,7 +245,8 @@ def test_another_process_on_the_same_store_takes_a_new_ca_over(tmp_path: Path, p
         assert set(told(second)) == set(told(first))
         assert '"ca": "issuing-2"' in next(line for line in second.log.splitlines() if "CA cannot be used here" in line)
         shutil.copy(first.dir / "issuing-2.key", second.dir)
-        ca(first, "rollover", "activate", "--without-waiting")
+        said = ca(first, "rollover", "activate", "--without-waiting", "--despite-services")
+        assert "other services may not have said yet whether they can use its key. One on another" in said
         for each in (first, second):
             wait_for_state(each, "issuing-2", "active")
         device = enrol(second, tmp_path, "meter-1")

@@ -114,7 +114,7 @@ def test_a_stolen_ca_is_replaced_though_its_successor_was_announced(service: Pro
     if stolen:
         ca(service, "revoke", "issuing-2", "--yes", "--reason", "cACompromise")
         ca(service, "rollover", "begin")
-    ca(service, "rollover", "activate", "--without-waiting", "--despite-brokers")
+    ca(service, "rollover", "activate", "--without-waiting", "--despite-brokers", "--despite-services")
     ca(service, "revoke", "issuing-ca", "--yes", "--reason", "cACompromise")
     after = {"issuing-2": "revoked", "issuing-3": "active"} if stolen else {"issuing-2": "active"}
     assert states(service) == {"root-ca": "active", "issuing-ca": "revoked"} | after

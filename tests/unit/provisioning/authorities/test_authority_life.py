@@ -72,7 +72,7 @@ async def test_relying_parties_are_given_a_day(fleet_cas: Ceremonies) -> None:
     with pytest.raises(ConfigurationError, match=r"until 2027-03-02 12:00 UTC to fetch the bundle, or say --without"):
         await fleet_cas.life.activate()
     fleet_cas.clock.advance(WAITING)
-    assert await fleet_cas.life.activate() == ("issuing-2", [])
+    assert (await fleet_cas.life.activate()).name == "issuing-2"
     assert await fleet_cas.states() == {"issuing-2": "active", "issuing-ca": "retiring", "root-ca": "active"}
 
 
@@ -203,7 +203,7 @@ async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies
     await NextAuthority(fleet_cas.life).begin(another=True)
     with pytest.raises(ConfigurationError, match=r"issuing-2 \(announced\), issuing-3 \(announced\): name one"):
         await fleet_cas.life.activate(waiting=False)
-    assert await fleet_cas.life.activate("issuing-3", waiting=False) == ("issuing-3", [])
+    assert (await fleet_cas.life.activate("issuing-3", waiting=False)).name == "issuing-3"
 
 
 async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
@@ -462,15 +462,15 @@ async def test_no_ca_is_activated_that_a_broker_would_not_believe(fleet_cas: Cer
         await fleet_cas.life.activate(waiting=False)
 
     fleet_cas.clock.advance(LATELY + timedelta(seconds=1))
-    name, doubts = await fleet_cas.life.activate()
-    assert name == "issuing-2", "who was not heard of for a week may be gone"
-    assert [(each.broker, each.known) for each in doubts] == [("broker-1", False), ("broker-2", None)]
+    activated = await fleet_cas.life.activate()
+    assert activated.name == "issuing-2", "who was not heard of for a week may be gone"
+    assert [(each.broker, each.known) for each in activated.doubts] == [("broker-1", False), ("broker-2", None)]
 
     await NextAuthority(fleet_cas.life).begin()
     await says("broker-1", {"issuing-3": False})
     with pytest.raises(ConfigurationError, match=r"would be refused by broker-1"):
         await fleet_cas.life.activate(waiting=False)
-    assert (await fleet_cas.life.activate(waiting=False, despite_brokers=True))[0] == "issuing-3"
+    assert (await fleet_cas.life.activate(waiting=False, despite_brokers=True)).name == "issuing-3"
     await NextAuthority(fleet_cas.life).begin()
     await says("broker-1", {"issuing-4": True})
-    assert (await fleet_cas.life.activate(waiting=False))[1][0].broker == "broker-2"
+    assert (await fleet_cas.life.activate(waiting=False)).doubts[0].broker == "broker-2"

@@ -69,7 +69,7 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
         )
         pem, root = (each.public_bytes(Encoding.PEM) for each in (signed, other.root_ca.certificate))
         assert await NextAuthority(life).announce(pem, root) == "issuing-pumps-1"
-        assert await life.activate(waiting=False) == ("issuing-pumps-1", [])
+        assert (await life.activate(waiting=False)).name == "issuing-pumps-1"
         lines = await database.read(authorities.active_lines)
         assert lines == ["default", "pumps"]
         await restore_operator(life, "admin")  # By the CA that issues for the service itself, of two that issue.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from provisioning.directory.files import OPERATOR, read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import ConfigurationError
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store import lacked_keys
+from provisioning.store import audit, lacked_keys
 from tests.support.ceremonies import Ceremonies
 
 _LATER = timedelta(seconds=2)
@@ -158,8 +159,34 @@ async def test_a_ca_whose_key_a_service_lacks_is_not_activated(
     with pytest.raises(ConfigurationError, match=r"at 192\.0\.2\.7 and at 192\.0\.2\.9 .*copy issuing-2\.key"):
         await fleet_cas.life.activate(waiting=False)
     assert (await fleet_cas.states())["issuing-2"] == "announced"
-    await fleet_cas.life.activate(waiting=False, despite_services=True)
+    activated = await fleet_cas.life.activate(waiting=False, despite_services=True)
     assert (await fleet_cas.states())["issuing-2"] == "active"
+    assert list(activated.lacking) == ["192.0.2.7", "192.0.2.9"], "it is told all the same, and is in the audit log"
+    entries = await fleet_cas.database.read(lambda connection: list(audit.entries(connection, 0, 100)))
+    assert json.loads(entries[-1].details) == {"state": "active", "services_without_key": activated.lacking}
+
+
+async def test_services_are_asked_about_a_key_when_they_have_had_the_time_to_look_for_it(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a CA that was announced just now is activated, as nobody has said anything yet."""
+    await NextAuthority(fleet_cas.life).begin()
+    moment = timedelta(milliseconds=10)
+    monkeypatch.setattr(lacked_keys, "said_by", lambda _, announced_at, __: announced_at + moment)
+    waiting = "Waiting 1 s: issuing-2 was announced just now"
+
+    def lacking(*_: object) -> list[str]:
+        return ["192.0.2.7"] if fleet_cas.shown[-1].startswith(waiting) else []
+
+    monkeypatch.setattr(lacked_keys, "lacking", lacking)
+    with pytest.raises(ConfigurationError, match=r"a service at 192\.0\.2\.7 cannot use the key of issuing-2"):
+        await fleet_cas.life.activate(waiting=False)
+    assert (await fleet_cas.states())["issuing-2"] == "announced"
+    fleet_cas.clock.advance(moment)
+    fleet_cas.shown.clear()
+    fleet_cas.shown.append("")
+    await fleet_cas.life.activate(waiting=False)
+    assert fleet_cas.shown == [""], "nothing to wait for"
 
 
 async def test_a_ca_that_is_activated_while_it_is_being_revoked_is_not_revoked(
