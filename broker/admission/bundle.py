@@ -82,6 +82,8 @@ class TrustBundle:
         """The key identifiers of the anchors."""
         self.fetched = frozenset(map(_der, fetched))
         """The anchors, in DER, that whoever answers at a URL has named."""
+        self.named_keys = frozenset(each.key_id for der, each in self._anchors.items() if der not in self.fetched)
+        """The key identifiers of those that the settings have named."""
 
     @property
     def anchors(self) -> list[Issuer]:
@@ -91,7 +93,8 @@ class TrustBundle:
     def issuer_at(self, path: Sequence[x509.Certificate], *, outdated: bool = False) -> Issuer | None:
         """Return the issuer at the start of *path*, the CA certificates of a verified path upwards; None: not ours.
 
-        *outdated*: an anchor that ends earlier also stands for the certificate in the path that has renewed it.
+        *outdated*: an anchor also stands for a certificate in the path that has renewed it, whatever it allows itself:
+        whose CA that is does not depend on it.
         """
         below: list[x509.Certificate] = []
         issuer: Issuer | None = None
@@ -157,8 +160,7 @@ class TrustBundle:
             if each.certificate.subject == authority.subject
             and (outdated or each.not_after > ends)
             and spki_of(each.certificate.public_key()) == key
-            and _allows(each.certificate, below)
-            and _constrains_no_more(each.certificate, authority)
+            and (outdated or (_allows(each.certificate, below) and _constrains_no_more(each.certificate, authority)))
         ]
         return max(renewals, key=lambda each: each.not_after, default=None)
 

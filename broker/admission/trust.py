@@ -15,11 +15,11 @@ Rules
 -----
 1. The first bundle, in configuration order, that vouches for the path judges, and its word is final. But what a URL of
    another trust domain's bundle alone has named, an anchor from outside, takes no device of anybody else: OpenSSL is
-   given it after all others, and its bundle judges after those that have an anchor in the path (by its key). One that
+   given it after all others, and its bundle judges after those for which the settings name a key in the path. One that
    has only the CA above the path is no such bundle: two departments may be below one root, and what the CA of the one
    claims is not the other's. Among those from outside the settings' order counts. And what the settings have named
-   first, for another trust domain, is confined to it, whichever of its certificates a client shows: an earlier one of a
-   CA in the path, below the anchor of the bundle that would judge, has its own bundle judge.
+   first, for another trust domain, is confined to it, whichever of its certificates a client shows: where they name the
+   key of a CA in the path, below the anchor of the bundle that would judge, for an earlier bundle, that judges.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
    and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
    per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
@@ -137,14 +137,15 @@ class Trust:
         if judge is None:
             return None
         if _is_from_outside(judge, own):
-            firm = (each for each in claims if _end_of(each).key_id in keys and not _is_from_outside(each, own))
-            judge = next(firm, judge)
+            firm = (each for each in claims if not _firm_keys(each.bundle, own).isdisjoint(keys))
+            judge = next((each for each in firm if not _is_from_outside(each, own)), judge)
         key, domain = _end_of(judge).key_id, judge.bundle.terms.trust_domain or own
         below = keys[: keys.index(key)] if key in keys else keys
         for bundle in self.bundles[: self.bundles.index(judge.bundle)]:
-            if (bundle.terms.trust_domain or own) != domain:
+            confined = _firm_keys(bundle, own).intersection(below)
+            if confined and (bundle.terms.trust_domain or own) != domain:
                 claim = bundle.issuer_at(path, outdated=True)
-                if claim is not None and _end_of(claim).key_id in below and not _is_from_outside(claim, own):
+                if claim is not None and _end_of(claim).key_id in confined:
                     return claim
         return judge
 
@@ -293,6 +294,11 @@ class Trust:
         refused = Issuer(issuer.certificate, issuer.bundle, issuer.above, is_anchor=issuer.is_anchor)
         refused.fault = Refused(RefusalCode.TRUST_FULL, ReasonCode.QUOTA_EXCEEDED, detail)
         return refused
+
+
+def _firm_keys(bundle: TrustBundle, own: str | None) -> frozenset[bytes]:
+    """Return the key identifiers of the anchors of *bundle* that are not from outside."""
+    return bundle.anchor_keys if bundle.terms.trust_domain in {None, own} else bundle.named_keys
 
 
 def _is_from_outside(issuer: Issuer, own: str | None) -> bool:

@@ -276,6 +276,37 @@ def test_a_ca_that_a_table_confines_is_confined_by_each_of_its_certificates() ->
     assert seen(judge, spoof, renewed, PKI.root) == "ours: CN=Plant CA", "the settings' order counts"
 
 
+def test_a_ca_is_confined_whatever_its_old_certificate_allows_and_whatever_a_url_adds_to_it() -> None:
+    """An old one that allows no CA below, or other names, did not count, and our root's table admitted the device."""
+    ends = PKI.now + timedelta(days=900)
+    nobody = Identity(DOMAIN, Role.DEVICE, "x", "x")
+    renewed = PKI.certify(nobody, issuer=PKI.root, common_name="Works CA", is_ca=True, purposes=None, not_after=ends)
+    below = PKI.authority("Sub CA", renewed)
+    spoof, lower = PKI.device("meter-1", issuer=renewed), PKI.device("meter-1", issuer=below)
+    constrained = x509.NameConstraints([x509.DNSName("works.example")], None)
+    narrow = PKI.authority("Works CA", PKI.root, key=renewed.key, extensions=[constrained])
+    again = PKI.authority("Works CA", PKI.root, key=renewed.key, not_after=PKI.now + timedelta(days=800))
+    ours = TrustBundle("ours", [PKI.root.certificate])
+    for fetched in ([], [again.certificate]):
+        anchors = [narrow.certificate, *fetched]
+        judge = Trust([TrustBundle("confined", anchors, terms=partner().terms, fetched=fetched), ours])
+        assert seen(judge, spoof, renewed, PKI.root) == "confined: CN=Works CA"
+        assert seen(judge, lower, below, renewed, PKI.root) == "confined: CN=Sub CA"
+
+
+def test_a_key_that_our_settings_name_is_ours_also_where_a_partner_s_url_lists_its_renewed_certificate() -> None:
+    """Our root has renewed it, and our files have the old one; our devices that send the new one were refused."""
+    renewed = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, not_after=PKI.now + timedelta(days=900))
+    anchors, device = [PKI.root.certificate, PKI.issuing.certificate], PKI.device("meter-1")
+    for bundles in permutations([partner(renewed), TrustBundle("ours", anchors)]):
+        assert seen(Trust(bundles), device, renewed) == "ours: CN=Test Issuing CA"
+    terms = BundleTerms.of(settings(name="third", trust_domain="third.example"))
+    third = TrustBundle("third", anchors, terms=terms, fetched=anchors[1:])
+    assert seen(Trust([partner(renewed), third]), device, renewed) == "partner: CN=Test Issuing CA", (
+        "a URL alone says so: the first of two counts"
+    )
+
+
 def test_the_settings_order_counts_where_no_url_of_others_has_named_an_anchor() -> None:
     """A pinned one the settings have named; and two tables may have one root, each for its own issuers."""
     named = TrustBundle("theirs", [PKI.issuing.certificate], terms=partner().terms)
