@@ -26,6 +26,7 @@ How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,11 +42,13 @@ from provisioning.authorities.issuing_lines import known_roots
 from provisioning.authorities.own_credentials import SERVER_NAME, replace_file
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.pki.keys import PrivateKey
 from provisioning.pki.pem import pem_of
 from provisioning.pki.serial_number import serial_text
 from provisioning.program.moments import shown_minute
 from provisioning.signers.places import SignerPlaces
+from provisioning.signers.signer import Signer
 from provisioning.store import audit, authorities, certificates, groups, known_authorities, lacked_keys
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
@@ -309,6 +312,12 @@ class AuthorityLife:
     async def every(self) -> list[StoredAuthority]:
         """Return all CAs."""
         return await self.database.read(authorities.every)
+
+    async def discard(self, name: str, signer: Signer, key: PrivateKey) -> None:
+        """Delete the *key* that was made here and is no CA's, unless another is in its place by now."""
+        if self.places.discard_if_own(name, signer, key):
+            with contextlib.suppress(Refused):  # The store may be why it is no CA's.
+                await self.log_step(Action.CA_KEY_DELETED, name, {})
 
     async def log_step(self, action: Action, name: str, facts: dict[str, object]) -> None:
         """Write an entry to the audit log, before something is signed."""

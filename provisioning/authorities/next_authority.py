@@ -17,7 +17,8 @@ Rules
 4. No key is made by a passphrase that does not open the CAs' key files that are here: the next command could not use
    it, nor the service. What is in tokens, or lost, does not matter: the next CA may be the way out.
 5. A key file that was made here while another host announced a CA of its name is deleted: it is nobody's, and is where
-   that CA's key has to be copied to. Not a key in a token: two hosts may share that, and objects there have the name.
+   that CA's key has to be copied to. Not if that is there by then. Nor a key in a token: two hosts may share that, and
+   objects there have the name.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class NextAuthority:
             await self._announce(name, certificate, None, 0)
         except _AnnouncedMeanwhile:
             if signer is not None and self.life.places.in_file(name) and await self._is_anothers(name, key):  # Rule 5.
-                self.life.places.discard(name, signer)
+                await self.life.discard(name, signer, key)
             raise
         return name
 

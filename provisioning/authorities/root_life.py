@@ -110,7 +110,7 @@ class RootLife:
                 ) from error
         except BaseException as error:
             if signer is not None and (not may_be_recorded or await self._is_surely_not_recorded(name, key, error)):
-                self.life.places.discard(name, signer)
+                await self.life.discard(name, signer, key)
             raise
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
         self.life.transcript.certificate(f"New root {name}", succession.new_root)

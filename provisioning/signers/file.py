@@ -46,5 +46,8 @@ class FileSigner:
             raise SignerError(str(error)) from error
 
     def discard(self) -> None:
-        """Remove the file."""
-        self.path.unlink(missing_ok=True)
+        """Remove the file; raise `SignerError` if that fails."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SignerError(f"{self.path}: {error.strerror}") from error

@@ -118,6 +118,20 @@ class SignerPlaces:
                 f"{ca}, a step was interrupted before the key was used: move {held.name} away"
             )
 
+    def discard_if_own(self, ca: str, signer: Signer, key: PrivateKey) -> bool:
+        """Delete the *key* that `create` has made; return False if the file has another by now, or one that is closed.
+
+        That of the CA of this name may have been copied there meanwhile, which is another host's.
+        """
+        if self.in_file(ca):
+            try:
+                if signer.open().public_key() != key.public_key():
+                    return False
+            except SignerError:
+                return False
+        self.discard(ca, signer)
+        return True
+
     def discard(self, ca: str, signer: Signer) -> None:
         """Delete the key that `create` has made."""
         try:

@@ -40,5 +40,5 @@ class Signer(Protocol):
         ...
 
     def discard(self) -> None:
-        """Delete the unused key that `create` has made; does nothing if it is gone."""
+        """Delete the unused key that `create` has made; do nothing if it is gone; raise `SignerError` if that fails."""
         ...

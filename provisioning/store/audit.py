@@ -88,6 +88,7 @@ class Action(StrEnum):
     TOKENS_REMOVED = "spent tokens removed"
     MAKING_CA_KEY = "making CA key"
     CA_KEY_MADE = "CA key made"
+    CA_KEY_DELETED = "CA key deleted"
     SIGNING_CA = "signing CA certificate"
     CA_SIGNED = "CA certificate signed"
     CA_CHANGED = "CA changed"

@@ -122,6 +122,8 @@ async def test_two_hosts_that_make_the_next_ca_at_once(
         with pytest.raises(ConfigurationError, match="issuing-2 was announced by another command"):
             await NextAuthority(here).begin()
         assert not key.exists()
+        entries = await database.read(lambda connection: audit.entries(connection, 0, 100))
+        assert (entries[-1].action, entries[-1].subject) == ("CA key deleted", "issuing-2")
     assert [each.split(":")[0] for each in await told(fleet_cas)] == ["issuing-2 is announced, and its key is not here"]
     shutil.copy(other / key.name, key)
     assert not await told(fleet_cas)

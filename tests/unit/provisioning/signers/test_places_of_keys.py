@@ -159,3 +159,19 @@ def test_what_says_nothing_of_a_token_is_named(tmp_path: Path) -> None:
     kept.files.token_key("root-ca").mkdir()
     with pytest.raises(ConfigurationError, match=r"root-ca.pkcs11 cannot be read: Is a directory"):
         kept.open("root-ca")
+
+
+def test_only_the_key_that_was_made_is_taken_away(tmp_path: Path) -> None:
+    """By then the key of the CA may be there, which another host was faster to make."""
+    here, there = places(tmp_path), places(tmp_path / "other")
+    there.files.directory.mkdir()
+    key, signer = here.create("issuing-2")
+    there.create("issuing-2")
+    made, copied = (each.path("issuing-2").read_bytes() for each in (here, there))
+    for other in (copied, b"damaged"):
+        here.path("issuing-2").write_bytes(other)
+        assert not here.discard_if_own("issuing-2", signer, key)
+        assert here.path("issuing-2").read_bytes() == other
+    here.path("issuing-2").write_bytes(made)
+    assert here.discard_if_own("issuing-2", signer, key)
+    assert not here.holds("issuing-2")

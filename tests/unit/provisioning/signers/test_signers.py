@@ -69,6 +69,12 @@ def test_a_key_is_made_once_opened_again_and_taken_away(signer: Signer) -> None:
         signer.open()
 
 
+def test_a_key_that_cannot_be_taken_away_is_an_error_of_its_place(tmp_path: Path) -> None:
+    (tmp_path / "ca.key").mkdir()
+    with pytest.raises(SignerError, match=r"ca\.key: Is a directory"):
+        FileSigner(tmp_path / "ca.key", lambda: PASSPHRASE).discard()
+
+
 def test_everything_that_a_ca_signs_is_accepted_by_openssl(signer: Signer, tmp_path: Path) -> None:
     key = signer.create()
     authority = found_authority("fleet.internal", NOON, (SERIAL | 1, SERIAL | 2), keys=(key, signer.open()))
