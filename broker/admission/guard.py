@@ -3,14 +3,14 @@
 Theory
 ------
 Before TLS only an address is known (`broker.door.strangers`). After admission a certificate is, and what a client does
-with a valid one is counted against its identity:
+with a valid one is counted against its identity, or against that certificate alone:
 
 *Rate.* Connections of one identity in `_RATE_SECONDS`: a program that connects for every message costs one handshake
 each. A service has many instances, so its limit is at least the number of sessions it may have.
 
 *Flapping.* A client that is admitted and lost again and again without a DISCONNECT: a bad line, a crash loop, two
-devices with one client identifier. After `flapping_count` times in `_FLAPPING_SECONDS` it is banned for `ban_seconds`.
-One that sends DISCONNECT each time is subject to the rate only.
+devices with one client identifier. After `flapping_count` times in `_FLAPPING_SECONDS` it is banned for `ban_seconds`,
+with this certificate: whoever has stolen it delays no successor. Who sends DISCONNECT each time is subject to the rate.
 
 *Clones.* A session is taken over with the same certificate from another address, then from the first again, then from
 the other: the key was copied, or a client moves between two networks remarkably often. After `_CLONE_RETURNS` returns
@@ -128,7 +128,7 @@ class Guard:
     def banned(self, peer: Peer, client_id: str, now: float) -> Refused | None:
         """Return the refusal if *peer*, or its certificate, is banned; this counts nothing."""
         if self._bans:
-            for key in ((peer.identity, client_id), peer.certificate):
+            for key in (_client(peer, client_id), peer.certificate):
                 refusal = self._banned(key, now)
                 if refusal is not None:
                     return refusal
@@ -139,7 +139,7 @@ class Guard:
         limits = self.limits
         if not limits.flapping_count or code not in _LOST:
             return
-        key = (peer.identity, client_id)
+        key = _client(peer, client_id)
         if self._losses.add(key, now) < limits.flapping_count:
             return
         self._losses.forget(key)
@@ -206,3 +206,7 @@ class Guard:
             return None
         detail = f"{refusal.detail}; try again in {until - now:.0f} s"
         return Refused(refusal.code, refusal.reason_code, detail, retry_after=until - now)
+
+
+def _client(peer: Peer, client_id: str) -> Hashable:
+    return peer.identity, client_id, peer.certificate

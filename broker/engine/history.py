@@ -10,7 +10,8 @@ Each shelf is bounded in total, and so is each key on it. The event that must go
 silent longest. A repeated event is stored once with a count, so a device that tries every second for a week is one
 line with a first and a last time. A refusal also counts as repeated if something else has happened in between, and
 refusals displace no more than half of what is known of an identity: whoever has several certificates of it that are
-revoked comes with one after the other, and would hide what happens to the device itself.
+revoked comes with one after the other, and would hide what happens to the device itself. Then the oldest goes of the
+certificate that has most of them, and where none has more than another, of the address: the device's own refusals stay.
 
 Rules
 -----
@@ -23,7 +24,7 @@ Rules
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -139,11 +140,15 @@ class Event:
     def repeats(self, other: Event) -> bool:
         """Whether this event repeats *other*.
 
-        A refused client may ask for another client identifier each time, as libraries that generate one do.
+        A refused client may ask for another client identifier each time, as libraries that generate one do; and with
+        one certificate the words may be others each time, as they are where they say what time it is.
         """
-        return (self.what, self.code, self.detail, self.serial) == (
-            *(other.what, other.code, other.detail, other.serial),
-        ) and (self.client_id == other.client_id or self.what is Happened.REFUSED)
+        if (self.what, self.code, self.serial) != (other.what, other.code, other.serial):
+            return False
+        same_words, same_client = self.detail == other.detail, self.client_id == other.client_id
+        if self.what is Happened.REFUSED:
+            return same_words or (same_client and bool(self.serial))
+        return same_words and same_client
 
 
 class Party(Protocol):
@@ -304,7 +309,11 @@ def _tells(told: WindowCount, party: Party, now: float) -> bool:
 def _goes(events: Sequence[Event]) -> int:
     """Return which of one identity's *events* makes room for a refusal: a refusal, if they are more than half."""
     refusals = [place for place, each in enumerate(events) if each.what is Happened.REFUSED]
-    return refusals[0] if len(refusals) > MOST_OF_ONE // 2 else 0
+    if len(refusals) <= MOST_OF_ONE // 2:
+        return next(place for place, each in enumerate(events) if each.what is not Happened.REFUSED)
+    serials = Counter(events[place].serial for place in refusals)
+    hosts = Counter(events[place].host for place in refusals)
+    return max(refusals, key=lambda place: (serials[events[place].serial], hosts[events[place].host]))
 
 
 class _Shelf:
@@ -337,6 +346,7 @@ class _Shelf:
                 if event.repeats(earlier):
                     earlier.times += event.times
                     earlier.last = event.last
+                    earlier.detail = event.detail
                     earlier.address = event.address
                     earlier.client_id = event.client_id
                     del events[place]

@@ -20,9 +20,9 @@ Rules
 8. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
    from the future, and the last one before stay good. A good one from the future, of a time when all clocks were ahead,
    gives way to a revocation; nothing else does: by a clock that is set back, all that is known is from the future.
-9. A responder that has answered another question since a late one was asked is busy, not silent: the late one is
-   counted, and nothing more. In a reconnection storm each would otherwise be a warning, taken back at the next answer,
-   and the clients behind it would not be asked about.
+9. A responder that has answered another question of the bundle since a late one was asked is busy, not silent: the
+   late one is counted. In a reconnection storm each would otherwise be a warning, taken back at the next answer, and
+   the clients behind it would not be asked about. A minute with more late ones than answers is told (`LateAnswers`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from cryptography import x509
 from broker.admission.issuers import Issuer
 from broker.admission.status import RevocationStatus
 from broker.metrics import Metrics
+from broker.sources.late_answers import LateAnswers, MostlyLate
 from broker.sources.ocsp_http import OcspHttp, OcspUnreachable, is_signed_by_revoked, refuse_if_signed_by_revoked
 from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
 from provisioning.pki.revocation import OCSP, CertificateKey, pack, unpack
@@ -108,8 +109,7 @@ class OcspClient:
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
         self._silent: dict[str, float] = {}
         """Until when an unreachable responder is not tried."""
-        self._answered: dict[str, float] = {}
-        """When a responder has given its last good answer (rule 9)."""
+        self._late = LateAnswers()
         self.failing: set[str] = set()
         """Responders whose failure has been logged."""
         self._http = OcspHttp()
@@ -229,25 +229,21 @@ class OcspClient:
             except OcspRefused as error:
                 self._metrics.revocation_alarms["OCSP_FAILED"] += 1
                 unreachable = isinstance(error, OcspUnreachable)
-                if unreachable and self._answered.get(url, -math.inf) > asked:  # Rule 9.
+                if unreachable and self._late.has_answered_since(issuer.bundle.name, url, asked):  # Rule 9.
+                    self._judge(url, self._late.late(issuer.bundle.name, url, self._clock()))
                     continue
                 self._failed(url, str(error))
                 if unreachable:
                     self._silent[url] = self._clock() + _SILENCE
             else:
                 self._silent.pop(url, None)
-                self._heard(url)
+                self._judge(url, self._late.answered(issuer.bundle.name, url, self._clock()))
                 if url in self.failing:
                     self.failing.discard(url)
                     log.info("OCSP answers again", code="OCSP_CURRENT", url=url)
                     self._tell("OCSP answers", code="OCSP_CURRENT", source=url)
                 return self._note(key, answer, about)
         return None
-
-    def _heard(self, url: str) -> None:
-        if url not in self._answered and len(self._answered) >= _MOST_RESPONDERS:
-            self._answered.clear()  # Certificates determine their number.
-        self._answered[url] = self._clock()
 
     def _hold(self, key: CertificateKey, about: _About) -> None:
         on_hold = self._on_hold[about.issuer.bundle.name]
@@ -276,6 +272,13 @@ class OcspClient:
         self.failing.add(url)
         log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
         self._tell("OCSP lost", code="OCSP_FAILED", source=url, detail=detail)
+
+    def _judge(self, url: str, found: MostlyLate | None) -> None:
+        """Log the minute in which *url* gave fewer answers than it owed; it does give some, so it is not failing."""
+        if found is not None:
+            counts = {"answered": found.answered, "late": found.late}
+            log.warning("OCSP answers mostly late", code="OCSP_FAILED", url=url, **counts)
+            self._tell("OCSP mostly late", code="OCSP_FAILED", source=url, **counts)
 
     def _note(self, key: CertificateKey, answer: Answer, about: _About) -> Answer:
         issuer = about.issuer

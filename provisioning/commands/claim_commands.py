@@ -109,6 +109,8 @@ def end_claim(
 ) -> None:
     """End a claim now: it admits nobody any more. Devices that enrolled with it stay.
 
+    If it was copied, see whom it let in (device list --claim), and revoke those (revoke --claim).
+
     \b
     Example:
       fleet-provisioning claim end batch-2026-11

@@ -14,7 +14,7 @@ from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.settings.limits import Limits
 from provisioning.pki.identity import parse_uri
-from tests.support.pki import shared_device
+from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, MemoryBroker, WireClient
 
 DEVICE = Peer(parse_uri("spiffe://d/device/g/m-1"), (b"k", 1), 1000.0)
@@ -219,6 +219,20 @@ def test_a_client_that_flaps_is_banned_and_comes_back() -> None:
     assert answer.properties.user_properties == (("retry-after", "60"),)
     broker.advance(61)
     broker.device("meter-1")
+
+
+def test_who_flaps_with_a_stolen_certificate_delays_no_successor() -> None:
+    """A ban lasts longer than it takes to revoke and to enrol again under the name."""
+    broker = MemoryBroker(flapping_count=3, ban_seconds=60)
+    for _ in range(3):
+        broker.device("meter-1").vanish()
+    successor = shared_pki().device("meter-1")
+    for _ in range(2):
+        client = broker.open(successor)
+        client.connect(client_id="meter-1")
+        client.vanish()
+    broker.open(shared_device("meter-1")).connect(client_id="meter-1", expect=ReasonCode.BANNED)
+    broker.open(successor).connect(client_id="meter-1")
 
 
 def at(broker: MemoryBroker, host: str) -> WireClient:

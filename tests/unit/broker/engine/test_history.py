@@ -202,6 +202,51 @@ def test_whoever_has_revoked_certificates_of_an_identity_hides_nothing_of_it(cer
     assert len(broker.engine.history) == len(known) + kept
 
 
+@pytest.mark.parametrize(
+    ("certificates", "details", "kept"),
+    [(1, 40, MOST_OF_ONE // 2), (3, 40, MOST_OF_ONE // 2), (40, 1, MOST_OF_ONE // 2), (1, 1, 2)],
+    ids=["one, other words", "three, other words", "forty", "one"],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["before", "meanwhile"])
+def test_nobody_hides_why_another_certificate_is_refused(
+    certificates: int, details: int, kept: int, first: bool
+) -> None:
+    history = History(100)
+
+    def refused(serial: str, host: str, words: str, now: float) -> None:
+        party = Stranger(host)
+        party.refusal = Refused(RefusalCode.REVOKED, ReasonCode.NOT_AUTHORIZED, words, identity="m", serial=serial)
+        history.note(Happened.REFUSED, party, "REVOKED", words, words, now)
+
+    if first:
+        refused("own", "192.0.2.1", "revoked", 1.0)
+    device = Stranger("192.0.2.1")
+    device.refusal = Refused(RefusalCode.REVOKED, ReasonCode.NOT_AUTHORIZED, "", identity="m", serial="new")
+    for number in range(MOST_OF_ONE - 1):
+        history.note(Happened.CLOSED, device, f"CODE_{number}", "", "m", 2.0 + number)
+    for number in range(40):
+        if number == 20:
+            refused("own", "192.0.2.1", "revoked", 50.0)
+        refused(f"{number % certificates}", "192.0.2.66", f"words {number % details}", 100.0 + number)
+    events = all_known(history)
+    assert [event.times for event in events if event.serial == "own"] == [1 + first]
+    assert len([event for event in events if event.what is Happened.REFUSED]) == kept
+    assert len(events) == MOST_OF_ONE
+
+
+def test_a_certificate_that_is_not_valid_yet_is_one_event_whatever_the_clock_says() -> None:
+    history, thief = History(100), Stranger("192.0.2.66")
+    for identity, serial in (("m", "a1"), ("", "")):
+        thief.refusal = Refused(
+            RefusalCode.NOT_YET_VALID, ReasonCode.NOT_AUTHORIZED, "", identity=identity, serial=serial
+        )
+        for second in range(3):
+            history.note(Happened.REFUSED, thief, "NOT_YET_VALID", f"the clock says {second}", "", float(second))
+    (event,) = all_known(history)
+    assert (event.times, event.detail, event.first) == (3, "the clock says 2", 0.0)
+    assert len(history.strangers("192.0.2.66")) == 3, "without a certificate these may be different clients"
+
+
 def test_strangers_push_out_strangers_and_never_the_fleet() -> None:
     broker = MemoryBroker(max_history=40)
     history = broker.engine.history

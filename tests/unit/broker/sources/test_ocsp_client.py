@@ -351,6 +351,57 @@ async def test_a_late_answer_among_others_is_no_silence(scene: Scene, monkeypatc
     await scene.client.close()
 
 
+async def test_what_a_responder_answers_to_a_partner_is_no_sign_that_it_answers_us(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = await scene.client._http.ask(scene.url, SERIAL, scene.issuer.certificate)
+    terms = OcspTerms(REQUIRE, from_certificates=True)
+    (partner,) = TrustBundle("partner", [PKI.issuing.certificate], ocsp=terms).anchors
+
+    async def ask(_url: str, serial: int, *_: Any, **__: Any) -> Any:
+        if serial == SERIAL:
+            return true
+        scene.now = 1.0
+        assert await scene.client.ask_at([scene.url], SERIAL, partner) is not None
+        raise OcspUnreachable("no answer")
+
+    monkeypatch.setattr(scene.client._http, "ask", ask)
+    assert await scene.client.ask_at([scene.url], 1, scene.issuer) is None
+    assert scene.told == [("OCSP lost", "OCSP_FAILED")]
+    await scene.client.close()
+
+
+@pytest.mark.parametrize(("answers", "told"), [(3, True), (300, False)], ids=["one in ten", "a storm"])
+async def test_who_lets_an_answer_through_now_and_then_is_told_of_each_minute_and_a_busy_responder_is_not(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, answers: int, told: bool
+) -> None:
+    """Each late answer had one before it, so nothing was said, and under `advisory` everybody was let in."""
+    true = await scene.client._http.ask(scene.url, SERIAL, scene.issuer.certificate)
+    hangs = asyncio.Event()
+
+    async def ask(_url: str, serial: int, *_: Any, **__: Any) -> Any:
+        if serial == SERIAL:
+            return true
+        await hangs.wait()
+        raise OcspUnreachable("no answer")
+
+    monkeypatch.setattr(scene.client._http, "ask", ask)
+    for minute in range(3):
+        late = [asyncio.create_task(scene.client.ask_at([scene.url], 1 + each, scene.issuer)) for each in range(10)]
+        await asyncio.sleep(0)
+        for _ in range(answers):
+            scene.now += 30.0 / answers
+            assert await scene.ask() is not None
+        hangs.set()
+        assert await asyncio.gather(*late) == [None] * 10
+        hangs.clear()
+        scene.now = 100.0 * (1 + minute)
+    assert await scene.ask() is not None
+    assert scene.told == [("OCSP mostly late", "OCSP_FAILED")] * (3 * told)
+    assert not scene.client.is_silent(scene.url)
+    await scene.client.close()
+
+
 async def test_so_many_failing_responders_are_remembered_and_no_more(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
