@@ -1,4 +1,4 @@
-"""Certificates that no longer speak for the name in them: revoked, suspended, expired. They have buckets of their own.
+"""Certificates that no longer speak for the name in them: revoked, suspended, expired. They have a bucket of their own.
 
 Theory
 ------
@@ -6,27 +6,32 @@ A caller's bucket is its name's, for a device has many certificates. But whoever
 it when its certificate is revoked, since expired and revoked ones do, and names its victim: an operator, or a broker,
 that was enrolled again under its name found its bucket empty for as long as the thief went on. Whether a certificate is
 good only the store knows, which is not asked for each request. It is asked when that matters: when a name's bucket is
-empty, about the certificate that was shown. What is then found to have ended counts as itself.
+empty, about the certificate that was shown. What is then found to have ended counts with all else that has, of the
+same name: with a bucket for each, a thief would have as many as his victim has had certificates.
 
 Rules
 -----
 1. A flood costs few questions: one at a time about a certificate, with pauses, and a bounded number about all.
 2. What was found counts until the next answer. Whoever is resumed has his name's bucket again at that.
-3. A certificate of which nothing is known is its name's; a store that does not answer changes nothing.
+3. A certificate of which nothing is known is its name's; a store that does not answer changes nothing. Any other
+   failure changes nothing either, and is logged: nobody waits for the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import structlog
 from cryptography import x509
 
 from provisioning.errors import Refused
+from provisioning.program.once_a_minute import OnceAMinute
 from provisioning.program.out_of_memory import told
+
+log = structlog.get_logger(__name__)
 
 PAUSE: Final = 5.0
 """Seconds from one question about a certificate to the next."""
@@ -47,6 +52,7 @@ class FormerCallers:
         self._found: OrderedDict[bytes, tuple[bool, float]] = OrderedDict()
         """By certificate: whether it has ended, and when that was asked. The one asked longest ago first."""
         self._asking: dict[bytes, asyncio.Task[None]] = {}
+        self._failures: Final = OnceAMinute()
 
     def __contains__(self, der: bytes) -> bool:
         """Whether the certificate was found to have ended; whether it still has is asked again behind that."""
@@ -67,8 +73,15 @@ class FormerCallers:
     async def _ask(self, der: bytes) -> None:
         ended, _ = self._found.get(der, (False, 0.0))
         try:
-            with contextlib.suppress(Refused):
-                ended = await self._is_ended(x509.load_der_x509_certificate(der))
+            ended = await self._is_ended(x509.load_der_x509_certificate(der))
+        except Refused:
+            pass
+        except MemoryError:
+            raise
+        except Exception as error:
+            if times := self._failures.happened(self._clock()):
+                words = "whether a certificate has ended could not be asked"
+                log.error(words, code="INTERNAL", times=times, exc_info=error)
         finally:
             del self._asking[der]
             self._found[der] = (ended, self._clock())

@@ -6,8 +6,8 @@ A caller is identified by the name in its client certificate, or, without one, b
 whose owner has more addresses than there could be buckets. It is not the certificate itself, as a device gets a new one
 with each renewal, and would have a full bucket with each. That one of our CAs has signed it is
 verified, once per certificate: a manufacturer's CA, which TLS accepts, may certify any name, and could otherwise empty
-our devices' buckets. For certificates of other CAs, the certificate is the caller. So it is for ours that have ended:
-`provisioning.api.former_callers`.
+our devices' buckets. For certificates of other CAs, the certificate is the caller. Ours that have ended
+(`provisioning.api.former_callers`) have one bucket for each name, too: a device's key may have had a hundred.
 
 The buckets are those of `provisioning.enrolment.pace`, which also has the groups' buckets: a group is known only when a
 request has been read and authorised.
@@ -40,6 +40,7 @@ from provisioning.pki.panic import NoPanic
 
 _REMEMBERED: Final = 4096
 """Certificates whose names are remembered, about 1 KB each."""
+_ENDED: Final = "ended"
 _LONGEST: Final = 8192
 """Bytes of such a certificate. TLS lets longer ones through, with which others could fill our memory."""
 
@@ -71,7 +72,7 @@ class Callers:
     ) -> None:
         """Tell those apart whom the CAs name that *authorities* returns, ours as they are now.
 
-        Certificates of ours that are *former* callers' are distinguished from them.
+        What *former* callers show, certificates of ours that have ended, is distinguished from what is good.
         """
         self._authorities = authorities
         self._former = former
@@ -81,16 +82,19 @@ class Callers:
         """Return whose request it is."""
         certificate = _shown(scope)
         if certificate is not None:
-            if len(certificate) > _LONGEST or (self._former is not None and certificate in self._former):
+            if len(certificate) > _LONGEST:
                 return _itself(certificate)
-            return self._named(certificate)
+            named = self._named(certificate)
+            return (_ENDED, named) if self._former is not None and certificate in self._former else named
         client = scope.get("client")
         return address_key(client[0]) if client else ""
 
     def doubt(self, scope: Scope, caller: Hashable) -> None:
         """Have it found out whether the certificate shown still speaks for its *caller*, who has asked too much."""
         certificate = _shown(scope)
-        if self._former is not None and certificate is not None and caller != _itself(certificate):
+        if self._former is None or certificate is None or isinstance(caller, tuple):
+            return
+        if caller != _itself(certificate):
             self._former.doubt(certificate)
 
     def _name(self, der: bytes) -> Hashable:

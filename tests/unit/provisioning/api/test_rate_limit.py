@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.responses import JSONResponse, Response
@@ -139,25 +140,45 @@ async def test_a_revoked_certificate_empties_nobodys_bucket_for_longer_than_a_qu
     assert [await asked.status(der=each.der) for each in (METER, good, METER)] == [204, 204, 429], "resumed: one name"
 
 
-async def test_a_store_that_does_not_answer_changes_no_bucket() -> None:
+async def test_all_certificates_of_a_name_that_have_ended_have_one_bucket() -> None:
+    """Else whoever has stolen twenty of a device's asks twenty times as much as with a good one."""
+    asked, stolen = Asked(), [shared_pki().device("meter-1") for _ in range(3)]
+    asked.ended.update(each.certificate for each in stolen)
+    assert [await asked.status(der=stolen[0].der) for _ in range(2)] == [204, 204]
+    for each in stolen:
+        assert await asked.status(der=each.der) == 429
+    await asyncio.sleep(0)
+    assert [await asked.status(der=each.der) for each in stolen] == [204, 204, 429]
+    asked.now += PAUSE + 1
+    asked.ended.add(OTHER.certificate)
+    assert [await asked.status(der=OTHER.der) for _ in range(3)] == [204, 204, 429]
+    await asyncio.sleep(0)
+    assert await asked.status(der=OTHER.der) == 204, "another name's"
+
+
+@pytest.mark.parametrize("failure", [Refused(Code.UNAVAILABLE, "away"), ValueError("a fault of ours")])
+async def test_a_question_that_fails_changes_no_bucket(failure: Exception) -> None:
     now, fails = 0.0, False
 
     async def is_ended(_: x509.Certificate) -> bool:
         if fails:
-            raise Refused(Code.UNAVAILABLE, "away")
+            raise failure
         return True
 
     former = FormerCallers(is_ended, lambda: now)
-    for ended in (False, True):
-        fails = not ended
-        former.doubt(METER.der)
+    with structlog.testing.capture_logs() as logged:
+        for ended in (False, True):
+            fails = not ended
+            former.doubt(METER.der)
+            await asyncio.sleep(0)
+            assert (METER.der in former) is ended
+            now += PAUSE
+        fails = True
+        assert METER.der in former
         await asyncio.sleep(0)
-        assert (METER.der in former) is ended
-        now += PAUSE
-    fails = True
-    assert METER.der in former
-    await asyncio.sleep(0)
-    assert METER.der in former, "as it was"
+        assert METER.der in former, "as it was"
+    lines = [] if isinstance(failure, Refused) else ["INTERNAL"]
+    assert [line["code"] for line in logged] == lines, "once a minute"
 
 
 @pytest.mark.parametrize("more", [0, 90_000])
