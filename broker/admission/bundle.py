@@ -79,8 +79,8 @@ class TrustBundle:
         for certificate in roots_first:
             self._anchor(certificate, roots_first)
         self._called: dict[x509.Name, list[Issuer]] = {}
-        """They by their names, those first that end last."""
-        for each in sorted(self._anchors.values(), key=lambda each: each.not_after, reverse=True):
+        """They by their names."""
+        for each in self._anchors.values():
             self._called.setdefault(each.certificate.subject, []).append(each)
         self.anchor_keys = frozenset(each.key_id for each in self._anchors.values())
         """The key identifiers of the anchors."""
@@ -161,7 +161,7 @@ class TrustBundle:
         if called is None:
             return None
         key, ends = key_identifier(authority.public_key()), authority.not_valid_after_utc
-        same = (each for each in called if each.key_id == key)
+        same = (each for each in sorted(called, key=lambda each: each.not_after, reverse=True) if each.key_id == key)
         if outdated:
             return next(same, None)
         renewals = (each for each in same if each.not_after > ends and _allows(each.certificate, below))
