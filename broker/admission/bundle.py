@@ -28,7 +28,7 @@ from broker.admission.issuers import Issuer
 from broker.settings.trust_settings import StatusPolicy
 from provisioning.pki.extension import extension
 from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.keys import spki_of
+from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CasAbove
 
 
@@ -78,6 +78,10 @@ class TrustBundle:
         roots_first = sorted(anchors, key=_is_self_issued, reverse=True)
         for certificate in roots_first:
             self._anchor(certificate, roots_first)
+        self._called: dict[x509.Name, list[Issuer]] = {}
+        """They by their names."""
+        for each in self._anchors.values():
+            self._called.setdefault(each.certificate.subject, []).append(each)
         self.anchor_keys = frozenset(each.key_id for each in self._anchors.values())
         """The key identifiers of the anchors."""
         self.fetched = frozenset(map(_der, fetched))
@@ -153,19 +157,18 @@ class TrustBundle:
 
         It has the same key, so signatures of one are the other's.
         """
-        key, ends = spki_of(authority.public_key()), authority.not_valid_after_utc
-        renewals = [
-            each
-            for each in self._anchors.values()
-            if each.certificate.subject == authority.subject
-            and (outdated or each.not_after > ends)
-            and spki_of(each.certificate.public_key()) == key
-            and (outdated or (_allows(each.certificate, below) and _constrains_no_more(each.certificate, authority)))
-        ]
-        return max(renewals, key=lambda each: each.not_after, default=None)
+        called = self._called.get(authority.subject)
+        if called is None:
+            return None
+        key, ends = key_identifier(authority.public_key()), authority.not_valid_after_utc
+        same = (each for each in sorted(called, key=lambda each: each.not_after, reverse=True) if each.key_id == key)
+        if outdated:
+            return next(same, None)
+        renewals = (each for each in same if each.not_after > ends and _allows(each.certificate, below))
+        return next((each for each in renewals if _constrains_no_more(each.certificate, authority)), None)
 
     def _anchor_above(self, below: Sequence[x509.Certificate]) -> Issuer | None:
-        above = _issuer_in([each.certificate for each in self._anchors.values()], below[-1])
+        above = _issuer_in([each.certificate for each in self._called.get(below[-1].issuer, ())], below[-1])
         return self._anchors[_der(above)] if above is not None and _allows(above, below) else None
 
 

@@ -42,9 +42,11 @@ class Issuer:
     __slots__ = (
         "above",
         "authorities",
+        "begins",
         "bundle",
         "certificate",
         "fault",
+        "identifier",
         "is_anchor",
         "key_id",
         "names",
@@ -61,6 +63,9 @@ class Issuer:
         self.above = above
         self.is_anchor = is_anchor
         self.key_id = key_identifier(certificate.public_key())
+        stated = extension(certificate, x509.SubjectKeyIdentifier)
+        self.identifier = None if stated is None else stated.digest
+        """The key identifier that its certificate says, which others state as their issuer's; it may be anything."""
         self.fault: Refused | None = None
         """Why all clients that it has certified are refused: what the bundle's terms say about the path."""
         self.names = frozenset(distribution_points(certificate))
@@ -68,6 +73,7 @@ class Issuer:
         """The CAs above its clients, for callers that know nothing else of them later."""
         self.revoked_as = revoked_as(certificate, None if above is None else above.key_id)
         """How the revocation index identifies it."""
+        self.begins: datetime = certificate.not_valid_before_utc
         self.not_after: datetime = certificate.not_valid_after_utc
         """When it expires, or earlier, when a CA above it does that no anchor replaces."""
         if above is not None and not is_anchor:
@@ -80,7 +86,7 @@ class Issuer:
 
     def is_in_date(self, now: datetime) -> bool:
         """Whether it has begun, and its path has not expired."""
-        return self.certificate.not_valid_before_utc <= now <= self.not_after
+        return self.begins <= now <= self.not_after
 
     def path(self) -> Iterator[Issuer]:
         """Yield this issuer, and every CA above it."""

@@ -410,6 +410,15 @@ def test_a_lost_feed_shuts_out_only_those_whom_it_speaks_of() -> None:
     assert outcome.code is RefusalCode.REVOCATION_STATUS_UNKNOWN
 
 
+def test_above_another_bundle_s_anchor_is_the_first_given_that_has_issued_it_whichever_ends_last() -> None:
+    longer = PKI.authority("Test Root CA", key=PKI.root.key, not_after=NOW + timedelta(days=900))
+    for anchors in permutations([PKI.root.certificate, longer.certificate]):
+        issuer = TrustBundle("ours", anchors).issuer_at([PKI.issuing.certificate])
+        assert issuer is not None
+        assert issuer.above is not None
+        assert issuer.above.certificate == anchors[0]
+
+
 @pytest.mark.parametrize(("terms", "admitted"), [(FeedTerms(10.0), True), (FeedTerms(9.9), False), (None, False)])
 def test_how_old_the_feed_may_be_is_the_bundles_to_say(terms: FeedTerms | None, admitted: bool) -> None:
     ours = TrustBundle("ours", [PKI.root.certificate], feed=True, feed_terms=terms)

@@ -399,17 +399,6 @@ def test_an_anchor_that_has_expired_takes_no_client_of_a_partner_s_url() -> None
     assert seen(judge, meter) == "partner: CN=Test Issuing CA", "of a resumed session, too"
 
 
-def test_of_the_certificates_of_a_ca_one_that_is_in_date_counts_for_who_resumes() -> None:
-    """It was refused as expired until it made a full handshake: the first that matched was taken."""
-    ended = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, not_after=PKI.now - HOUR)
-    begins = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, not_before=PKI.now + HOUR)
-    device = PKI.device("meter-1")
-    for anchors in permutations(each.certificate for each in (ended, begins, PKI.issuing)):
-        issuer = Trust([TrustBundle("ours", anchors)]).issuer_of(device.certificate, (), PKI.now, DOMAIN)
-        assert issuer is not None
-        assert issuer.certificate == PKI.issuing.certificate
-
-
 def test_of_two_partners_whose_urls_list_one_ca_the_first_table_judges_and_the_log_says_so() -> None:
     device = PKI.device("meter-1")
     certificates = [OTHER.issuing.certificate, PKI.issuing.certificate]
@@ -440,22 +429,3 @@ def test_of_two_bundles_from_files_the_one_that_has_the_anchor_judges() -> None:
         for bundles in permutations([early, present]):
             assert seen(Trust(bundles), device, PKI.issuing) == "present: CN=Test Issuing CA"
         assert seen(Trust([early, nobodys]), device, PKI.issuing) is None, "the terms of the one are not the other's"
-
-
-def test_who_resumes_below_constrained_names_is_not_taken_by_a_partner_s_url() -> None:
-    """A bundle of a third party is no more our own than the partner's is, and searched in the order of the tables."""
-    constrained = x509.NameConstraints([x509.UniformResourceIdentifier(DOMAIN)], None)
-    theirs = PKI.authority("Third CA", PKI.root, extensions=[constrained])
-    listed = PKI.authority("Third CA", OTHER.root, key=theirs.key)
-    third = TrustBundle("third", [theirs.certificate], terms=BundleTerms.of(settings(trust_domain="third.example")))
-    judge = Trust([partner(listed), third])
-    device = PKI.device("meter-1", issuer=theirs)
-    assert verified(judge.anchors_pem(DOMAIN), device) == [device.der, theirs.der]
-    assert seen(judge, device) == "third: CN=Third CA"
-    found = judge.issuers_with(key_identifier(theirs.certificate.public_key()), DOMAIN)
-    assert [each.bundle.name for each in found] == ["third"]
-    judge = Trust([partner(OTHER.root), third])
-    theirs_too = OTHER.device("meter-1", issuer=listed)
-    assert seen(judge, theirs_too, listed, OTHER.root) == "partner: CN=Third CA"
-    found = judge.issuers_with(key_identifier(theirs.certificate.public_key()), DOMAIN)
-    assert [each.bundle.name for each in found] == ["third"], "what was learned of the partner's comes behind it"

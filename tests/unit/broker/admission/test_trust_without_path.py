@@ -1,0 +1,113 @@
+"""Whose CA it is where no path says so: a resumed session, and a client that is away."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import permutations
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from broker.admission.bundle import TrustBundle
+from broker.admission.bundle_terms import BundleTerms
+from broker.admission.trust import Trust
+from provisioning.pki.issued_by import is_issued_by as genuine
+from provisioning.pki.keys import key_identifier
+from tests.support.bundles import settings
+from tests.support.pki import DOMAIN
+from tests.unit.broker.admission.test_trust import HOUR, OTHER, PKI, PLANT, namesake, partner, seen, verified
+
+
+def test_of_the_certificates_of_a_ca_one_that_is_in_date_counts_for_who_resumes() -> None:
+    """It was refused as expired until it made a full handshake: the first that matched was taken."""
+    ended = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, not_after=PKI.now - HOUR)
+    begins = PKI.authority("Test Issuing CA", PKI.root, key=PKI.issuing.key, not_before=PKI.now + HOUR)
+    device = PKI.device("meter-1")
+    for anchors in permutations(each.certificate for each in (ended, begins, PKI.issuing)):
+        issuer = Trust([TrustBundle("ours", anchors)]).issuer_of(device.certificate, (), PKI.now, DOMAIN)
+        assert issuer is not None
+        assert issuer.certificate == PKI.issuing.certificate
+    neither = Trust([TrustBundle("ours", [ended.certificate, begins.certificate])])
+    assert seen(neither, device) == "ours: CN=Test Issuing CA", "so that it is refused for the date"
+
+
+def test_who_resumes_below_constrained_names_is_not_taken_by_a_partner_s_url() -> None:
+    """A bundle of a third party is no more our own than the partner's is, and searched in the order of the tables."""
+    constrained = x509.NameConstraints([x509.UniformResourceIdentifier(DOMAIN)], None)
+    theirs = PKI.authority("Third CA", PKI.root, extensions=[constrained])
+    listed = PKI.authority("Third CA", OTHER.root, key=theirs.key)
+    third = TrustBundle("third", [theirs.certificate], terms=BundleTerms.of(settings(trust_domain="third.example")))
+    judge = Trust([partner(listed), third])
+    device = PKI.device("meter-1", issuer=theirs)
+    assert verified(judge.anchors_pem(DOMAIN), device) == [device.der, theirs.der]
+    assert seen(judge, device) == "third: CN=Third CA"
+    found = judge.issuers_with(key_identifier(theirs.certificate.public_key()), DOMAIN)
+    assert [each.bundle.name for each in found] == ["third"]
+    judge = Trust([partner(OTHER.root), third])
+    theirs_too = OTHER.device("meter-1", issuer=listed)
+    assert seen(judge, theirs_too, listed, OTHER.root) == "partner: CN=Third CA"
+    found = judge.issuers_with(key_identifier(theirs.certificate.public_key()), DOMAIN)
+    assert [each.bundle.name for each in found] == ["third"], "what was learned of the partner's comes behind it"
+
+
+def test_who_resumes_is_tried_against_the_key_that_is_meant_and_against_so_many_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With 200 namesakes of our CA in its list a partner's URL took the time of everybody."""
+    tried: list[x509.Certificate] = []
+
+    def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+        tried.append(issuer)
+        return genuine(certificate, issuer)
+
+    monkeypatch.setattr("broker.admission.trust.is_issued_by", is_issued_by)
+    monkeypatch.setattr("broker.admission.trust._MOST_TRIED", 3)
+    cas = [PKI.authority("Theirs", OTHER.root) for _ in range(5)]
+    again = PKI.authority("Theirs", OTHER.root, key=cas[0].key)
+    judge = Trust([partner(*cas, again)])
+    stated, unstated = (PKI.device("meter-1", issuer=cas[4], authority_key_id=each) for each in (None, b"x"))
+    assert seen(judge, stated) == "partner: CN=Theirs"
+    assert tried == [cas[4].certificate]
+    tried.clear()
+    assert seen(judge, unstated) is None
+    assert tried == [each.certificate for each in cas[:3]]
+    tried.clear()
+    assert seen(Trust([partner(cas[0], again)]), unstated) is None
+    assert len(tried) == 1, "each key once"
+
+
+def test_the_key_identifier_that_a_partner_s_twin_says_puts_it_before_nobody_with_that_key() -> None:
+    ours = namesake(b"x")
+    twin = PKI.authority("Test Issuing CA", OTHER.root, key=ours.key)
+    judge = Trust([partner(twin), TrustBundle("ours", [ours.certificate])])
+    assert seen(judge, PKI.device("meter-1", issuer=ours)) == "ours: CN=Test Issuing CA"
+
+
+def test_what_was_found_of_a_name_or_a_key_is_found_anew_when_a_ca_is_learned_or_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("broker.admission.trust._MOST_PATHS", 1)
+    ends = PKI.now + timedelta(days=3)
+    renewed, device = PKI.authority("Plant CA", PKI.root, key=PLANT.key, not_after=ends), PKI.device("m", issuer=PLANT)
+    judge = Trust([partner(PLANT), TrustBundle("ours", [PKI.root.certificate])])
+
+    def known() -> list[str | None]:
+        found = judge.issuers_with(key_identifier(PLANT.certificate.public_key()), DOMAIN)
+        return [seen(judge, device), *(each.bundle.name for each in found)]
+
+    assert known() == ["partner: CN=Plant CA", "partner"]
+    assert seen(judge, device, renewed, PKI.root) == "ours: CN=Plant CA"
+    assert known() == ["ours: CN=Plant CA", "ours"]
+    names = set(judge._called)
+    short = PKI.device("meter-1", issuer=PKI.issuing)
+    path = [each.certificate.public_bytes(Encoding.DER) for each in (short, PKI.issuing, PKI.root)]
+    assert judge.issuer_of(short.certificate, path, ends + HOUR, DOMAIN) is not None
+    assert known() == ["partner: CN=Plant CA", "partner"]
+    assert set(judge._called) == names | {PKI.issuing.certificate.subject}
+    long = [PKI.authority(name, PKI.root, not_after=ends + days * 24 * HOUR) for name, days in (("A", 1), ("B", 2))]
+    for days, ca in enumerate(long):
+        held = PKI.device("meter-1", issuer=ca)
+        path = [each.certificate.public_bytes(Encoding.DER) for each in (held, ca, PKI.root)]
+        assert judge.issuer_of(held.certificate, path, ends + (days * 24 + 1) * HOUR, DOMAIN) is not None
+    assert set(judge._called) == names | {long[1].certificate.subject}, "of whom it has forgotten no name is kept"
