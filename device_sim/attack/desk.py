@@ -10,11 +10,12 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from device_sim.attack.issuer import Paper
 from device_sim.parallel import in_parallel
@@ -87,11 +88,11 @@ class EnrolmentDesk:
         self.relying_url = relying_url
         self._noted: dict[str, None] = {}
         self._est: EstClient | None = None
+        self._opened: Final = contextlib.AsyncExitStack()
 
     async def close(self) -> None:
         """End the connections by which devices were enrolled."""
-        if self._est is not None:
-            await self._est.__aexit__(None, None, None)
+        await self._opened.aclose()
 
     def note(self, name: str) -> None:
         """Record that the service is asked to enrol *name* (rule 1)."""
@@ -156,7 +157,8 @@ class EnrolmentDesk:
         """
         key = generate_key()
         if self._est is None:  # One for all: TLS for each would be a fifth of an attack's work.
-            self._est = EstClient(self.url, self.anchors, trust_domain=self.operator.trust_domain)
+            est = EstClient(self.url, self.anchors, trust_domain=self.operator.trust_domain)
+            self._est = await self._opened.enter_async_context(est)
         try:
             return Paper(await self._est.enrol(build_csr(key, name), user=name, token=token), key)
         except WrongCertificate as error:  # A device would not take it.
