@@ -59,7 +59,7 @@ HOT = [
     "broker/engine/denials.py",
     "broker/sockets/doze.py",
     "broker/engine/engine.py",
-    "broker/engine/estate.py",
+    "broker/engine/handover.py",
     "broker/engine/exchange.py",
     "broker/connection/farewell.py",
     "broker/connection/handlers.py",
