@@ -17,9 +17,10 @@ Rules
    another trust domain's bundle alone has named, an anchor from outside, takes no device of anybody else: OpenSSL is
    given it after all others, and its bundle judges after those for which the settings name a key in the path. One that
    has only the CA above the path is no such bundle: two departments may be below one root, and what the CA of the one
-   claims is not the other's. Among those from outside the settings' order counts. And what the settings have named
-   first, for another trust domain, is confined to it, whichever of its certificates a client shows: where they name the
-   key of a CA in the path, below the anchor of the bundle that would judge, for an earlier bundle, that judges.
+   claims is not the other's. Among those from outside the settings' order counts. And a CA that the settings have named
+   first for one bundle is confined to it, whichever of its certificates a client shows, and whatever that is called:
+   where they name the key of a CA in the path, below the anchor of the bundle that would judge, for an earlier bundle,
+   that judges.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
    and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
    per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
@@ -132,7 +133,7 @@ class Trust:
             if each.key_id in tried:
                 continue
             if is_issued_by(certificate, each.certificate):
-                return self._judging_below(each, own) if each.is_anchor else each
+                return self._judging_for(each, own)
             tried.add(each.key_id)
             if len(tried) >= _MOST_TRIED:
                 break
@@ -147,11 +148,13 @@ class Trust:
                 self._ordered[name, own] = known
         return known
 
-    def _judging_below(self, anchor: Issuer, own: str | None) -> Issuer | None:
-        """Return the issuer of who is directly below *anchor*, in the bundle that judges (rule 1)."""
-        key = anchor, own
+    def _judging_for(self, issuer: Issuer, own: str | None) -> Issuer | None:
+        """Return *issuer*, or if it is an anchor the issuer of who is directly below, in the bundle that judges."""
+        if issuer.certificate not in self._certificates:
+            return issuer  # Of a path, of which rule 1 has decided that.
+        key = issuer, own
         if key not in self._judges:
-            self._judges[key] = self._judging([anchor.certificate], own)
+            self._judges[key] = self._judging([issuer.certificate], own)
         return self._judges[key]
 
     def _judging(self, path: Sequence[x509.Certificate], own: str | None) -> Issuer | None:
@@ -167,14 +170,12 @@ class Trust:
         if _is_from_outside(judge, own):
             firm = (each for each in claims if not _firm_keys(each.bundle, own).isdisjoint(keys))
             judge = next((each for each in firm if not _is_from_outside(each, own)), judge)
-        key, domain = _end_of(judge).key_id, judge.bundle.terms.trust_domain or own
+        key = _end_of(judge).key_id
         below = keys[: keys.index(key)] if key in keys else keys
         for bundle in self.bundles[: self.bundles.index(judge.bundle)]:
             confined = _firm_keys(bundle, own).intersection(below)
-            if confined and (bundle.terms.trust_domain or own) != domain:
-                claim = bundle.issuer_at(path, outdated=True)
-                if claim is not None and _end_of(claim).key_id in confined:
-                    return claim
+            if confined and (claim := bundle.issuer_by_key(path, confined)) is not None:
+                return claim
         return judge
 
     def _rank(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, int]:
@@ -221,7 +222,7 @@ class Trust:
         if known is None:
             found = [each for each in (*self._issuers.values(), *self._anchors()) if each.key_id == key_id]
             first = self._first_of(found, own)
-            known = self._first_of([(each.is_anchor and self._judging_below(each, own)) or each for each in first], own)
+            known = self._first_of([self._judging_for(each, own) or each for each in first], own)
             if known:
                 self._ordered[key_id, own] = known
         return known
