@@ -11,7 +11,8 @@ Rules
 4. Each bundle has its own questions under way, and its own certificates on hold: a responder that hangs, or suspends
    every certificate, affects one bundle only. So does one that replays an old answer: a CA of one bundle may have
    certified the key of another's, and what is answered there about such a certificate spares no other bundle its own
-   question.
+   question. And so does one that gives no answer: a partner's certificate may name the responder of ours, which may
+   have nothing to say about it.
 5. What a responder has signed whose own certificate is revoked, as any source says, is no answer, new or remembered:
    whoever has its key could call everybody good. Whom it has called revoked stays so until another says otherwise.
 6. Of the responders that a certificate names the first few are asked: it has room for a thousand, each with a line in
@@ -107,11 +108,11 @@ class OcspClient:
         self._revoked: dict[bytes, dict[int, int]] = {}
         self._on_hold: defaultdict[str, dict[CertificateKey, _About]] = defaultdict(dict)
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
-        self._silent: dict[str, float] = {}
-        """Until when an unreachable responder is not tried."""
+        self._silent: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        """By bundle and responder: until when an unreachable one is not tried."""
         self._late = LateAnswers()
-        self.failing: set[str] = set()
-        """Responders whose failure has been logged."""
+        self.failing: defaultdict[str, set[str]] = defaultdict(set)
+        """By bundle: responders whose failure has been logged."""
         self._http = OcspHttp()
         status.on_release = self._doubt
 
@@ -156,13 +157,13 @@ class OcspClient:
         found = self._found(key)
         return None if found is None else max(0.0, (now - found[0].this_update).total_seconds())
 
-    def is_silent(self, responder: str | None) -> bool:
-        """Whether *responder* was unreachable a moment ago."""
-        return responder is not None and self._clock() < self._silent.get(responder, 0.0)
+    def is_silent(self, responder: str | None, bundle: str) -> bool:
+        """Whether *responder* was unreachable a moment ago, for *bundle*."""
+        return responder is not None and self._clock() < self._silent[bundle].get(responder, 0.0)
 
     async def ask_again(self, certificate: x509.Certificate, issuer: Issuer) -> None:
         """Ask about a connected client, and count the result."""
-        if not all(map(self.is_silent, urls_of(certificate, issuer))):
+        if not all(self.is_silent(url, issuer.bundle.name) for url in urls_of(certificate, issuer)):
             answer = await self.ask(certificate, issuer)
             self._metrics.ocsp_rechecks["failed" if answer is None else "answered"] += 1
 
@@ -210,17 +211,17 @@ class OcspClient:
         await self._http.close()
 
     async def _ask(self, key: CertificateKey, about: _About) -> Answer | None:
-        issuer = about.issuer
+        issuer, bundle = about.issuer, about.issuer.bundle.name
         terms = issuer.bundle.ocsp
         is_ours = terms is not None and terms.responder is not None  # The settings name it: nobody else has chosen it.
-        ON_BEHALF_OF.set(None if is_ours else issuer.bundle.name)  # Of this task.
+        ON_BEHALF_OF.set(None if is_ours else bundle)  # Of this task.
         for url in about.urls:
-            if self.is_silent(url):
+            if self.is_silent(url, bundle):
                 continue
             asked = math.inf
             try:
-                async with self._slots[issuer.bundle.name]:
-                    if self.is_silent(url):  # By now: it was given up while this question waited.
+                async with self._slots[bundle]:
+                    if self.is_silent(url, bundle):  # By now: it was given up while this question waited.
                         continue
                     asked = self._clock()
                     time_at = partial(self._time_for, issuer)
@@ -229,19 +230,19 @@ class OcspClient:
             except OcspRefused as error:
                 self._metrics.revocation_alarms["OCSP_FAILED"] += 1
                 unreachable = isinstance(error, OcspUnreachable)
-                if unreachable and self._late.has_answered_since(issuer.bundle.name, url, asked):  # Rule 9.
-                    self._judge(url, self._late.late(issuer.bundle.name, url, self._clock()))
+                if unreachable and self._late.has_answered_since(bundle, url, asked):  # Rule 9.
+                    self._judge(url, bundle, self._late.late(bundle, url, self._clock()))
                     continue
-                self._failed(url, str(error))
+                self._failed(url, bundle, str(error))
                 if unreachable:
-                    self._silent[url] = self._clock() + _SILENCE
+                    self._silent[bundle][url] = self._clock() + _SILENCE
             else:
-                self._silent.pop(url, None)
-                self._judge(url, self._late.answered(issuer.bundle.name, url, self._clock()))
-                if url in self.failing:
-                    self.failing.discard(url)
-                    log.info("OCSP answers again", code="OCSP_CURRENT", url=url)
-                    self._tell("OCSP answers", code="OCSP_CURRENT", source=url)
+                self._silent[bundle].pop(url, None)
+                self._judge(url, bundle, self._late.answered(bundle, url, self._clock()))
+                if url in self.failing[bundle]:
+                    self.failing[bundle].discard(url)
+                    log.info("OCSP answers again", code="OCSP_CURRENT", url=url, bundle=bundle)
+                    self._tell("OCSP answers", code="OCSP_CURRENT", source=url, bundle=bundle)
                 return self._note(key, answer, about)
         return None
 
@@ -262,23 +263,24 @@ class OcspClient:
         latest = self._time_for(issuer, datetime.now(UTC)) + CLOCK_TOLERANCE
         return answer.reason is not None and known.reason is None and known.this_update > latest
 
-    def _failed(self, url: str, detail: str) -> None:
-        """Log that *url* does not answer correctly: once, not a line per client of a storm."""
-        if url in self.failing:
+    def _failed(self, url: str, bundle: str, detail: str) -> None:
+        """Log that *url* does not answer *bundle* correctly: once, not a line per client of a storm."""
+        failing = self.failing[bundle]
+        if url in failing:
             return
-        if len(self.failing) >= _MOST_RESPONDERS:  # Certificates determine their number.
-            self.failing.clear()
-            self._silent.clear()
-        self.failing.add(url)
-        log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
-        self._tell("OCSP lost", code="OCSP_FAILED", source=url, detail=detail)
+        if len(failing) >= _MOST_RESPONDERS:  # Certificates determine their number.
+            failing.clear()
+            self._silent[bundle].clear()
+        failing.add(url)
+        log.warning("OCSP failed", code="OCSP_FAILED", url=url, bundle=bundle, detail=detail)
+        self._tell("OCSP lost", code="OCSP_FAILED", source=url, bundle=bundle, detail=detail)
 
-    def _judge(self, url: str, found: MostlyLate | None) -> None:
+    def _judge(self, url: str, bundle: str, found: MostlyLate | None) -> None:
         """Log the minute in which *url* gave fewer answers than it owed; it does give some, so it is not failing."""
         if found is not None:
-            counts = {"answered": found.answered, "late": found.late}
-            log.warning("OCSP answers mostly late", code="OCSP_FAILED", url=url, **counts)
-            self._tell("OCSP mostly late", code="OCSP_FAILED", source=url, **counts)
+            facts = {"code": "OCSP_FAILED", "bundle": bundle, "answered": found.answered, "late": found.late}
+            log.warning("OCSP answers mostly late", url=url, **facts)
+            self._tell("OCSP mostly late", source=url, **facts)
 
     def _note(self, key: CertificateKey, answer: Answer, about: _About) -> Answer:
         issuer = about.issuer

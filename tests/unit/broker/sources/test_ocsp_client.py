@@ -308,10 +308,10 @@ async def test_a_responder_that_is_not_there_is_said_once_and_left_alone_for_a_w
     for _ in range(3):
         assert await scene.ask() is None
     assert scene.told == [("OCSP lost", "OCSP_FAILED")]
-    assert scene.client.failing == {scene.url}
-    assert scene.client.is_silent(scene.url)
+    assert scene.client.failing["ours"] == {scene.url}
+    assert scene.client.is_silent(scene.url, "ours")
     scene.now = ocsp_client._SILENCE
-    assert not scene.client.is_silent(scene.url)
+    assert not scene.client.is_silent(scene.url, "ours")
     scene.web.requests.clear()
     await asyncio.gather(*(scene.client.ask_at([scene.url], number, scene.issuer) for number in range(24)))
     assert scene.web.requests["/ocsp"] == 16, "who has waited for the first questions does not try, too"
@@ -320,7 +320,22 @@ async def test_a_responder_that_is_not_there_is_said_once_and_left_alone_for_a_w
     scene.now *= 2
     assert await scene.ask() is not None
     assert scene.told == [("OCSP lost", "OCSP_FAILED"), ("OCSP answers", "OCSP_CURRENT")]
-    assert scene.client.failing == set()
+    assert scene.client.failing["ours"] == set()
+    await scene.client.close()
+
+
+async def test_who_says_nothing_about_a_partner_s_certificate_is_asked_about_ours(scene: Scene) -> None:
+    """A partner's certificate named our responder, which cut the connection: for five seconds nobody came in."""
+    (theirs,) = TrustBundle(
+        "theirs", [PKI.root.certificate], ocsp=OcspTerms(REQUIRE, None, from_certificates=True)
+    ).anchors
+    known, scene.web.pages["/ocsp"] = scene.web.pages["/ocsp"], lambda _: None
+    assert await scene.client.ask_at([scene.url], 7, theirs) is None
+    assert scene.client.is_silent(scene.url, "theirs")
+    scene.web.pages["/ocsp"] = known
+    assert await scene.ask() is not None
+    assert (scene.client.failing["ours"], scene.client.failing["theirs"]) == (set(), {scene.url})
+    assert scene.told == [("OCSP lost", "OCSP_FAILED")], "and it is theirs: it has answered us"
     await scene.client.close()
 
 
@@ -344,10 +359,10 @@ async def test_a_late_answer_among_others_is_no_silence(scene: Scene, monkeypatc
     hangs.set()
     assert await late is None
     assert scene.told == []
-    assert not scene.client.is_silent(scene.url)
+    assert not scene.client.is_silent(scene.url, "ours")
     assert await scene.client.ask_at([scene.url], 2, scene.issuer) is None
     assert scene.told == [("OCSP lost", "OCSP_FAILED")], "since this one was asked nobody has had an answer"
-    assert scene.client.is_silent(scene.url)
+    assert scene.client.is_silent(scene.url, "ours")
     await scene.client.close()
 
 
@@ -398,7 +413,7 @@ async def test_who_lets_an_answer_through_now_and_then_is_told_of_each_minute_an
         scene.now = 100.0 * (1 + minute)
     assert await scene.ask() is not None
     assert scene.told == [("OCSP mostly late", "OCSP_FAILED")] * (3 * told)
-    assert not scene.client.is_silent(scene.url)
+    assert not scene.client.is_silent(scene.url, "ours")
     await scene.client.close()
 
 
@@ -410,10 +425,10 @@ async def test_so_many_failing_responders_are_remembered_and_no_more(
     first, second, third = (f"{scene.web.url}/{number}" for number in range(3))
     for url in (first, second):
         assert await scene.client.ask_at([url], SERIAL, scene.issuer) is None
-    assert scene.client.failing == {first, second}
+    assert scene.client.failing["ours"] == {first, second}
     assert await scene.client.ask_at([third], SERIAL, scene.issuer) is None
-    assert scene.client.failing == {third}
-    assert [scene.client.is_silent(url) for url in (first, second, third)] == [False, False, True]
+    assert scene.client.failing["ours"] == {third}
+    assert [scene.client.is_silent(url, "ours") for url in (first, second, third)] == [False, False, True]
     await scene.client.close()
 
 
