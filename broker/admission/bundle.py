@@ -16,7 +16,7 @@ Does not handle: name constraints of an anchor above the one at which a path has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -28,7 +28,7 @@ from broker.admission.freshness import FeedTerms
 from broker.admission.issuers import Issuer
 from broker.settings.trust_settings import StatusPolicy
 from provisioning.pki.extension import extension
-from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.issued_by import as_compared, is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CasAbove
 
@@ -79,10 +79,10 @@ class TrustBundle:
         roots_first = sorted(anchors, key=_is_self_issued, reverse=True)
         for certificate in roots_first:
             self._anchor(certificate, roots_first)
-        self._called: dict[x509.Name, list[Issuer]] = {}
+        self._called: dict[Hashable, list[Issuer]] = {}
         """They by their names."""
         for each in self._anchors.values():
-            self._called.setdefault(each.certificate.subject, []).append(each)
+            self._called.setdefault(each.called, []).append(each)
         self.anchor_keys = frozenset(each.key_id for each in self._anchors.values())
         """The key identifiers of the anchors."""
         self.fetched = frozenset(map(_der, fetched))
@@ -168,7 +168,7 @@ class TrustBundle:
 
         It has the same key, so signatures of one are the other's.
         """
-        called = self._called.get(authority.subject)
+        called = self._called.get(as_compared(authority.subject))
         if called is None:
             return None
         key, ends = key_identifier(authority.public_key()), authority.not_valid_after_utc
@@ -183,7 +183,8 @@ class TrustBundle:
         return max(renewals, key=lambda each: each.not_after, default=None)
 
     def _anchor_above(self, below: Sequence[x509.Certificate]) -> Issuer | None:
-        above = _issuer_in([each.certificate for each in self._called.get(below[-1].issuer, ())], below[-1])
+        called = self._called.get(as_compared(below[-1].issuer), ())
+        above = _issuer_in([each.certificate for each in called], below[-1])
         return self._anchors[_der(above)] if above is not None and _allows(above, below) else None
 
 

@@ -36,7 +36,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from datetime import datetime
 
 import structlog
@@ -49,7 +49,7 @@ from broker.admission.issuers import Issuer, UnreadableAuthority
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.extension import UNUSABLE, extension
-from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.issued_by import as_compared, is_issued_by
 from provisioning.pki.keys import key_identifier
 
 log = structlog.get_logger("broker")
@@ -80,14 +80,14 @@ class Trust:
         """One of those issuers per issuing CA and bundle, used where there is no path."""
         anchors = list(self._anchors())
         self._certificates = frozenset(each.certificate for each in anchors)
-        self._called: dict[x509.Name, list[Issuer]] = {}
+        self._called: dict[Hashable, list[Issuer]] = {}
         """The anchors, and `_issuers`, by their names."""
-        self._ordered: dict[tuple[x509.Name | bytes, str | None], list[Issuer]] = {}
+        self._ordered: dict[tuple[Hashable, str | None], list[Issuer]] = {}
         """What was found of a name, or of a key, since a CA was learned or forgotten last."""
         self._judges: dict[tuple[Issuer, str | None], Issuer | None] = {}
         """By an anchor that may have issued to a client: the issuer in the bundle that judges."""
         for each in anchors:
-            self._called.setdefault(each.certificate.subject, []).append(each)
+            self._called.setdefault(each.called, []).append(each)
         self.topmost = frozenset(each.certificate.public_bytes(Encoding.DER) for each in anchors if each.above is None)
         """The anchors, in DER, that no other one has issued: where `cafile` alone judges, devices may be among them."""
         self._anchors_revoked_as = frozenset(key for anchor in anchors for key in anchor.path_revoked_as)
@@ -129,7 +129,7 @@ class Trust:
     def _who_signed(self, certificate: x509.Certificate, now: datetime, own: str | None) -> Issuer | None:
         """Return the issuer of *certificate* by its signature (rule 3)."""
         tried: set[bytes] = set()
-        for each in _likely_first(self._in_order(certificate.issuer, own), certificate, now):
+        for each in _likely_first(self._in_order(as_compared(certificate.issuer), own), certificate, now):
             if each.key_id in tried:
                 continue
             if is_issued_by(certificate, each.certificate):
@@ -139,8 +139,8 @@ class Trust:
                 break
         return None
 
-    def _in_order(self, name: x509.Name, own: str | None) -> list[Issuer]:
-        """Return the CAs of that name in the order of rule 3, but for their dates."""
+    def _in_order(self, name: Hashable, own: str | None) -> list[Issuer]:
+        """Return the CAs that are called so in the order of rule 3, but for their dates."""
         known = self._ordered.get((name, own))
         if known is None:
             known = sorted(self._called.get(name, ()), key=lambda each: (self._rank(each, own), each.is_anchor))
@@ -192,7 +192,7 @@ class Trust:
         met: dict[object, dict[str, Issuer]] = {}
         """By what makes them alike, one of each bundle; there may be very many."""
         for each in sorted(self._anchors(), key=lambda each: self._rank(each, own)):
-            name, identified = each.certificate.subject, each.identifier
+            name, identified = each.called, each.identifier
             called = (each.key_id, name) if identified is None else (each.key_id, (name, identified), (name, None))
             near = (other for key in called for other in met.get(key, {}).values())
             other = next((other for other in near if other.bundle is not each.bundle), None)
@@ -245,11 +245,12 @@ class Trust:
 
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those learned."""
+        wanted = as_compared(name)
         found = {
             each.certificate.public_bytes(Encoding.DER): each
             for issuer in [*self._paths.values(), *self._anchors()]
             for each in issuer.path()
-            if each.certificate.subject == name
+            if each.called == wanted
         }
         return list(found.values())
 
@@ -276,15 +277,15 @@ class Trust:
         if known is None or _counts_before(issuer, known):
             self._unfile(key)
             self._issuers[key] = issuer
-            self._called.setdefault(issuer.certificate.subject, []).append(issuer)
+            self._called.setdefault(issuer.called, []).append(issuer)
             self._ordered.clear()
 
     def _unfile(self, key: tuple[bytes, str]) -> None:
         if (known := self._issuers.pop(key, None)) is not None:
-            called = self._called[known.certificate.subject]
+            called = self._called[known.called]
             called.remove(known)
             if not called:
-                del self._called[known.certificate.subject]
+                del self._called[known.called]
             self._ordered.clear()
 
     def _what_is_full(self, key: tuple[bytes, str], issuer: Issuer) -> str:
@@ -313,10 +314,7 @@ class Trust:
         return True
 
     def _namesakes_of(self, issuer: Issuer) -> int:
-        subject = issuer.certificate.subject
-        return sum(
-            each.bundle is issuer.bundle and each.certificate.subject == subject for each in self._issuers.values()
-        )
+        return sum(each.bundle is issuer.bundle and each.called == issuer.called for each in self._issuers.values())
 
     def _one_too_many(self, issuer: Issuer, met: str) -> Issuer:
         """Return a copy of *issuer* that is not learned and whose clients are refused; log it once per bundle.
