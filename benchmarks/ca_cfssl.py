@@ -4,9 +4,9 @@
 token, keeps no devices, no audit log and no revocation feed. It signs OCSP answers at ``ocspsign``, an API for filling
 a responder; ``cfssl ocspserve`` serves pre-signed answers, here from memory, its fastest mode.
 
-It gets the same kind of CA key (ECDSA P-256), the same extensions to write, and an equally durable database: SQLite in
-WAL mode with synchronous FULL (its driver's default, NORMAL, loses commits on power failure), or PostgreSQL. Each of
-its three processes is measured for what it does.
+It gets the same kind of CA key (ECDSA P-256) below a root, an HTTPS certificate with as long a chain, the same
+extensions to write, and an equally durable database: SQLite in WAL mode with synchronous FULL (its driver's default,
+NORMAL, loses commits on power failure), or PostgreSQL. Each of its three processes is measured for what it does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from ca_load import Target
+from ca_load import Target, by_x25519
 from ca_running import OCSP_REQUEST, Question, RunningCa, ocsp_request
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -43,6 +43,20 @@ from provisioning.pki.keys import generate_key, key_to_pem
 _START_SECONDS = 30
 _SERIAL = 4711
 """The serial number of the certificate in the OCSP requests."""
+_OF_A_CA = (
+    x509.BasicConstraints(ca=True, path_length=None),
+    x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    ),
+)
 # Its migrations 001 and 002, for both databases.
 _CERTIFICATES = """CREATE TABLE certificates (
     serial_number {blob} NOT NULL, authority_key_identifier {blob} NOT NULL, ca_label {blob}, status {blob} NOT NULL,
@@ -71,29 +85,30 @@ async def cfssl(
     """Create, fill and run cfssl's three services until the block ends."""
     cfssl = program("cfssl", "golang-cfssl")
     key = generate_key()
-    issuer = _ca(key)
+    issuer, asked_for = _authorities(folder, key)
     key_file, certificate_file, responses = folder / "ca.key", folder / "ca.crt", folder / "responses"
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(key_to_pem(key))
-    certificate_file.write_bytes(issuer.public_bytes(Encoding.PEM))
     responses.write_bytes(base64.b64encode(_ocsp_answer(issuer, key)) + b"\n")
     shared = secrets.token_bytes(32)
     database = _database(folder, server, issuer, already_revoked)
     quiet = ("-loglevel", "3")
     ca = ("serve", "-ca", certificate_file, "-ca-key", key_file, "-config", _configuration(folder, shared), *quiet)
-    tls = ("-tls-cert", certificate_file, "-tls-key", key_file, "-db-config", database)
+    tls = ("-tls-cert", folder / "server.crt", "-tls-key", folder / "server.key", "-db-config", database)
     signer = ("-responder", certificate_file, "-responder-key", key_file)
     with (
         _started(folder, (cfssl, *ca, *tls)) as (issuing, issuing_port),
         _started(folder, (cfssl, *ca, *signer)) as (signing, signing_port),
         _started(folder, (cfssl, "ocspserve", "-responses", responses, *quiet)) as (serving, serving_port),
     ):
-        https = Target(f"https://127.0.0.1:{issuing_port}", ssl.create_default_context(cafile=str(certificate_file)))
-        to_sign = {"certificate": issuer.public_bytes(Encoding.PEM).decode(), "status": "good"}
+        url = f"https://127.0.0.1:{issuing_port}"
+        root = str(folder / "root.crt")
+        https = Target(url, ssl.create_default_context(cafile=root))
+        https_x25519 = Target(url, by_x25519(ssl.create_default_context(cafile=root)))
+        to_sign = {"certificate": asked_for.public_bytes(Encoding.PEM).decode(), "status": "good"}
         yield RunningCa(
             issuing.cpu_seconds,
             issuing.memory_kib,
             https,
+            https_x25519,
             [_signing_request(f"d{number:06}", shared) for number in range(requests)],
             https,
             200,
@@ -110,18 +125,51 @@ async def cfssl(
         )
 
 
-def _ca(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    """Return a CA that is its own HTTPS server and OCSP signer."""
+def _authorities(folder: Path, key: ec.EllipticCurvePrivateKey) -> tuple[x509.Certificate, x509.Certificate]:
+    """Write root.crt, the issuing CA with *key* (ca.crt, ca.key) and server.crt with its chain (server.key).
+
+    Return the certificate of the issuing CA, which signs OCSP answers itself, and one that it has issued: the server's.
+    """
+    root_key, server_key = generate_key(), generate_key()
+    loopback = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    root = _certified("bench root", root_key, "bench root", root_key, *_OF_A_CA)
+    issuer = _certified("bench CA", key, "bench root", root_key, *_OF_A_CA)
+    server = _certified("localhost", server_key, "bench CA", key, loopback)
+    for name, secret in (("ca.key", key), ("server.key", server_key)):
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_bytes(key_to_pem(secret))
+    for name, chain in (("root.crt", [root]), ("ca.crt", [issuer]), ("server.crt", [server, issuer])):
+        (folder / name).write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
+    return issuer, server
+
+
+def _certified(
+    subject: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: str,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    *extensions: x509.ExtensionType,
+) -> x509.Certificate:
+    """Return a certificate for *key* that is valid for a year, with *extensions* and the key identifiers."""
     now = datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bench CA")])
-    loopback = x509.IPAddress(IPv4Address("127.0.0.1"))
-    return (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(hours=1), now + timedelta(days=365))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    builder = (
+        x509.CertificateBuilder()
+        .issuer_name(_named(issuer))
+        .subject_name(_named(subject))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=365))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
-        .sign(key, hashes.SHA256())
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=extension in _OF_A_CA)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _named(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
 
 
 def _configuration(folder: Path, shared: bytes) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ca_load import Target
+from ca_load import Target, by_x25519
 from ca_running import OCSP_REQUEST, Question, RunningCa, ocsp_request
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
@@ -71,6 +71,7 @@ async def fleetgate(
             service.family_cpu_seconds,
             service.memory_kib if workers == 1 else service.family_memory_kib,
             Target(https, client_context(anchors, None, allow_tls12=True)),
+            Target(https, by_x25519(client_context(anchors, None, allow_tls12=True))),
             [_enrol(device, token) for device, token in tokens],
             Target(https, client_context(anchors, credential, allow_tls12=True)),
             201,

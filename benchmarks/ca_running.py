@@ -36,6 +36,9 @@ class RunningCa:
     memory_kib: Callable[[], int]
     """Memory of the same; of several processes, with shared pages counted once."""
     https: Target
+    """Where certificates are requested; server and client exchange keys as they choose."""
+    https_x25519: Target
+    """The same with X25519, as every server has it."""
     issue_requests: Sequence[bytes]
     operators: Target
     """Where revocations are requested."""

@@ -48,7 +48,7 @@ class Sizes:
     kept: int
     """Certificates over kept connections."""
     new: int
-    """Certificates over new connections."""
+    """Certificates over new connections, with X25519 and again with the key exchange that both ends choose."""
     revocations: int
     ocsp_seconds: float
     connections: int
@@ -125,20 +125,24 @@ def _run(peer: str, server: Postgresql | None, sizes: Sizes) -> Run:
 
 
 async def _measure(peer: str, folder: Path, server: Postgresql | None, sizes: Sizes) -> Run:
-    requests = sizes.kept + sizes.new + 2  # The first of each kind is not counted.
+    requests = sizes.kept + 2 * sizes.new + 3  # The first of each kind is not counted.
     async with AsyncExitStack() as stack:
         started = partial(_PEERS[peer], folder, server, requests=requests, already_revoked=sizes.already_revoked)
         ca = await stack.enter_async_context(started(workers=sizes.workers) if peer == "fleetgate" else started())
         found: Run = {"memory_start": ca.memory_kib() / 1024}
         cpu, connections = ca.cpu_seconds, sizes.connections
         database = 0.0 if server is None else server.cpu_seconds()
-        first, rest = ca.issue_requests[: sizes.kept + 1], ca.issue_requests[sizes.kept + 1 :]
-        result, issued = await over_kept(ca.https, connections, first, 200, cpu)
+        kept, new = ca.issue_requests[: sizes.kept + 1], ca.issue_requests[sizes.kept + 1 :]
+        result, issued = await over_kept(ca.https, connections, kept, 200, cpu)
         _note(found, "issue_kept", result)
         if server is not None:
             found["issue_kept_database_cpu"] = (server.cpu_seconds() - database) / result.requests * 1e6
-        result, _ = await over_new(ca.https, connections, rest, 200, cpu)
-        _note(found, "issue_new", result)
+        for name, target, part in (
+            ("issue_new", ca.https_x25519, new[: sizes.new + 1]),
+            ("issue_chosen", ca.https, new[sizes.new + 1 :]),
+        ):
+            result, _ = await over_new(target, connections, part, 200, cpu)
+            _note(found, name, result)
         for name, question in (("ocsp_signed", ca.ocsp_signed), ("ocsp_remembered", ca.ocsp_remembered)):
             _note(found, name, await _asked(question, sizes, folder))
         await _revoke(found, ca, issued, sizes)

@@ -75,12 +75,10 @@ class Report:
             console.print(f"note: {note}", highlight=False)
         for failure in self.failures:
             console.print(f"failed: {failure}", style="red", highlight=False, markup=False)
-        good = sum(row.no_worse is not Verdict.MISSED for row in comparisons)
-        reached = [row for row in comparisons if row.goal is not None]
+        no_worse = _counted([row.no_worse for row in comparisons])
+        goals = _counted([row.goal for row in comparisons if row.goal is not None])
         console.print(
-            f"{self.subject} is no worse than {self.baseline} in {good} of {len(comparisons)} figures; "
-            f"{sum(row.goal is not Verdict.MISSED for row in reached)} of {len(reached)} goals reached",
-            style="bold",
+            f"{self.subject} is no worse than {self.baseline}: {no_worse}\nits goals are met: {goals}", style="bold"
         )
 
     def write(self, path: Path) -> None:
@@ -170,6 +168,18 @@ def _load_limited(runs: Sequence[Measurement]) -> bool:
     """Return whether the load generator limited the rate in most of *runs*."""
     rated = [run.load_busy for run in runs if any(key.endswith("_rate") for key in run.figures)]
     return bool(rated) and statistics.median(rated) > _LOAD_LIMIT
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
+    """Return how many of *verdicts* are which, in words: what was met in some pairs only is not counted as met."""
+    words = {
+        Verdict.MET: "in every pair",
+        Verdict.WITHIN_NOISE: "in some",
+        Verdict.LOAD_LIMITED: "not in all, at the load generator's limit",
+        Verdict.MISSED: "in none",
+    }
+    said = [f"{count} {phrase}" for verdict, phrase in words.items() if (count := verdicts.count(verdict))]
+    return ", ".join(said) if said else "none"
 
 
 def _excused(verdict: Verdict) -> Verdict:

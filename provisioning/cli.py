@@ -15,7 +15,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -36,6 +36,7 @@ from provisioning.program.version_option import version_option
 
 if TYPE_CHECKING:
     from provisioning.config import Settings
+    from provisioning.directory.files import AuthorityFiles
     from provisioning.program.service_manager import ServiceManager
 
 _CREDIBLE_YEAR: Final = 2025
@@ -117,7 +118,6 @@ def init(
         from provisioning.authorities.own_credentials import DEFAULT_SERVER_NAMES
         from provisioning.authorities.workshop import told_of_left
         from provisioning.directory.doubts import about_founding
-        from provisioning.directory.files import ISSUING_CA, OPERATOR, AuthorityFiles
         from provisioning.program import termination
         from provisioning.program.logs import configure_logging
 
@@ -151,16 +151,25 @@ def init(
         warn_of_doubts(settings)
         for doubt in about_founding(settings, server_name or settings.server_names or ()):
             say(f"fleet-provisioning: warning: {doubt}")
+    opened_with = {"--passphrase-file": passphrase_file, "--pkcs11-pin-file": pin_file}
+    _say_founded(settings.trust_domain, files, opened_with, as_json=as_json)
+
+
+def _say_founded(
+    trust_domain: str, files: AuthorityFiles, opened_with: Mapping[str, Path | None], *, as_json: bool
+) -> None:
+    """Print where what was founded is, and the command that serves it: with the options it is *opened_with*."""
+    from provisioning.directory.files import ISSUING_CA, OPERATOR
+
     if as_json:
         made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}
         certificates = {"operator": files.certificate(OPERATOR), "issuing_ca": files.certificate(ISSUING_CA)}
         paths = {name: str(path) for name, path in (made | certificates).items()}
-        print_document({"trust_domain": settings.trust_domain} | paths)
+        print_document({"trust_domain": trust_domain} | paths)
         return
-    opened_with = (("--passphrase-file", passphrase_file), ("--pkcs11-pin-file", pin_file))
-    flags = "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in opened_with if path is not None)
+    flags = "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in opened_with.items() if path is not None)
     sys.stdout.write(
-        f"Founded the authority of {settings.trust_domain} in {files.directory}\n"
+        f"Founded the authority of {trust_domain} in {files.directory}\n"
         f"  trust anchors for devices and brokers  {files.bundle}\n"
         f"  first operator                         {files.certificate(OPERATOR)}, {files.key(OPERATOR)}\n"
         f"  issuing CA                             {files.certificate(ISSUING_CA)}\n"

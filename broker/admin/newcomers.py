@@ -128,7 +128,7 @@ def _above(issuer: Issuer, admission: Admission, wall: datetime) -> tuple[str, f
 
 def _by_ocsp(bundle: str, terms: OcspTerms, admission: Admission) -> Prospect:
     where = terms.responder or "the responder that the certificate names"
-    failing = () if admission.asker is None else admission.asker.failing
+    failing = () if admission.asker is None else admission.asker.failing(bundle)
     if terms.responder is not None and terms.responder in failing:
         # A client with a cached answer is admitted until that expires, under every policy.
         admitted = True if terms.policy.grace is None else None

@@ -73,9 +73,8 @@ class Asker(Protocol):
     def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry | None:
         """Ask about *certificate*; *refusal* is the verdict if nothing is found out. None: there is nobody to ask."""
 
-    @property
-    def failing(self) -> Collection[str]:
-        """The responders that currently give no credible answer."""
+    def failing(self, bundle: str) -> Collection[str]:
+        """Return the responders that currently give *bundle* no credible answer."""
 
 
 @dataclass(slots=True, init=False)

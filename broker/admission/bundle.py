@@ -8,6 +8,7 @@ Rules
    listed, is still looked up in that issuer's CRLs: it is trusted, and can be revoked, as can every CA above it.
 3. An anchor that was not in the path when OpenSSL verified it, as one that has replaced another since, is at its end
    only if it allows what is below: so many CAs, clients, and no other names than the certificate that it has renewed.
+   Where the question is to which bundle a CA is confined, only its key counts.
 4. Immutable; no I/O, no clock.
 
 Does not handle: name constraints of an anchor above the one at which a path has ended.
@@ -15,7 +16,7 @@ Does not handle: name constraints of an anchor above the one at which a path has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -27,7 +28,7 @@ from broker.admission.freshness import FeedTerms
 from broker.admission.issuers import Issuer
 from broker.settings.trust_settings import StatusPolicy
 from provisioning.pki.extension import extension
-from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.issued_by import as_compared, is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CasAbove
 
@@ -78,10 +79,10 @@ class TrustBundle:
         roots_first = sorted(anchors, key=_is_self_issued, reverse=True)
         for certificate in roots_first:
             self._anchor(certificate, roots_first)
-        self._called: dict[x509.Name, list[Issuer]] = {}
+        self._called: dict[Hashable, list[Issuer]] = {}
         """They by their names."""
         for each in self._anchors.values():
-            self._called.setdefault(each.certificate.subject, []).append(each)
+            self._called.setdefault(each.called, []).append(each)
         self.anchor_keys = frozenset(each.key_id for each in self._anchors.values())
         """The key identifiers of the anchors."""
         self.fetched = frozenset(map(_der, fetched))
@@ -94,26 +95,38 @@ class TrustBundle:
         """Every anchor."""
         return list(self._anchors.values())
 
-    def issuer_at(self, path: Sequence[x509.Certificate], *, outdated: bool = False) -> Issuer | None:
-        """Return the issuer at the start of *path*, the CA certificates of a verified path upwards; None: not ours.
-
-        *outdated*: an anchor also stands for a certificate in the path that has renewed it, whatever it allows itself:
-        whose CA that is does not depend on it.
-        """
+    def issuer_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
+        """Return the issuer at the start of *path*, the CA certificates of a verified path upwards; None: not ours."""
         below: list[x509.Certificate] = []
         issuer: Issuer | None = None
         for certificate in path:
-            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate, below, outdated=outdated)
+            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate, below)
             if issuer is not None:
                 break
             below.append(certificate)
         if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have cross-certified.
             issuer = self._anchor_above(below)
-        return None if issuer is None else self._issuer(below, issuer)
+        return None if issuer is None else self._issuer(below, issuer, issuer.certificate)
 
-    def _issuer(self, below: Sequence[x509.Certificate], issuer: Issuer) -> Issuer | None:
-        """Return the first of *below*, the CAs below the anchor *issuer*, as an issuer; or the anchor, if none is."""
-        if not self.terms.accepts_issuer(below[0] if below else issuer.certificate):
+    def issuer_by_key(self, path: Sequence[x509.Certificate], keys: Collection[bytes]) -> Issuer | None:
+        """Return the issuer at the start of *path* as if its first CA with one of *keys*, of anchors, were an anchor.
+
+        It is confined to this bundle whatever that certificate is called, and whatever the anchor allows itself; and
+        ends with either.
+        """
+        place = next(place for place, each in enumerate(path) if key_identifier(each.public_key()) in keys)
+        end = Issuer(path[place], self, None, is_anchor=True)
+        anchors = (each for each in self._anchors.values() if each.key_id == end.key_id)
+        anchor = max(anchors, key=lambda each: each.not_after)
+        end.above, end.not_after = anchor, min(end.not_after, anchor.not_after)
+        return self._issuer(path[:place], end, anchor.certificate)
+
+    def _issuer(self, below: Sequence[x509.Certificate], issuer: Issuer, named: x509.Certificate) -> Issuer | None:
+        """Return the first of *below*, the CAs below the anchor *issuer*, as an issuer; or the anchor, if none is.
+
+        *named* is the anchor's certificate in the settings.
+        """
+        if not self.terms.accepts_issuer(below[0] if below else named):
             return None
         fault = self.terms.refuse_path(below, issuer.certificate)
         for certificate in reversed(below):
@@ -150,25 +163,28 @@ class TrustBundle:
         self._anchors[_der(certificate)] = anchor
         return anchor
 
-    def _renewed(
-        self, authority: x509.Certificate, below: Sequence[x509.Certificate], *, outdated: bool
-    ) -> Issuer | None:
-        """Return the anchor that has renewed *authority*, which is above *below*; *outdated* as in `issuer_at`.
+    def _renewed(self, authority: x509.Certificate, below: Sequence[x509.Certificate]) -> Issuer | None:
+        """Return the anchor that has renewed *authority*, which is above *below*.
 
         It has the same key, so signatures of one are the other's.
         """
-        called = self._called.get(authority.subject)
+        called = self._called.get(as_compared(authority.subject))
         if called is None:
             return None
         key, ends = key_identifier(authority.public_key()), authority.not_valid_after_utc
-        same = (each for each in sorted(called, key=lambda each: each.not_after, reverse=True) if each.key_id == key)
-        if outdated:
-            return next(same, None)
-        renewals = (each for each in same if each.not_after > ends and _allows(each.certificate, below))
-        return next((each for each in renewals if _constrains_no_more(each.certificate, authority)), None)
+        renewals = [
+            each
+            for each in called
+            if each.key_id == key
+            and each.not_after > ends
+            and _allows(each.certificate, below)
+            and _constrains_no_more(each.certificate, authority)
+        ]
+        return max(renewals, key=lambda each: each.not_after, default=None)
 
     def _anchor_above(self, below: Sequence[x509.Certificate]) -> Issuer | None:
-        above = _issuer_in([each.certificate for each in self._called.get(below[-1].issuer, ())], below[-1])
+        called = self._called.get(as_compared(below[-1].issuer), ())
+        above = _issuer_in([each.certificate for each in called], below[-1])
         return self._anchors[_der(above)] if above is not None and _allows(above, below) else None
 
 

@@ -25,6 +25,7 @@ from cryptography import x509
 from broker.admission.refusal import Refused
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import extension
+from provisioning.pki.issued_by import as_compared
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, certificate_key, whole_key
 
@@ -44,6 +45,7 @@ class Issuer:
         "authorities",
         "begins",
         "bundle",
+        "called",
         "certificate",
         "fault",
         "identifier",
@@ -62,6 +64,8 @@ class Issuer:
         self.bundle = bundle
         self.above = above
         self.is_anchor = is_anchor
+        self.called = as_compared(certificate.subject)
+        """Its name, as others state it as their issuer's."""
         self.key_id = key_identifier(certificate.public_key())
         stated = extension(certificate, x509.SubjectKeyIdentifier)
         self.identifier = None if stated is None else stated.digest

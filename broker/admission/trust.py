@@ -17,9 +17,10 @@ Rules
    another trust domain's bundle alone has named, an anchor from outside, takes no device of anybody else: OpenSSL is
    given it after all others, and its bundle judges after those for which the settings name a key in the path. One that
    has only the CA above the path is no such bundle: two departments may be below one root, and what the CA of the one
-   claims is not the other's. Among those from outside the settings' order counts. And what the settings have named
-   first, for another trust domain, is confined to it, whichever of its certificates a client shows: where they name the
-   key of a CA in the path, below the anchor of the bundle that would judge, for an earlier bundle, that judges.
+   claims is not the other's. Among those from outside the settings' order counts. And a CA that the settings have named
+   first for one bundle is confined to it, whichever of its certificates a client shows, and whatever that is called:
+   where they name the key of a CA in the path, below the anchor of the bundle that would judge, for an earlier bundle,
+   that judges.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
    and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
    per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
@@ -35,7 +36,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from datetime import datetime
 
 import structlog
@@ -48,7 +49,7 @@ from broker.admission.issuers import Issuer, UnreadableAuthority
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.extension import UNUSABLE, extension
-from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.issued_by import as_compared, is_issued_by
 from provisioning.pki.keys import key_identifier
 
 log = structlog.get_logger("broker")
@@ -79,14 +80,14 @@ class Trust:
         """One of those issuers per issuing CA and bundle, used where there is no path."""
         anchors = list(self._anchors())
         self._certificates = frozenset(each.certificate for each in anchors)
-        self._called: dict[x509.Name, list[Issuer]] = {}
+        self._called: dict[Hashable, list[Issuer]] = {}
         """The anchors, and `_issuers`, by their names."""
-        self._ordered: dict[tuple[x509.Name | bytes, str | None], list[Issuer]] = {}
+        self._ordered: dict[tuple[Hashable, str | None], list[Issuer]] = {}
         """What was found of a name, or of a key, since a CA was learned or forgotten last."""
         self._judges: dict[tuple[Issuer, str | None], Issuer | None] = {}
         """By an anchor that may have issued to a client: the issuer in the bundle that judges."""
         for each in anchors:
-            self._called.setdefault(each.certificate.subject, []).append(each)
+            self._called.setdefault(each.called, []).append(each)
         self.topmost = frozenset(each.certificate.public_bytes(Encoding.DER) for each in anchors if each.above is None)
         """The anchors, in DER, that no other one has issued: where `cafile` alone judges, devices may be among them."""
         self._anchors_revoked_as = frozenset(key for anchor in anchors for key in anchor.path_revoked_as)
@@ -128,18 +129,18 @@ class Trust:
     def _who_signed(self, certificate: x509.Certificate, now: datetime, own: str | None) -> Issuer | None:
         """Return the issuer of *certificate* by its signature (rule 3)."""
         tried: set[bytes] = set()
-        for each in _likely_first(self._in_order(certificate.issuer, own), certificate, now):
+        for each in _likely_first(self._in_order(as_compared(certificate.issuer), own), certificate, now):
             if each.key_id in tried:
                 continue
             if is_issued_by(certificate, each.certificate):
-                return self._judging_below(each, own) if each.is_anchor else each
+                return self._judging_for(each, own)
             tried.add(each.key_id)
             if len(tried) >= _MOST_TRIED:
                 break
         return None
 
-    def _in_order(self, name: x509.Name, own: str | None) -> list[Issuer]:
-        """Return the CAs of that name in the order of rule 3, but for their dates."""
+    def _in_order(self, name: Hashable, own: str | None) -> list[Issuer]:
+        """Return the CAs that are called so in the order of rule 3, but for their dates."""
         known = self._ordered.get((name, own))
         if known is None:
             known = sorted(self._called.get(name, ()), key=lambda each: (self._rank(each, own), each.is_anchor))
@@ -147,11 +148,13 @@ class Trust:
                 self._ordered[name, own] = known
         return known
 
-    def _judging_below(self, anchor: Issuer, own: str | None) -> Issuer | None:
-        """Return the issuer of who is directly below *anchor*, in the bundle that judges (rule 1)."""
-        key = anchor, own
+    def _judging_for(self, issuer: Issuer, own: str | None) -> Issuer | None:
+        """Return *issuer*, or if it is an anchor the issuer of who is directly below, in the bundle that judges."""
+        if issuer.certificate not in self._certificates:
+            return issuer  # Of a path, of which rule 1 has decided that.
+        key = issuer, own
         if key not in self._judges:
-            self._judges[key] = self._judging([anchor.certificate], own)
+            self._judges[key] = self._judging([issuer.certificate], own)
         return self._judges[key]
 
     def _judging(self, path: Sequence[x509.Certificate], own: str | None) -> Issuer | None:
@@ -167,14 +170,12 @@ class Trust:
         if _is_from_outside(judge, own):
             firm = (each for each in claims if not _firm_keys(each.bundle, own).isdisjoint(keys))
             judge = next((each for each in firm if not _is_from_outside(each, own)), judge)
-        key, domain = _end_of(judge).key_id, judge.bundle.terms.trust_domain or own
+        key = _end_of(judge).key_id
         below = keys[: keys.index(key)] if key in keys else keys
         for bundle in self.bundles[: self.bundles.index(judge.bundle)]:
             confined = _firm_keys(bundle, own).intersection(below)
-            if confined and (bundle.terms.trust_domain or own) != domain:
-                claim = bundle.issuer_at(path, outdated=True)
-                if claim is not None and _end_of(claim).key_id in confined:
-                    return claim
+            if confined and (claim := bundle.issuer_by_key(path, confined)) is not None:
+                return claim
         return judge
 
     def _rank(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, int]:
@@ -191,7 +192,7 @@ class Trust:
         met: dict[object, dict[str, Issuer]] = {}
         """By what makes them alike, one of each bundle; there may be very many."""
         for each in sorted(self._anchors(), key=lambda each: self._rank(each, own)):
-            name, identified = each.certificate.subject, each.identifier
+            name, identified = each.called, each.identifier
             called = (each.key_id, name) if identified is None else (each.key_id, (name, identified), (name, None))
             near = (other for key in called for other in met.get(key, {}).values())
             other = next((other for other in near if other.bundle is not each.bundle), None)
@@ -221,7 +222,7 @@ class Trust:
         if known is None:
             found = [each for each in (*self._issuers.values(), *self._anchors()) if each.key_id == key_id]
             first = self._first_of(found, own)
-            known = self._first_of([(each.is_anchor and self._judging_below(each, own)) or each for each in first], own)
+            known = self._first_of([self._judging_for(each, own) or each for each in first], own)
             if known:
                 self._ordered[key_id, own] = known
         return known
@@ -244,11 +245,12 @@ class Trust:
 
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those learned."""
+        wanted = as_compared(name)
         found = {
             each.certificate.public_bytes(Encoding.DER): each
             for issuer in [*self._paths.values(), *self._anchors()]
             for each in issuer.path()
-            if each.certificate.subject == name
+            if each.called == wanted
         }
         return list(found.values())
 
@@ -275,15 +277,15 @@ class Trust:
         if known is None or _counts_before(issuer, known):
             self._unfile(key)
             self._issuers[key] = issuer
-            self._called.setdefault(issuer.certificate.subject, []).append(issuer)
+            self._called.setdefault(issuer.called, []).append(issuer)
             self._ordered.clear()
 
     def _unfile(self, key: tuple[bytes, str]) -> None:
         if (known := self._issuers.pop(key, None)) is not None:
-            called = self._called[known.certificate.subject]
+            called = self._called[known.called]
             called.remove(known)
             if not called:
-                del self._called[known.certificate.subject]
+                del self._called[known.called]
             self._ordered.clear()
 
     def _what_is_full(self, key: tuple[bytes, str], issuer: Issuer) -> str:
@@ -312,10 +314,7 @@ class Trust:
         return True
 
     def _namesakes_of(self, issuer: Issuer) -> int:
-        subject = issuer.certificate.subject
-        return sum(
-            each.bundle is issuer.bundle and each.certificate.subject == subject for each in self._issuers.values()
-        )
+        return sum(each.bundle is issuer.bundle and each.called == issuer.called for each in self._issuers.values())
 
     def _one_too_many(self, issuer: Issuer, met: str) -> Issuer:
         """Return a copy of *issuer* that is not learned and whose clients are refused; log it once per bundle.

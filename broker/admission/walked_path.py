@@ -27,7 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from broker.admission.refusal import RefusalCode
 from provisioning.pki.extension import UNREADABLE, extension
-from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.issued_by import as_compared, is_issued_by
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.program.moments import shown_time
 
@@ -109,7 +109,8 @@ def _unknown_critical(certificate: x509.Certificate) -> str | None:
 def _is_meant(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether *issuer* has the name, the kind of key, and whatever else *certificate* says about its issuer."""
     try:
-        if certificate.issuer != issuer.subject or not _could_have_signed(issuer, certificate):
+        is_named = as_compared(certificate.issuer) == as_compared(issuer.subject)
+        if not is_named or not _could_have_signed(issuer, certificate):
             return False
     except UNREADABLE:
         return False
@@ -126,7 +127,7 @@ def _is_meant(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     names = (each.value for each in stated.authority_cert_issuer or () if isinstance(each, x509.DirectoryName))
     by = next(names, None)  # As OpenSSL: the first of several.
     try:
-        return by is None or by == issuer.issuer
+        return by is None or as_compared(by) == as_compared(issuer.issuer)
     except UNREADABLE:
         return False
 
@@ -183,7 +184,7 @@ def _without_issuer(
             return "is itself a trust anchor: a client needs a certificate that one has issued"
         return "is self-signed: no trust anchor vouches for it"
     try:
-        named = any(each.subject == certificate.issuer for each in candidates)
+        named = any(as_compared(each.subject) == as_compared(certificate.issuer) for each in candidates)
         issuer = certificate.issuer.rfc4514_string()
     except UNREADABLE as error:
         return f"is issued by nobody here: its issuer's name, or that of another in the file, cannot be read: {error}"

@@ -20,7 +20,7 @@ Rules
 2. Nobody is displaced for a newcomer who would then be in the same position: the difference must be two. Where late
    clients are counted, others are not: otherwise a network with a steady stream of new ones would always come first.
 3. A client that arrived after this snapshot cannot be displaced: its descriptor is not known here.
-4. A newcomer is answered in constant time, however many networks and addresses there are (`broker.door.most`).
+4. A newcomer is answered in constant time, however many networks and addresses there are (`broker.door.ranking`).
 5. No I/O, no clock.
 """
 
@@ -30,7 +30,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Final
 
-from broker.door.most import Most
+from broker.door.ranking import Ranking
 from broker.door.strangers import Network, Source
 
 SHARES: Final = 32
@@ -41,14 +41,14 @@ PATIENCE: Final = 1.0
 class Crowd:
     """A snapshot of all places: where their holders come from, the oldest first."""
 
-    __slots__ = ("_addresses", "_came", "_fair", "_heavy", "_late", "_most_late", "_most_of", "_sizes", "_waited")
+    __slots__ = ("_addresses", "_came", "_fair", "_heavy", "_late", "_late_ranking", "_rankings", "_sizes", "_waited")
 
     def __init__(self, places: Mapping[int, tuple[Source, float]], now: float) -> None:
         """Take each descriptor's source, and the time since which it has its place."""
         self._fair = len(places) // SHARES
         self._sizes: dict[Network, int] = {}
         self._addresses: dict[Network, dict[Source, deque[int]]] = {}
-        self._most_of: dict[Network, Most[Source]] = {}
+        self._rankings: dict[Network, Ranking[Source]] = {}
         """For each network asked about: which of its addresses has most places."""
         self._late: dict[Network, deque[tuple[int, Source]]] = {}
         self._came: Counter[Source] = Counter()
@@ -64,21 +64,21 @@ class Crowd:
                 self._late.setdefault(network, deque()).append((descriptor, source))
                 self._waited.add(descriptor)
         self._heavy = [each for each, size in self._sizes.items() if size > self._fair]
-        self._most_late = Most({network: len(late) for network, late in self._late.items()})
+        self._late_ranking = Ranking({network: len(late) for network, late in self._late.items()})
 
     @property
     def may_make_room(self) -> bool:
         """Whether a newcomer could get a place at all, wherever it comes from."""
-        late = self._most_late.first()
-        return self._heaviest() is not None or (late is not None and self._most_late.of(late) > 1)
+        late = self._late_ranking.first()
+        return self._heaviest() is not None or (late is not None and self._late_ranking.of(late) > 1)
 
     def may_make_room_for(self, ours: Network) -> bool:
         """Whether an address of *ours* may get a place; if False, `makes_room` finds none."""
         theirs, has = self._heaviest(), self._sizes.get(ours, 0)
         if theirs is not None:
             return self._sizes[theirs] >= has + 2 or has > self._fair
-        late = self._most_late.first()
-        return late is not None and self._most_late.of(late) >= has + 2
+        late = self._late_ranking.first()
+        return late is not None and self._late_ranking.of(late) >= has + 2
 
     def makes_room(self, source: Source) -> int | None:
         """Return the descriptor to displace for a newcomer from *source*, who is counted in its place, or None."""
@@ -86,18 +86,18 @@ class Crowd:
         if not self.may_make_room_for(ours):
             return None
         if theirs is None:
-            return self._latest_of_most(source)
+            return self._longest_late(source)
         if self._sizes[theirs] < self._sizes.get(ours, 0) + 2:
             theirs = ours  # It has more than its fair share.
-        most = self._most(theirs)
-        first = most.first()
-        if first is None or (theirs is ours and most.of(first) < most.of(source) + self._came[source] + 2):
+        ranking = self._ranking(theirs)
+        first = ranking.first()
+        if first is None or (theirs is ours and ranking.of(first) < ranking.of(source) + self._came[source] + 2):
             return None
         return self._takes(source, theirs, first)
 
-    def _latest_of_most(self, newcomer: Source) -> int | None:
+    def _longest_late(self, newcomer: Source) -> int | None:
         """Take out the longest-late client of the network with most of those, if there is one."""
-        theirs = self._most_late.first()
+        theirs = self._late_ranking.first()
         if theirs is None:
             return None
         late = self._late[theirs]
@@ -111,19 +111,19 @@ class Crowd:
         self._came[newcomer] += 1
         self._sizes[theirs] -= 1
         self._sizes[ours] = self._sizes.get(ours, 0) + 1
-        self._most(theirs).take(source)
+        self._ranking(theirs).take(source)
         descriptor = self._addresses[theirs][source].popleft()
         if descriptor in self._waited:
             self._waited.remove(descriptor)
-            self._most_late.take(theirs)
+            self._late_ranking.take(theirs)
         return descriptor
 
-    def _most(self, network: Network) -> Most[Source]:
-        most = self._most_of.get(network)
-        if most is None:
+    def _ranking(self, network: Network) -> Ranking[Source]:
+        ranking = self._rankings.get(network)
+        if ranking is None:
             addresses = self._addresses.get(network, {})
-            most = self._most_of[network] = Most({each: len(waiting) for each, waiting in addresses.items()})
-        return most
+            ranking = self._rankings[network] = Ranking({each: len(waiting) for each, waiting in addresses.items()})
+        return ranking
 
     def _heaviest(self) -> Network | None:
         """Return the network with most places among those above their fair share: there are fewer than `SHARES`."""

@@ -54,9 +54,9 @@ from broker.sockets.tls_session import TlsSession, accept, open_tls
 from broker.sockets.transport import TlsTransport
 from broker.sockets.turn import Turn
 from provisioning.pki.address_key import plain
-from provisioning.pki.departed import has_left
 from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
+from provisioning.pki.tcp_state import has_left
 from provisioning.program.host_and_port import with_port
 from provisioning.program.proxy_arrivals import ProxyArrivals
 from provisioning.program.proxy_networks import ProxyNetworks, networks

@@ -13,7 +13,7 @@ Rules
    from a network that already has its equal share. Where no network has more than a few, the listener leaves
    further ones in the kernel's queue (`is_full`).
 2. A client that has given up is only noticed when it gets a place.
-3. Queueing takes constant time, however many networks and addresses there are (`broker.door.most`), since an attacker
+3. Queueing takes constant time, however many networks and addresses there are (`broker.door.ranking`): an attacker
    chooses their number.
 4. No clock, and no I/O except closing the sockets of those turned away.
 """
@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from broker.door.most import Most
+from broker.door.ranking import Ranking
 from broker.door.strangers import Network, Source
 
 _FEW: Final = 4
@@ -45,22 +45,22 @@ class Waiting:
 class _Line:
     """The waiting connections of one network, by address in order of turns; no empty entries."""
 
-    __slots__ = ("addresses", "most")
+    __slots__ = ("addresses", "ranking")
 
     def __init__(self) -> None:
         self.addresses: dict[Source, deque[Waiting]] = {}
-        self.most: Most[Source] = Most()
+        self.ranking: Ranking[Source] = Ranking()
 
 
 class WaitingRoom:
     """All connections that wait at one listener."""
 
-    __slots__ = ("_lines", "_most", "_size")
+    __slots__ = ("_lines", "_ranking", "_size")
 
     def __init__(self) -> None:
         self._lines: dict[Network, _Line] = {}
         """By network in order of turns; no empty entries."""
-        self._most: Most[Network] = Most()
+        self._ranking: Ranking[Network] = Ranking()
         self._size = 0
 
     def __len__(self) -> int:
@@ -85,15 +85,15 @@ class WaitingRoom:
         if waiting is None:
             waiting = line.addresses[source] = deque()
         waiting.append(newcomer)
-        line.most.add(source)
-        self._most.add(source.network)
+        line.ranking.add(source)
+        self._ranking.add(source.network)
         self._size += 1
         source.waiting += 1
         return away
 
     def gives_way(self, source: Source) -> Waiting | None:
         """Take out the one to turn away for a newcomer from *source*; None if it is the newcomer itself."""
-        ours = self._most.of(source.network)
+        ours = self._ranking.of(source.network)
         if ours and ours * len(self._lines) >= self._size:
             return None
         return self._last_of_most()
@@ -127,16 +127,16 @@ class WaitingRoom:
                 for each in waiting:
                     each.accepted.close()
         self._lines.clear()
-        self._most = Most()
+        self._ranking = Ranking()
         self._size = 0
 
     def _last_of_most(self) -> Waiting | None:
         """Take out the latest arrival of the network with most, from its address with most."""
-        network = self._most.first()
+        network = self._ranking.first()
         if network is None:
             return None
         line = self._lines[network]
-        source = line.most.first()
+        source = line.ranking.first()
         if source is None:
             raise AssertionError("a network without anybody has no line")
         waiting = line.addresses[source]
@@ -150,7 +150,7 @@ class WaitingRoom:
 
     def _gone(self, line: _Line, source: Source) -> None:
         """Uncount one from *source*, of *line*."""
-        line.most.take(source)
-        self._most.take(source.network)
+        line.ranking.take(source)
+        self._ranking.take(source.network)
         self._size -= 1
         source.waiting -= 1

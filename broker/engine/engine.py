@@ -30,8 +30,8 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.client import Client
 from broker.engine.deadlines import Deadlines
-from broker.engine.estate import Estates
 from broker.engine.exchange import Exchange, when_known
+from broker.engine.handover import Handovers
 from broker.engine.held_lines import HeldLines
 from broker.engine.history import LONGEST_SHOWN, Happened, History, named
 from broker.engine.live import LiveConnections
@@ -66,8 +66,8 @@ class Engine(Exchange):
         "admission",
         "connected",
         "deadlines",
-        "estates",
         "guard",
+        "handovers",
         "history",
         "keeps_revoked",
         "limits_rates",
@@ -100,7 +100,7 @@ class Engine(Exchange):
         self.terms = CurrentTerms(admission.trust_generation, limits)
         self.guard = Guard(limits, self.metrics)
         self.deadlines: Deadlines[Client] = Deadlines(now)
-        self.estates = Estates(self)
+        self.handovers = Handovers(self)
         self.history = History(limits.max_history)
         self.lines = HeldLines(call_soon)
         self.refused_again = RefusedAgain(self.lines)
@@ -161,7 +161,7 @@ class Engine(Exchange):
 
         An older connection of the same session is taken over [MQTT-3.1.4-3]. An inquiry: an earlier session has to be
         gone first, from the store (`broker.engine.unwritten_end`) and with all that it has left
-        (`broker.engine.estate`); then this is called again.
+        (`broker.engine.handover`); then this is called again.
         """
         peer, brief = admitted.peer, expiry_interval == 0 and not clean_start
         session = self._earlier(admitted, ends=clean_start, brief=brief, now=now)
@@ -228,7 +228,7 @@ class Engine(Exchange):
     def _wait_for_earlier(self, admitted: Admitted) -> Inquiry | Refused | None:
         """Return what *admitted* must wait for until an earlier session is gone for good, a refusal, or None."""
         name = session_name(admitted.peer.identity, admitted.client_id)
-        if (over := self.estates.wait_for(name)) is not None:
+        if (over := self.handovers.wait_for(name)) is not None:
             return over
         if self.journal is None:
             return None
@@ -367,7 +367,7 @@ class Engine(Exchange):
         """
         self.stopping = True
         self.admission.close()
-        self.estates.finish(now)
+        self.handovers.finish(now)
         if self.presence is not None:
             self.presence.finish()
         reason = ReasonCode.SERVER_SHUTTING_DOWN
@@ -445,7 +445,7 @@ class Engine(Exchange):
         self.returning.forget(session)
         self.replays.forget(session)
         will, session.will = session.will, None
-        self.estates.leave(session, now, at_once=self.stopping)
+        self.handovers.begin(session, now, at_once=self.stopping)
         if will is not None:
             self._publish_will(session, will, now)
 

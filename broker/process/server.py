@@ -283,7 +283,7 @@ class BrokerServer:
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
         engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())
-        engine.estates.again = lambda: engine.turn.later(lambda: engine.estates.go_on(loop.time()))
+        engine.handovers.again = lambda: engine.turn.later(lambda: engine.handovers.go_on(loop.time()))
         self._vouch(engine)
         engine.metrics.anchor_fetches = anchor_urls.outcomes
         engine.metrics.anchors_confirmed_timestamp_seconds = anchor_urls.confirmed_at

@@ -7,7 +7,7 @@ sharing. It gives each message to the next member in turn that is connected and 
 the next whose session persists. Nothing is decided before the message arrives, so a member that leaves takes along only
 what was sent to it. Members that are away, and those without room, are set aside, so that a thousand of them cost a
 message nothing; the latter until they may have room (`Lagging`). If its *session* ends, what it has not acknowledged
-goes to another member at QoS 1 (MQTT 5 §4.8.2, `broker.engine.estate`), and at QoS 2 to no other [MQTT-4.8.2-5].
+goes to another member at QoS 1 (MQTT 5 §4.8.2, `broker.engine.handover`), and at QoS 2 to no other [MQTT-4.8.2-5].
 
 Rules
 -----

@@ -14,8 +14,8 @@ import ssl
 
 from broker.admission.refusal import RefusalCode
 from provisioning.pki import hello_bounds
-from provisioning.pki.departed import was_reset
 from provisioning.pki.key_updates import changed_keys_too_often
+from provisioning.pki.tcp_state import was_reset
 
 # X509_V_ERR_… of OpenSSL's x509_vfy.h.
 _VERIFY = {

@@ -105,7 +105,7 @@ class StatusAsker:
         for issuer in trust.issuers_with(absent[0], own) if trust is not None else ():
             terms = issuer.bundle.ocsp
             responder = terms.responder if terms is not None else None
-            if responder is None or self._ocsp.is_silent(responder):
+            if responder is None or self._ocsp.is_silent(responder, issuer.bundle.name):
                 continue
             if self._ocsp.is_current(absent, issuer.bundle.name, datetime.now(UTC)):
                 break
@@ -125,10 +125,9 @@ class StatusAsker:
         task.add_done_callback(self._done)
         return task
 
-    @property
-    def failing(self) -> Collection[str]:
-        """The responders that currently give no credible answer."""
-        return self._ocsp.failing
+    def failing(self, bundle: str) -> Collection[str]:
+        """Return the responders that currently give *bundle* no credible answer."""
+        return self._ocsp.failing[bundle]
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -187,7 +186,7 @@ class StatusAsker:
             else:
                 oldest[bundle.name] = max(age, oldest.get(bundle.name, 0.0))
             is_current = self._ocsp.is_current(peer.certificate, bundle.name, now)
-            if not is_current and not self._ocsp.is_silent(bundle.ocsp.responder):
+            if not is_current and not self._ocsp.is_silent(bundle.ocsp.responder, bundle.name):
                 due.setdefault(bundle.name, []).append((connection, peer.issuer))
         engine.metrics.ocsp_oldest_answer_seconds, engine.metrics.ocsp_unanswered = oldest, unanswered
         for name, clients in due.items():

@@ -2,16 +2,17 @@
 
 Rules
 -----
-1. A revoked certificate enters the revocation index, and leaves it when a later answer says that it is good; those on
-   hold are asked about until then, or until they have expired: their clients are refused for that, and many responders
-   know an expired certificate no longer.
+1. A revoked certificate enters the revocation index, and leaves it when a later answer says that it is good, not one
+   of the same time: which of the two came first nobody can tell. Those on hold are asked about until then, or until
+   they have expired: their clients are refused for that, and many responders know an expired certificate no longer.
 2. If a responder cannot be asked or believed, there is no answer; the bundle's policy decides what follows.
 3. At most `_MOST_ANSWERS` are cached, the least recently used dropped first. A certificate known to be revoked stays in
    the index.
 4. Each bundle has its own questions under way, and its own certificates on hold: a responder that hangs, or suspends
    every certificate, affects one bundle only. So does one that replays an old answer: a CA of one bundle may have
    certified the key of another's, and what is answered there about such a certificate spares no other bundle its own
-   question.
+   question. And so does one that gives no answer: a partner's certificate may name the responder of ours, which may
+   have nothing to say about it.
 5. What a responder has signed whose own certificate is revoked, as any source says, is no answer, new or remembered:
    whoever has its key could call everybody good. Whom it has called revoked stays so until another says otherwise.
 6. Of the responders that a certificate names the first few are asked: it has room for a thousand, each with a line in
@@ -107,11 +108,11 @@ class OcspClient:
         self._revoked: dict[bytes, dict[int, int]] = {}
         self._on_hold: defaultdict[str, dict[CertificateKey, _About]] = defaultdict(dict)
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
-        self._silent: dict[str, float] = {}
-        """Until when an unreachable responder is not tried."""
+        self._silent: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        """By bundle and responder: until when an unreachable one is not tried."""
         self._late = LateAnswers()
-        self.failing: set[str] = set()
-        """Responders whose failure has been logged."""
+        self.failing: defaultdict[str, set[str]] = defaultdict(set)
+        """By bundle: responders whose failure has been logged."""
         self._http = OcspHttp()
         status.on_release = self._doubt
 
@@ -156,13 +157,13 @@ class OcspClient:
         found = self._found(key)
         return None if found is None else max(0.0, (now - found[0].this_update).total_seconds())
 
-    def is_silent(self, responder: str | None) -> bool:
-        """Whether *responder* was unreachable a moment ago."""
-        return responder is not None and self._clock() < self._silent.get(responder, 0.0)
+    def is_silent(self, responder: str | None, bundle: str) -> bool:
+        """Whether *responder* was unreachable a moment ago, for *bundle*."""
+        return responder is not None and self._clock() < self._silent[bundle].get(responder, 0.0)
 
     async def ask_again(self, certificate: x509.Certificate, issuer: Issuer) -> None:
         """Ask about a connected client, and count the result."""
-        if not all(map(self.is_silent, urls_of(certificate, issuer))):
+        if not all(self.is_silent(url, issuer.bundle.name) for url in urls_of(certificate, issuer)):
             answer = await self.ask(certificate, issuer)
             self._metrics.ocsp_rechecks["failed" if answer is None else "answered"] += 1
 
@@ -210,17 +211,17 @@ class OcspClient:
         await self._http.close()
 
     async def _ask(self, key: CertificateKey, about: _About) -> Answer | None:
-        issuer = about.issuer
+        issuer, bundle = about.issuer, about.issuer.bundle.name
         terms = issuer.bundle.ocsp
         is_ours = terms is not None and terms.responder is not None  # The settings name it: nobody else has chosen it.
-        ON_BEHALF_OF.set(None if is_ours else issuer.bundle.name)  # Of this task.
+        ON_BEHALF_OF.set(None if is_ours else bundle)  # Of this task.
         for url in about.urls:
-            if self.is_silent(url):
+            if self.is_silent(url, bundle):
                 continue
             asked = math.inf
             try:
-                async with self._slots[issuer.bundle.name]:
-                    if self.is_silent(url):  # By now: it was given up while this question waited.
+                async with self._slots[bundle]:
+                    if self.is_silent(url, bundle):  # By now: it was given up while this question waited.
                         continue
                     asked = self._clock()
                     time_at = partial(self._time_for, issuer)
@@ -229,19 +230,19 @@ class OcspClient:
             except OcspRefused as error:
                 self._metrics.revocation_alarms["OCSP_FAILED"] += 1
                 unreachable = isinstance(error, OcspUnreachable)
-                if unreachable and self._late.has_answered_since(issuer.bundle.name, url, asked):  # Rule 9.
-                    self._judge(url, self._late.late(issuer.bundle.name, url, self._clock()))
+                if unreachable and self._late.has_answered_since(bundle, url, asked):  # Rule 9.
+                    self._judge(url, bundle, self._late.late(bundle, url, self._clock()))
                     continue
-                self._failed(url, str(error))
+                self._failed(url, bundle, str(error))
                 if unreachable:
-                    self._silent[url] = self._clock() + _SILENCE
+                    self._silent[bundle][url] = self._clock() + _SILENCE
             else:
-                self._silent.pop(url, None)
-                self._judge(url, self._late.answered(issuer.bundle.name, url, self._clock()))
-                if url in self.failing:
-                    self.failing.discard(url)
-                    log.info("OCSP answers again", code="OCSP_CURRENT", url=url)
-                    self._tell("OCSP answers", code="OCSP_CURRENT", source=url)
+                self._silent[bundle].pop(url, None)
+                self._judge(url, bundle, self._late.answered(bundle, url, self._clock()))
+                if url in self.failing[bundle]:
+                    self.failing[bundle].discard(url)
+                    log.info("OCSP answers again", code="OCSP_CURRENT", url=url, bundle=bundle)
+                    self._tell("OCSP answers", code="OCSP_CURRENT", source=url, bundle=bundle)
                 return self._note(key, answer, about)
         return None
 
@@ -258,36 +259,33 @@ class OcspClient:
     def _has_ended(self, about: _About, now: datetime) -> bool:
         return self._time_for(about.issuer, now) > about.ends
 
-    def _gives_way(self, known: Answer, answer: Answer, issuer: Issuer) -> bool:
+    def _is_from_ahead(self, known: Answer, answer: Answer, issuer: Issuer) -> bool:
         latest = self._time_for(issuer, datetime.now(UTC)) + CLOCK_TOLERANCE
         return answer.reason is not None and known.reason is None and known.this_update > latest
 
-    def _failed(self, url: str, detail: str) -> None:
-        """Log that *url* does not answer correctly: once, not a line per client of a storm."""
-        if url in self.failing:
+    def _failed(self, url: str, bundle: str, detail: str) -> None:
+        """Log that *url* does not answer *bundle* correctly: once, not a line per client of a storm."""
+        failing = self.failing[bundle]
+        if url in failing:
             return
-        if len(self.failing) >= _MOST_RESPONDERS:  # Certificates determine their number.
-            self.failing.clear()
-            self._silent.clear()
-        self.failing.add(url)
-        log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
-        self._tell("OCSP lost", code="OCSP_FAILED", source=url, detail=detail)
+        if len(failing) >= _MOST_RESPONDERS:  # Certificates determine their number.
+            failing.clear()
+            self._silent[bundle].clear()
+        failing.add(url)
+        log.warning("OCSP failed", code="OCSP_FAILED", url=url, bundle=bundle, detail=detail)
+        self._tell("OCSP lost", code="OCSP_FAILED", source=url, bundle=bundle, detail=detail)
 
-    def _judge(self, url: str, found: MostlyLate | None) -> None:
+    def _judge(self, url: str, bundle: str, found: MostlyLate | None) -> None:
         """Log the minute in which *url* gave fewer answers than it owed; it does give some, so it is not failing."""
         if found is not None:
-            counts = {"answered": found.answered, "late": found.late}
-            log.warning("OCSP answers mostly late", code="OCSP_FAILED", url=url, **counts)
-            self._tell("OCSP mostly late", code="OCSP_FAILED", source=url, **counts)
+            facts = {"code": "OCSP_FAILED", "bundle": bundle, "answered": found.answered, "late": found.late}
+            log.warning("OCSP answers mostly late", url=url, **facts)
+            self._tell("OCSP mostly late", source=url, **facts)
 
     def _note(self, key: CertificateKey, answer: Answer, about: _About) -> Answer:
         issuer = about.issuer
         found, bundle = self._found(key), issuer.bundle.name
-        if (
-            found is not None
-            and answer.this_update < found[0].this_update
-            and not self._gives_way(found[0], answer, issuer)
-        ):
+        if found is not None and answer.gives_way_to(found[0]) and not self._is_from_ahead(found[0], answer, issuer):
             # Replayed, or from a lagging cache: the known answer is newer. The next client has it asked about again.
             before, at, asker = found
             self._answers[key] = before, at if asker == bundle else -math.inf, bundle

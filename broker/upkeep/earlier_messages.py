@@ -12,7 +12,7 @@ Rules
 2. Each message is moved once for each time that the clock is set, however many sessions wait for it. Meanwhile one may
    be stored anew, for a session to which a retained one is sent. Its row is right if it was not moved by then
    (`broker.store.batch.Moved.kept`); else the store moves it, as all that this process has stored.
-3. What a session has is moved, also if it has ended and still gives that to others (`broker.engine.estate`).
+3. What a session has is moved, also if it has ended and still gives that to others (`broker.engine.handover`).
 4. One that is retained no more, and for which a session waits that has it from this process, counts as seen by that.
 """
 
@@ -85,7 +85,7 @@ def _move_retained(engine: Engine, journal: Journal, ahead: float, kept: set[int
 def _move_queued(engine: Engine, journal: Journal, ahead: float) -> Iterator[None]:
     """Move the messages that sessions wait for."""
     moved: set[int] = set()
-    for session in [*engine.registry.all(), *engine.estates.sessions]:
+    for session in [*engine.registry.all(), *engine.handovers.sessions]:
         session.look_for_expired()
         for message in _waiting(session):
             if 0 < message.row <= journal.first_message and message.row not in moved:

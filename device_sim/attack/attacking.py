@@ -100,8 +100,9 @@ def _exit_code(view: View, target: Target, outcomes: Sequence[Outcome], failed: 
     if not judged(outcomes):
         view.said("nothing was judged: every case was skipped, for the reason it says")
         return ExitCode.ERROR
-    # A device left behind is our own error, not a finding.
-    well = ExitCode.OK if target.ended is None or not target.ended.left else ExitCode.ERROR
+    # A device left behind is our own error, not a finding, and so is a file.
+    left = target.not_put_back or (target.ended is not None and target.ended.left)
+    well = ExitCode.ERROR if left else ExitCode.OK
     return {Verdict.FAIL: failed, Verdict.INVALID: ExitCode.INVALID}.get(worst(outcomes), well)
 
 

@@ -15,12 +15,14 @@ import typer
 
 from device_sim.attack import capabilities as claims
 from device_sim.attack.against import Against, Opened
+from device_sim.attack.crl_in_use import CrlInUse
 from device_sim.attack.given import Given
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.broker_words import HOST as LOCALHOST
 from device_sim.broker_words import named
 from device_sim.link.endpoint import carried, endpoint_of, path_asked
+from device_sim.view import View
 
 
 def chosen(given: Given, *, tls12: bool) -> Opened:
@@ -53,8 +55,16 @@ def chosen(given: Given, *, tls12: bool) -> Opened:
     async def opened(_directory: Path) -> AsyncIterator[Target]:
         claimed = claims.load(given.capabilities) if given.capabilities is not None else claims.EVERYTHING
         issuer = Issuer.load(certificate, key)
-        registrar = SigningRegistrar(issuer, claimed.revocation)
-        yield Target(claimed, carried(await endpoint_of(host, port, name), path), anchors, issuer, registrar)
+        before = None if claimed.revocation is None else CrlInUse(claimed.revocation, issuer)
+        registrar = SigningRegistrar(issuer, claimed.revocation, before=before)
+        endpoint = carried(await endpoint_of(host, port, name), path)
+        target = Target(claimed, endpoint, anchors, issuer, registrar)
+        try:
+            yield target
+        finally:
+            target.not_put_back = await registrar.put_back()
+            if target.not_put_back:
+                View().said(target.not_put_back)
 
     return opened
 

@@ -12,6 +12,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -91,47 +92,17 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
         )
         desk = EnrolmentDesk(url, anchors, operator, http_url)
         stack.push_async_callback(desk.close)
+        brokers = _Brokers(directory, operator, websocket=websocket)
         config = _BROKER_TOML.format(grace=_GRACE, tls12=str(tls12).lower())
         way_there = f"https://{with_port(way.listens_at, way.port)}"
-
-        def another(name: str, config: str, service_url: str) -> _Broker:
-            return _Broker(directory, name, config, directory / "anchors.pem", service_url, operator, websocket)
-
-        broker = another(_BROKER, config, way_there)
+        broker = brokers.new(_BROKER, config, directory / "anchors.pem", way_there)
         stack.push_async_callback(broker.stop)
 
         async def start() -> None:
             target.endpoint, target.broker_pid = await broker.start()
 
-        @asynccontextmanager
-        async def registry() -> AsyncIterator[Endpoint]:
-            asking = _Broker(
-                directory, _ASKING_BROKER, _ASKING_TOML.format(http_url), anchors, url, operator, websocket
-            )
-            try:
-                yield (await asking.start())[0]
-            finally:
-                await asking.stop()
-
-        @asynccontextmanager
-        async def crls(first: Crls) -> AsyncIterator[tuple[Endpoint, Publish]]:
-            file = directory / "crls.pem"
-            reading = another(_READING_BROKER, _READING_TOML.format(file), url)
-
-            async def publish(lists: Crls) -> None:
-                (new := file.with_suffix(".new")).write_bytes(b"".join(ca.crl(serials) for ca, serials in lists))
-                new.replace(file)
-
-            await publish(first)
-            try:
-                yield (await reading.start())[0], publish
-            finally:
-                await reading.stop()
-
         target = Target(
-            CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports | {Feature.TLS12}})
-            if tls12
-            else CAPABILITIES,
+            _capabilities(tls12=tls12),
             Endpoint(own_loopback(), 0, "localhost"),
             anchors,
             Issuer.load(ca / "issuing-ca.crt", ca / "issuing-ca.key", secret),
@@ -144,11 +115,17 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
             start_broker=start,
             kill_broker=broker.kill,
             other_issuer=other,
-            registry=registry,
-            crls=crls,
+            registry=lambda: brokers.asking(http_url, anchors, url),
+            crls=lambda first: brokers.reading(first, directory / "anchors.pem", url),
         )
         await start()
         yield target
+
+
+def _capabilities(*, tls12: bool) -> Capabilities:
+    if not tls12:
+        return CAPABILITIES
+    return CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports | {Feature.TLS12}})
 
 
 @asynccontextmanager
@@ -177,6 +154,43 @@ async def _service(directory: Path, ca: Path, secret: bytes) -> AsyncIterator[tu
         ) as service:
             relying.to_port = urlsplit(service.ready[1]).port or 0
             yield service.ready[0], service.ready[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Brokers:
+    """The brokers of one target: the one that is attacked, and two others for what needs another configuration."""
+
+    directory: Path
+    operator: EnrolmentOperatorClient
+    websocket: bool
+
+    def new(self, name: str, config: str, anchors: Path, service_url: str) -> _Broker:
+        return _Broker(self.directory, name, config, anchors, service_url, self.operator, self.websocket)
+
+    @asynccontextmanager
+    async def asking(self, http_url: str, anchors: Path, service_url: str) -> AsyncIterator[Endpoint]:
+        """Run a broker that asks the service's OCSP responder about each certificate; yield its endpoint."""
+        broker = self.new(_ASKING_BROKER, _ASKING_TOML.format(http_url), anchors, service_url)
+        try:
+            yield (await broker.start())[0]
+        finally:
+            await broker.stop()
+
+    @asynccontextmanager
+    async def reading(self, first: Crls, anchors: Path, service_url: str) -> AsyncIterator[tuple[Endpoint, Publish]]:
+        """Run a broker that reads CRLs from a file, *first* these; yield its endpoint, and what replaces them."""
+        file = self.directory / "crls.pem"
+        broker = self.new(_READING_BROKER, _READING_TOML.format(file), anchors, service_url)
+
+        async def publish(lists: Crls) -> None:
+            (new := file.with_suffix(".new")).write_bytes(b"".join(ca.crl(serials) for ca, serials in lists))
+            new.replace(file)
+
+        await publish(first)
+        try:
+            yield (await broker.start())[0], publish
+        finally:
+            await broker.stop()
 
 
 class _Broker:

@@ -185,17 +185,30 @@ class Issuer:
         """Return a good device's certificate."""
         return self.issue(Identity(trust_domain, Role.DEVICE, name, group))
 
-    def crl(self, serials: Sequence[int]) -> bytes:
-        """Return a CRL (PEM) with *serials*, all for keyCompromise."""
+    def has_signed(self, crl: x509.CertificateRevocationList) -> bool:
+        """Whether *crl* is one of this CA."""
+        return crl.issuer == self.certificate.subject and crl.is_signature_valid(self.key.public_key())
+
+    def crl(self, serials: Sequence[int], after: Sequence[x509.CertificateRevocationList] = ()) -> bytes:
+        """Return a CRL (PEM) with *serials*, all for keyCompromise, and all that this CA's own, *after*, revoke.
+
+        It is newer than they are by its date alone: the next one of the CA has a higher number.
+        """
         now = datetime.now(UTC)
+        revoked = {entry.serial_number: entry for crl in after for entry in crl}
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
-            .last_update(now - timedelta(minutes=1))
+            .last_update(max([now - timedelta(minutes=1), *(crl.last_update_utc for crl in after)]))
             .next_update(now + _LIFE)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
-            .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
         )
+        numbers = [number for crl in after if (number := _crl_number(crl)) is not None]
+        if numbers or not after:  # A CA that numbers none goes on to.
+            number = max(numbers, default=int(now.timestamp() * 1000))
+            builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+        for entry in revoked.values():
+            builder = builder.add_revoked_certificate(entry)
         for serial in serials:
             builder = builder.add_revoked_certificate(
                 x509.RevokedCertificateBuilder()
@@ -216,6 +229,13 @@ def _common_name(identity: Identity | None) -> x509.Name:
     if identity is None:
         raise ValueError("a certificate without an identity needs a subject")
     return common_name(identity.name)
+
+
+def _crl_number(crl: x509.CertificateRevocationList) -> int | None:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return None
 
 
 def _placeholder(name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:

@@ -104,6 +104,7 @@ class Scene:
         """Whether a good device was let in that connects with a TLS stack of our own."""
         self._let_in: set[Role] = set()
         self._watcher: Watcher | None = None
+        self._heard_nothing = False
         self._opening = asyncio.Lock()
 
     async def close(self) -> None:
@@ -165,11 +166,13 @@ class Scene:
         control = await self.device()
         client = await self.admitted(control)
         try:
-            if isinstance(await self._marked(client, control.name, watcher), bytes):
+            deadline = SOON if self._heard_nothing else None  # Its policy lets nobody watch: a minute is waited once.
+            if isinstance(await self._marked(client, control.name, watcher, deadline), bytes):
                 return
         finally:
             client.close()
         await watcher.close()
+        self._heard_nothing = True
         raise Impossible(
             f"what a good device publishes to {self.topic(control.name)} reaches no service that has subscribed to "
             f"fleet/{self.target.group}/#: does the broker's policy allow both?"
@@ -281,10 +284,8 @@ class Scene:
         except NotAdmitted as error:
             return seen_in(error.closure).since(started)
         try:
-            seen = await client.connect(
-                self.connect(client_id, version=version, keep_alive=60, clean_start=clean),
-                self.at_most(_ANSWER),
-            )
+            hello = self.connect(client_id, version=version, keep_alive=60, clean_start=clean)
+            seen = await client.connect(hello, self.at_most(_ANSWER))
             if goodbye and seen.got_in and seen.code != OPEN:
                 await client.send(Disconnect().encode(client.version))
         finally:

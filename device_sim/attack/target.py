@@ -15,6 +15,7 @@ from typing import Protocol
 from cryptography import x509
 
 from device_sim.attack.capabilities import Capabilities, CrlFile
+from device_sim.attack.crl_in_use import CrlInUse
 from device_sim.attack.desk import Ended, EnrolmentDesk
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.own_command import CommandFailed, carried_out
@@ -65,13 +66,19 @@ class Registrar(Protocol):
 
 
 class SigningRegistrar:
-    """Signs with the CA's own key, and revokes through a CRL file and a command."""
+    """Signs with the CA's own key, and revokes through a CRL file and a command.
 
-    def __init__(self, issuer: Issuer, crl_file: CrlFile | None, *, other_crls: bytes = b"") -> None:
+    *before* is what that file held, where it is not the tester's own.
+    """
+
+    def __init__(
+        self, issuer: Issuer, crl_file: CrlFile | None, *, other_crls: bytes = b"", before: CrlInUse | None = None
+    ) -> None:
         self._issuer = issuer
         self._crl_file = crl_file
         self._revoked: list[int] = []
-        self._other_crls = other_crls
+        self._before = before
+        self._other_crls = other_crls if before is None else before.others
 
     async def certify(self, identity: Identity) -> Paper:
         """Return a certificate for *identity*."""
@@ -91,8 +98,18 @@ class SigningRegistrar:
         self._other_crls = b"".join(issuer.crl(serials) for issuer, serials in lists)
         await self._publish(self._crl_file)
 
+    async def put_back(self) -> str:
+        """Have the file of a broker that ran before as it was; return what failed."""
+        return "" if self._before is None else await self._before.put_back(_RELOAD_DEADLINE)
+
     async def _publish(self, file: CrlFile) -> None:
-        file.crl_file.write_bytes(self._issuer.crl(self._revoked) + self._other_crls)
+        try:
+            if self._before is not None:
+                self._before.keep()
+            own = () if self._before is None else self._before.own
+            file.crl_file.write_bytes(self._issuer.crl(self._revoked, own) + self._other_crls)
+        except OSError as error:
+            raise Impossible(f"nobody can be revoked: {error.filename}: {error.strerror}") from error
         if not file.reload:
             return
         try:
@@ -142,6 +159,8 @@ class Target:
     """Has a broker of the fleet read CRLs of the second CA, and of those below it; yields how to publish newer ones."""
     ended: Ended | None = None
     """What became of the enrolled devices, once they have been cleaned up."""
+    not_put_back: str = ""
+    """What failed when the broker's CRL file was put back, once it should have been."""
 
     @property
     def issuer(self) -> Issuer:

@@ -47,9 +47,12 @@ _ENROLLING_AT_ONCE = 16
 
 def play(
     scenario: str,
+    *,
     fleet: Path | None,
     broker: tuple[str, int] | None,
     server_name: str | None,
+    websocket: bool,
+    path: str | None,
     self_hosted: bool,
     against: Contestant,
     devices: int | None,
@@ -61,8 +64,6 @@ def play(
     output: Path | None,
     metrics: int | None,
     as_json: bool,
-    websocket: bool,
-    path: str | None,
 ) -> None:
     """Run *scenario* on *fleet* or *self_hosted*, print the report and write it to *output*. Raises `typer.Exit`."""
     view = View()
@@ -96,16 +97,22 @@ def play(
         except Impossible as error:
             view.failed(error)
             raise typer.Exit(ExitCode.USAGE) from None
+    raise typer.Exit(_reported(document, written, view, as_json=as_json))
+
+
+def _reported(document: Document, written: list[Path] | OSError, view: View, *, as_json: bool) -> int:
+    """Print the report, and which files were *written* or why none was; return the exit code."""
     if as_json:
         view.result(json.dumps(document, indent=1))
     else:
         view.show(summary_of(document))
     if isinstance(written, OSError):
         view.failed(written)
-        raise typer.Exit(ExitCode.ERROR)
+        return ExitCode.ERROR
     for file in written:
         view.said(f"written: {file}")
-    raise typer.Exit(document["exit_code"])
+    code: int = document["exit_code"]
+    return code
 
 
 @asynccontextmanager

@@ -96,6 +96,21 @@ def run_scenario(
         from device_sim.commands.playing import play
 
     play(
-        scenario, fleet, named(broker, host, port), server_name, self_hosted, against, devices, seed, sources, driver,
-        workers, hybrid_key_exchange, output, metrics, as_json, websocket, path,
-    )  # fmt: skip
+        scenario,
+        fleet=fleet,
+        broker=named(broker, host, port),
+        server_name=server_name,
+        websocket=websocket,
+        path=path,
+        self_hosted=self_hosted,
+        against=against,
+        devices=devices,
+        seed=seed,
+        sources=sources,
+        driver=driver,
+        workers=workers,
+        hybrid_key_exchange=hybrid_key_exchange,
+        output=output,
+        metrics=metrics,
+        as_json=as_json,
+    )

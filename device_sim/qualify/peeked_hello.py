@@ -14,7 +14,7 @@ import time
 from typing import Final
 
 from device_sim.qualify.client_hello import LONGEST, in_clear, settled
-from provisioning.pki.departed import has_left
+from provisioning.pki.tcp_state import has_left
 
 HANDSHAKE: Final = 60.0
 """Seconds that a device may take for its handshake."""

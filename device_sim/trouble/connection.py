@@ -20,7 +20,7 @@ from typing import Protocol, cast
 
 from device_sim.trouble.line import Line
 from device_sim.trouble.trouble import NONE, Direction, Trouble
-from provisioning.pki.departed import has_left
+from provisioning.pki.tcp_state import has_left
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
 

@@ -17,7 +17,8 @@ Rules
 1. Each step begins its transcript when it is checked and before it is done: what cannot be shown is not done.
 2. No step that would have a device refused is taken without an explicit option. So no CA is activated while a
    broker that follows the feed reports that it would not trust it (`provisioning.store.known_authorities`), nor while a
-   service says that it has not its key, nor before all can have said so (`provisioning.store.lacked_keys`).
+   service says that it has not its key, nor before all can have said so (`provisioning.store.lacked_keys`), nor where
+   its key is not in the directory.
 
 How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 `provisioning.authorities.authority_revocation`.
@@ -28,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -73,8 +75,8 @@ class Activated:
     """The reports of brokers that are not known to trust it."""
     lacking: Sequence[str]
     """Where services are that cannot use its key."""
-    said_by: datetime
-    """Before that, other services may not have said so yet."""
+    said_in: float
+    """How many seconds later the others have surely said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class AuthorityLife:
         """Let an announced CA issue from now on; the active one of its line retires.
 
         *despite_brokers*: even if some brokers have reported that they would not trust it; *despite_services*: even if
-        a service says that it cannot use its key, and without waiting until all can have said so.
+        a service says that it cannot use its key, and without waiting until all have had their turn to say so.
         """
 
         def checked(connection: Connection, found: list[StoredAuthority]) -> Activated:
@@ -122,7 +124,7 @@ class AuthorityLife:
             doubts = [each for each in known_authorities.of_authority(connection, chosen.name) if not each.known]
             if not despite_brokers:
                 _check_believed(chosen.name, doubts, now)
-            lacking = lacked_keys.lacking(connection, chosen.key_id)
+            lacking = lacked_keys.lacking(connection, chosen.key_id) or self._lacking_here(chosen.name)
             if lacking and not despite_services:
                 raise ConfigurationError(
                     f"a service at {' and at '.join(lacking)} cannot use the key of {chosen.name}, and would refuse "
@@ -130,9 +132,8 @@ class AuthorityLife:
                     "made, and try again within seconds of CA_USABLE in its log (doctor there says more); or say "
                     "--despite-services"
                 )
-            since = min(chosen.created_at, now)  # The clock of where it was announced may be ahead of ours.
-            said_by = lacked_keys.said_by(connection, since, self.settings.feed_heartbeat_seconds)
-            return Activated(chosen.name, doubts, lacking, said_by)
+            said_in = lacked_keys.said_in(connection, self.settings.feed_heartbeat_seconds)
+            return Activated(chosen.name, doubts, lacking, said_in)
 
         def transaction(connection: Connection) -> Activated:
             found, now = authorities.every(connection, for_update=True), self.clock()
@@ -154,15 +155,18 @@ class AuthorityLife:
             await self._wait_for_services(begun)
         return await self.database.write(transaction)
 
+    def _lacking_here(self, name: str) -> Sequence[str]:
+        """Return this machine if the CA's key is not in its directory: on SQLite no service says so."""
+        return [] if self.places.holds(name) else [platform.node()]
+
     async def _wait_for_services(self, begun: Activated) -> None:
-        """Wait until all services can have said whether they lack the key."""
-        seconds = (begun.said_by - self.clock()).total_seconds()
-        if seconds > 0:
+        """Wait until all services have had their turn to say whether they lack the key."""
+        if begun.said_in:
             self.transcript.say(
-                f"Waiting {math.ceil(seconds)} s: {begun.name} was announced just now, and services on other machines "
-                "say by then whether they lack its key."
+                f"Waiting {math.ceil(begun.said_in)} s: services on other machines say by then whether they lack the "
+                f"key of {begun.name}."
             )
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(begun.said_in)
 
     async def retire(self, name: str | None = None) -> str:
         """End a retiring CA whose last certificate has expired; return its name."""
@@ -314,8 +318,16 @@ class AuthorityLife:
         return await self.database.read(authorities.every)
 
     async def discard(self, name: str, signer: Signer, key: PrivateKey) -> None:
-        """Delete the *key* that was made here and is no CA's, unless another is in its place by now."""
-        if self.places.discard_if_own(name, signer, key):
+        """Delete the *key* that was made here and is no CA's, unless another is in its place by now.
+
+        Only told if it fails: the caller has to say why the key is no CA's.
+        """
+        try:
+            is_deleted = self.places.discard_if_own(name, signer, key)
+        except ConfigurationError as error:
+            self.transcript.say(f"{error}: delete it, or move it away")
+            return
+        if is_deleted:
             with contextlib.suppress(Refused):  # The store may be why it is no CA's.
                 await self.log_step(Action.CA_KEY_DELETED, name, {})
 

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from sqlalchemy.engine import Connection
@@ -39,7 +40,7 @@ from provisioning.authorities.authority import root_crl_plan, urls_of_root
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.authorities.ceremony_transcript import operator_name
 from provisioning.authorities.owed_lists import BY, OwedLists, unlisted, vouching_for
-from provisioning.ca.ceremony import CertificateAuthority, succeed_root
+from provisioning.ca.ceremony import CertificateAuthority, RootSuccession, succeed_root
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey
@@ -89,21 +90,10 @@ class RootLife:
                 self.life.clock(),
                 (urls_of_root(settings, old.name), urls_of_root(settings, name)),
             )
-            now = self.life.clock()
-
-            def transaction(connection: Connection) -> None:
-                _check_stays(old.name, authorities.every(connection, for_update=True))
-                for each, kind, certificate in (
-                    (name, AuthorityKind.ROOT, succession.new_root),
-                    (f"{name}{BY}{old.name}", AuthorityKind.CROSS, succession.new_with_old),
-                    (f"{old.name}{BY}{name}", AuthorityKind.CROSS, succession.old_with_new),
-                ):
-                    authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
-                    self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
-
+            record = partial(self._record, name=name, old=old.name, succession=succession, now=self.life.clock())
             may_be_recorded = True
             try:
-                await self.life.database.write(transaction)
+                await self.life.database.write(record)
             except IntegrityError as error:
                 raise ConfigurationError(
                     f"{name} was made by another command at the same time: see ca list, and start again"
@@ -112,14 +102,28 @@ class RootLife:
             if signer is not None and (not may_be_recorded or await self._is_surely_not_recorded(name, key, error)):
                 await self.life.discard(name, signer, key)
             raise
-        self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
-        self.life.transcript.certificate(f"New root {name}", succession.new_root)
-        self.life.transcript.certificate("New key certified by the old root", succession.new_with_old)
-        self.life.transcript.certificate("Old key certified by the new root", succession.old_with_new)
+        transcript = self.life.transcript
+        transcript.say(f"Key of {name}: {self.life.places.place(name)}")
+        transcript.certificate(f"New root {name}", succession.new_root)
+        transcript.certificate("New key certified by the old root", succession.new_with_old)
+        transcript.certificate("Old key certified by the new root", succession.old_with_new)
         await self.life.write_files(name)
         plan = root_crl_plan(settings, self.life.places, name, succession.new_root)
         await CrlPublisher(self.life.database, plan, self.life.clock).start()
         return name
+
+    def _record(
+        self, connection: Connection, *, name: str, old: str, succession: RootSuccession, now: datetime
+    ) -> None:
+        """Record the root called *name* and the certificates between it and the *old* one, if that is still in use."""
+        _check_stays(old, authorities.every(connection, for_update=True))
+        for each, kind, certificate in (
+            (name, AuthorityKind.ROOT, succession.new_root),
+            (f"{name}{BY}{old}", AuthorityKind.CROSS, succession.new_with_old),
+            (f"{old}{BY}{name}", AuthorityKind.CROSS, succession.old_with_new),
+        ):
+            authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
+            self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
 
     async def _is_surely_not_recorded(self, name: str, key: PrivateKey, error: BaseException) -> bool:
         if isinstance(error, Refused):  # The server may be about to commit what it was sent before it was lost.

@@ -103,33 +103,63 @@ async def follow_together(
             _believe(base_url, response, refuse)
             await _check(base_url, response, after, silence)
             body_follows(response)
-            reader, delay = EventReader(after), FeedDelay(silence, heartbeat)
-            waited, heard, ready, chunks = 0.0, 0.0, clock(), 0
+            reader, punctuality, chunks = EventReader(after), _Punctuality(silence, heartbeat, clock), 0
             async for chunk in response.aiter_raw():
                 chunks += 1
                 if chunks % _CHUNKS_A_TURN == 0:
                     await asyncio.sleep(0)
-                now, behind = clock(), 0.0
-                waited += now - ready
+                punctuality.arrived()
                 for arrived in reader.together(chunk):
-                    heard = waited
+                    punctuality.completed()
                     if isinstance(arrived, Authorities):
                         hear(arrived)
                         continue
                     yield arrived
-                    last = arrived[-1]
-                    if isinstance(last, Current) and last.elapsed is not None:
-                        behind = delay.of(last.elapsed, now, waited)
-                if behind:
-                    raise FeedSilent(f"the revocation feed of {base_url} is held back: {behind:.1f} s behind")
-                if waited - heard > silence:
-                    raise FeedSilent(f"the revocation feed of {base_url} has sent no event for {silence:g} s")
-                ready = clock()
+                    punctuality.note(arrived[-1])
+                if (fault := punctuality.fault()) is not None:
+                    raise FeedSilent(f"the revocation feed of {base_url} {fault}")
     except httpx.ReadTimeout as error:
         raise FeedSilent(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
     except httpx.HTTPError as error:
         raise FeedLost(explain(base_url, error)) from error
     raise FeedLost(f"{base_url} ended the revocation feed")
+
+
+class _Punctuality:
+    """Whether a stream completes events, and in time (rule 2); the caller's own time with an event does not count."""
+
+    def __init__(self, silence: float, heartbeat: float, clock: Callable[[], float]) -> None:
+        self._silence, self._clock = silence, clock
+        self._delay = FeedDelay(silence, heartbeat)
+        self._now = self._idle_since = clock()
+        self._waited = 0.0
+        """Seconds for which the stream was waited for, in all."""
+        self._heard = 0.0
+        """How many of those there were when an event was completed last."""
+        self._behind = 0.0
+
+    def arrived(self) -> None:
+        """Note that bytes have come."""
+        self._now, self._behind = self._clock(), 0.0
+        self._waited += self._now - self._idle_since
+
+    def completed(self) -> None:
+        """Note that they have completed an event."""
+        self._heard = self._waited
+
+    def note(self, last: FeedEvent) -> None:
+        """Note which event was the last of them: if it tells the service's time, that shows how late it is."""
+        if isinstance(last, Current) and last.elapsed is not None:
+            self._behind = self._delay.of(last.elapsed, self._now, self._waited)
+
+    def fault(self) -> str | None:
+        """Return what is wrong with the stream, None if nothing is; from now on its next bytes are waited for."""
+        if self._behind:
+            return f"is held back: {self._behind:.1f} s behind"
+        if self._waited - self._heard > self._silence:
+            return f"has sent no event for {self._silence:g} s"
+        self._idle_since = self._clock()
+        return None
 
 
 async def tell_known(

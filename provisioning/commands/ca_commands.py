@@ -217,10 +217,10 @@ def activate(
         remedy = f"refuses every device until {key} is copied into its directory, from where it was made"
         for address in activated.lacking:
             life.transcript.say(f"A service at {address} cannot use the key of {chosen}, and {remedy}.")
-        if despite_services and life.clock() < activated.said_by:
+        if despite_services and activated.said_in:
             life.transcript.say(
-                f"{chosen} was announced just now, and other services may not have said yet whether they can use its "
-                f"key. One on another machine, which has not got it, {remedy}."
+                "Other services may not have said yet whether they can use it. One on another machine, which has not "
+                f"got it, {remedy}."
             )
         life.transcript.say(f"{chosen} issues from now on; running services know it within seconds.")
         return {"name": chosen, "state": "active", "services_without_key": list(activated.lacking)}

@@ -39,10 +39,10 @@ import structlog
 
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.address_key import plain
-from provisioning.pki.departed import has_left
 from provisioning.pki.handshake_turns import SECONDS_A_TURN, Turns, Whose, shake_hands
 from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.refused_handshake import end_if_refused
+from provisioning.pki.tcp_state import has_left
 from provisioning.program.once_a_minute import OnceAMinute
 from provisioning.program.out_of_memory import told
 from provisioning.program.proxy_arrivals import ProxyArrivals

@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -74,6 +75,20 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class _Offered:
+    """A list that was read and verified, for the manufacturer called *name*; the rest as for `take`."""
+
+    name: str
+    listed: CertificateList
+    digest: bytes
+    entries: Entries
+    by: str
+    renumbered: bool
+    fewer: bool
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Removed:
     """A list no longer in use, and how many of the certificates it named are on no other list of its CA."""
 
@@ -112,41 +127,8 @@ class ManufacturerListService:
             read = await asyncio.to_thread(_read, content, x509.load_der_x509_certificate(known.der))
         except CrlRefused as error:
             raise _refused(error) from error
-        listed, digest, entries = read
-
-        def record(connection: Connection) -> Taken:
-            now = self._clock()
-            manufacturer = _find(connection, name, for_update=True)  # If two lists come at once, the newer one stays.
-            lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
-            before = next((each for each in lists if each.scope == listed.scope), None)
-            if before is not None and before.sha256 == digest:
-                return Taken(before, changed=False)
-            try:
-                _check_dates(listed, now, accepted=manufacturer.lapsed_lists is LapsedLists.ACCEPT)
-                _check_newer(listed, before, renumbered=renumbered)
-            except CrlRefused as error:
-                raise _refused(error) from error
-            if before is None and len(lists) >= MAXIMUM_LISTS:
-                raise invalid(f"{name} has {MAXIMUM_LISTS} lists for different distribution points already")
-            facts = {
-                "number": listed.number,
-                "this_update": listed.this_update,
-                "next_update": listed.next_update,
-                "sha256": digest,
-                "taken_at": now,
-                "taken_by": by,
-            }
-            rest_longer(connection)  # Hundreds of thousands of entries are compared with the previous ones.
-            revoked, released = manufacturer_lists.put(connection, manufacturer.id, facts, listed.scope, entries)
-            if before is not None and not fewer:
-                self._check_released(before, released)
-            lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
-            stored = next(each for each in lists if each.scope == listed.scope)
-            taken = Taken(stored, changed=True, revoked=revoked, released=released)
-            audit.append(connection, now, by, Action.MANUFACTURER_LIST_TAKEN, name, _facts_of(taken, source))
-            return taken
-
-        taken = await self._database.write(record)
+        offered = _Offered(name, *read, by=by, renumbered=renumbered, fewer=fewer, source=source)
+        taken = await self._database.write(partial(self._record, offered))
         if taken.changed:
             log.info(
                 "manufacturer's list taken",
@@ -158,6 +140,40 @@ class ManufacturerListService:
                 next_update=taken.stored.next_update,
                 by=by,
             )
+        return taken
+
+    def _record(self, offered: _Offered, connection: Connection) -> Taken:
+        """Put what is *offered* in place of the list for the same certificates, or raise `Refused`."""
+        now, listed, name = self._clock(), offered.listed, offered.name
+        manufacturer = _find(connection, name, for_update=True)  # If two lists come at once, the newer one stays.
+        lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
+        before = next((each for each in lists if each.scope == listed.scope), None)
+        if before is not None and before.sha256 == offered.digest:
+            return Taken(before, changed=False)
+        try:
+            _check_dates(listed, now, accepted=manufacturer.lapsed_lists is LapsedLists.ACCEPT)
+            _check_newer(listed, before, renumbered=offered.renumbered)
+        except CrlRefused as error:
+            raise _refused(error) from error
+        if before is None and len(lists) >= MAXIMUM_LISTS:
+            raise invalid(f"{name} has {MAXIMUM_LISTS} lists for different distribution points already")
+        facts = {
+            "number": listed.number,
+            "this_update": listed.this_update,
+            "next_update": listed.next_update,
+            "sha256": offered.digest,
+            "taken_at": now,
+            "taken_by": offered.by,
+        }
+        rest_longer(connection)  # Hundreds of thousands of entries are compared with the previous ones.
+        revoked, released = manufacturer_lists.put(connection, manufacturer.id, facts, listed.scope, offered.entries)
+        if before is not None and not offered.fewer:
+            self._check_released(before, released)
+        lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
+        stored = next(each for each in lists if each.scope == listed.scope)
+        taken = Taken(stored, changed=True, revoked=revoked, released=released)
+        told = _facts_of(taken, offered.source)
+        audit.append(connection, now, offered.by, Action.MANUFACTURER_LIST_TAKEN, name, told)
         return taken
 
     def _check_released(self, before: StoredList, released: int) -> None:

@@ -45,6 +45,7 @@ from cryptography.x509.oid import ExtensionOID
 
 from provisioning.pki.crl_frame import cut_out, portions
 from provisioning.pki.extension import UNREADABLE, extension
+from provisioning.pki.issued_by import as_compared
 from provisioning.pki.panic import GaveUp, NoPanic, without_panic
 from provisioning.pki.revocation import Entries, pack
 from provisioning.pki.revocation_reason import RevocationReason
@@ -256,7 +257,7 @@ def may_sign_lists(certificate: x509.Certificate) -> bool:
 def verify(listed: CertificateList, authority: x509.Certificate) -> None:
     """Raise `CrlRefused` unless *authority*, which may sign lists, has signed *listed*, without a weak hash."""
     key = authority.public_key()
-    if listed.issuer != authority.subject or not may_sign_lists(authority):
+    if as_compared(listed.issuer) != as_compared(authority.subject) or not may_sign_lists(authority):
         raise CrlRefused(CrlProblem.CRL_WRONG_ISSUER, f"{authority.subject.rfc4514_string()} may not sign this list")
     try:
         without_panic(_check_signature, listed, key)

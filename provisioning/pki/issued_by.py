@@ -2,15 +2,17 @@
 
 Theory
 ------
-As to string types, names are compared as OpenSSL, and so TLS, compares them: PrintableString and UTF8String may be
-equal (RFC 5280 §7.1). The library compares bit by bit. So if two names are equal in different encodings, the library is
-given a stand-in for the issuer: its key, under the name as the certificate encodes it. The stand-in's own signature,
-made with a throw-away key, is never verified.
+Names are compared as OpenSSL, and so TLS, compares them (`as_compared`): PrintableString and UTF8String may be equal,
+and so are names that differ in upper and lower case, or in the number of spaces (RFC 5280 §7.1). The library compares
+bit by bit. So if two names are equal in different encodings, the library is given a stand-in for the issuer: its key,
+under the name as the certificate encodes it. The stand-in's own signature, made with a throw-away key, is never
+verified.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -39,10 +41,20 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     return True
 
 
+@functools.lru_cache(512)
+def as_compared(name: x509.Name) -> Hashable:
+    """Return what is the same for all names that OpenSSL takes for equal, and differs for others."""
+    return tuple(frozenset((each.oid, _folded(each.value)) for each in part) for part in name.rdns)
+
+
+def _folded(value: str | bytes) -> str | bytes:
+    return value if isinstance(value, bytes) else " ".join(value.lower().split())
+
+
 def _in_other_strings(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         name = certificate.issuer
-        if name != issuer.subject:
+        if as_compared(name) != as_compared(issuer.subject):
             return False
         stand_in = x509.CertificateBuilder(name, name, issuer.public_key(), 1, _LONG_AGO, _FAR_AHEAD)
         certificate.verify_directly_issued_by(stand_in.sign(_throw_away_key(), hashes.SHA256()))

@@ -100,8 +100,8 @@ def certificate_key(certificate: x509.Certificate) -> CertificateKey:
     """Return the index key of *certificate*.
 
     Without an Authority Key Identifier, which RFC 5280 §4.2.1.1 requires and foreign CAs omit, a hash of the
-    issuer's name takes its place: of its text, whatever string types encode it, as
-    `provisioning.pki.issued_by` compares names.
+    issuer's name takes its place: of its text, whatever string types encode it. That is stored, and so upper and lower
+    case stay, unlike in `provisioning.pki.issued_by`.
     """
     authority = extension(certificate, x509.AuthorityKeyIdentifier)
     issuer_key_id = None if authority is None else authority.key_identifier

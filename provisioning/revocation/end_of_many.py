@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Refusals
 from provisioning.pki.role import Role
 from provisioning.program.collector import paused
+from provisioning.revocation.affected import facts_before, is_affected, is_affected_with_its_device
 from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
 from provisioning.revocation.departed_operators import Departed, Voided, take_back, with_what_is_left
 from provisioning.revocation.expected_names import end_roles_promised_again, record_promised
@@ -26,7 +27,6 @@ from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked, record
 from provisioning.revocation.surely_expired import surely_expired
-from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device
 from provisioning.store import audit, devices, revocations, tokens, unfinished_ends
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
@@ -179,9 +179,9 @@ def _check_nothing_is_left(batch: Batch) -> None:
 def _taken(batch: Batch, keys: KeysOfMany, grounds: Grounds, now: datetime) -> list[StoredCertificate]:
     """Return the certificates to revoke: with their device, by serial number, and for their key."""
     expired = surely_expired(batch.at_once, now)
-    ended = {each.id: each for each in batch.at_once if is_taken_with_its_device(each, grounds, expired)}
-    ended |= {each.id: each for each in batch.singly if can_be_taken(each, grounds)}
-    ended |= {each.id: each for each in keys.at_once if can_be_taken(each, grounds)}
+    ended = {each.id: each for each in batch.at_once if is_affected_with_its_device(each, grounds, expired)}
+    ended |= {each.id: each for each in batch.singly if is_affected(each, grounds)}
+    ended |= {each.id: each for each in keys.at_once if is_affected(each, grounds)}
     return [ended[each] for each in sorted(ended)]  # Oldest first.
 
 

@@ -32,6 +32,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import portions as portioned
+from provisioning.revocation.affected import facts_before, is_affected
 from provisioning.revocation.departed_operators import (
     Departed,
     Voided,
@@ -47,7 +48,6 @@ from provisioning.revocation.named_certificate import NamedCertificate
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of, record
-from provisioning.revocation.taken import can_be_taken, facts_before
 from provisioning.store import audit, certificates, certificates_of_key, revocations, unfinished_key_ends
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
@@ -113,10 +113,10 @@ class EndOfOne:
         certificate = named.locked(connection, self._clock, by)
         if short:
             check_short(connection, certificate.device, grounds)
-        fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
+        fresh, before = ([certificate], ()) if is_affected(certificate, grounds) else ([], (certificate,))
         if grounds.reason is RevocationReason.KEY_COMPROMISE:
             same_key = first_of_key(connection, key_of(certificate))
-            fresh += [each for each in same_key if each.id != certificate.id and can_be_taken(each, grounds)]
+            fresh += [each for each in same_key if each.id != certificate.id and is_affected(each, grounds)]
         now = self._clock()
         revoked = record(connection, fresh, grounds, now, by)
         voided = take_back(connection, (), [certificate], grounds, now, by=by, keep=keep)
@@ -149,10 +149,10 @@ class EndOfOne:
         """Revoke the certificate that was named and, unless no others are *left* for its key, end the key."""
         certificate = named.locked(connection, self._clock, by)
         key, now = key_of(certificate), self._clock()
-        taken: list[StoredCertificate] = [certificate] if can_be_taken(certificate, grounds) else []
+        taken: list[StoredCertificate] = [certificate] if is_affected(certificate, grounds) else []
         first = certificates.with_ids(connection, set(left[: portioned.PORTION]))
         # Another process may have revoked them since they were listed.
-        is_left = any(can_be_taken(each, grounds) for each in first)
+        is_left = any(is_affected(each, grounds) for each in first)
         ends_key = is_left and unfinished_key_ends.of_key(connection, key) is None
         before = revocations.newest(connection)
         record(connection, taken, grounds, now, by)

@@ -15,9 +15,9 @@ from datetime import datetime
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.revocation.affected import facts_before, is_affected
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.recording import Changed, record
-from provisioning.revocation.taken import can_be_taken, facts_before
 from provisioning.store import (
     audit,
     authorities,
@@ -65,7 +65,7 @@ def revoke_portion(
     if end is None:
         return [], False
     theirs = (each for each in certificates.with_ids(connection, set(chosen)) if _is_of(each, whose))
-    by_id = {each.id: each for each in theirs if can_be_taken(each, end.grounds)}
+    by_id = {each.id: each for each in theirs if is_affected(each, end.grounds)}
     taken = [by_id[identifier] for identifier in chosen if identifier in by_id]
     if taken:
         record(connection, taken, end.grounds, end.since, end.by)

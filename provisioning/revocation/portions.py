@@ -43,13 +43,13 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.shielded import shielded
+from provisioning.revocation.affected import facts_before, is_affected_with_its_device
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.holds import entry, hold, release, still_held, to_be_held, to_be_released
 from provisioning.revocation.listed_end import Listed, list_left, revoke_portion
 from provisioning.revocation.of_authority import date_again, revoked_ahead
 from provisioning.revocation.recording import Changed, record
 from provisioning.revocation.surely_expired import surely_expired
-from provisioning.revocation.taken import facts_before, is_taken_with_its_device
 from provisioning.store import (
     audit,
     certificates_of_device,
@@ -233,7 +233,7 @@ def _left(connection: Connection) -> list[Many]:
 def _revoke(connection: Connection, device: Device, issued: Changed, now: datetime, end: UnfinishedEnd) -> Changed:
     grounds = Grounds(end.reason or RevocationReason.UNSPECIFIED, end.invalidity_date)
     expired = _expired(connection, device, end.ended_at)
-    ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]
+    ended = [each for each in issued if is_affected_with_its_device(each, grounds, expired)]
     if ended:
         record(connection, ended, grounds, now, end.ended_by)
         facts = {**grounds.facts, "serials": [each.serial for each in ended], **facts_before(ended)}

@@ -1,7 +1,7 @@
 """The one function that records a revocation, and the facts that are reported of one.
 
 A hold that becomes final keeps its date, and so does a revocation whose reason is changed: the certificate has been
-distrusted since then (`provisioning.revocation.taken`).
+distrusted since then (`provisioning.revocation.affected`).
 """
 
 from __future__ import annotations

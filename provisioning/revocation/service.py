@@ -8,7 +8,7 @@ Rules
 -----
 1. Revoking is final and idempotent: a second call answers with the facts of the first. A hold is not final: revoking
    makes it so, and the date of the hold stays, because the certificate has been distrusted since. So does the date of a
-   revocation whose reason is changed, which is possible to keyCompromise only (`provisioning.revocation.taken`).
+   revocation whose reason is changed, which is possible to keyCompromise only (`provisioning.revocation.affected`).
 2. Revoking or decommissioning a device revokes all its certificates that are unexpired or on hold, and voids every
    unused token bound to it; for a compromised key also its expired certificates, so that their keys are never
    certified again.
@@ -40,6 +40,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation import issued_to
+from provisioning.revocation.affected import facts_before, is_affected_with_its_device
 from provisioning.revocation.batch import EVERY, Heard, nobody_follows, refused_alone
 from provisioning.revocation.departed_operators import (
     Voided,
@@ -61,7 +62,6 @@ from provisioning.revocation.protection import check_an_admin_is_left, check_the
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of, record
 from provisioning.revocation.surely_expired import surely_expired
-from provisioning.revocation.taken import facts_before, is_taken_with_its_device
 from provisioning.store import (
     audit,
     devices,
@@ -173,7 +173,7 @@ class RevocationService:
             check_short(connection, device, grounds)
         issued = first_of_device(connection, device)
         expired = surely_expired(issued, now)
-        ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]
+        ended = [each for each in issued if is_affected_with_its_device(each, grounds, expired)]
         revoked = record(connection, ended, grounds, now, end.by)
         changed = _end_state(connection, device, end, now) or bool(ended)
         voided = take_back(connection, [device], (), grounds, now, by=end.by, keep=end.keep, bound=bound)

@@ -29,12 +29,12 @@ import json
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Final
 
 import structlog
 
-from provisioning.authorities.authority import open_authority
+from provisioning.authorities.authority import OpenAuthority, open_authority
 from provisioning.authorities.own_credentials import SERVER_NAME, check_trust_domain_kept
 from provisioning.config import Settings
 from provisioning.connections.connection_protocol import ConnectionProtocol
@@ -55,6 +55,7 @@ from provisioning.program.out_of_memory import told
 from provisioning.program.proxy_networks import networks
 from provisioning.program.service_manager import ServiceManager
 from provisioning.program.version import product_version
+from provisioning.revocation.feed import RevocationFeed
 from provisioning.service.opened import Opened
 from provisioning.service.parts import Parts, build
 from provisioning.service.reloading import ReadAgain
@@ -170,16 +171,8 @@ async def _running(
     read: ReadAgain | None = None,
 ) -> AsyncIterator[None]:
     """Run the service while the block runs: alone, or at a worker's *place*, with what others have *read* again."""
-    if (why := guards.missing()) is not None:
-        raise ConfigurationError(why)
-    authority = open_authority(settings)
-    check_directory_closed(settings)
     leads = place is None or place.leads
-    if leads:
-        warn_of_open_secrets(settings)
-        for doubt in doubts(settings):
-            log.warning("setting is probably a mistake", code="SETTING_DOUBTFUL", detail=str(doubt))
-    check_trust_domain_kept(settings, authority.files)
+    authority = _opened_authority(settings, leads=leads)
     async with contextlib.AsyncExitStack() as held:
         if leads:
             process = os.getpid() if place is None else os.getppid()  # The supervisor passes signals on.
@@ -195,34 +188,61 @@ async def _running(
             await reloader.reload()
         https, http = _listeners(settings, parts)
         await parts.credential.staple()  # Before anybody comes with a token.
-        async with asyncio.TaskGroup() as tasks:
-            background = [told(tasks.create_task(run())) for run in parts.background]
-            background.append(told(tasks.create_task(signals.heed_hangups(reloader.reload))))
-            listeners = [
-                told(tasks.create_task(https.serve(sockets=[listening.https]))),
-                told(tasks.create_task(http.serve(sockets=[listening.http]))),
-            ]
-            await https.accepting.wait()
-            await http.accepting.wait()
-            log.info(
-                "serving",
-                version=product_version(),
-                build=build_identity(),
-                openssl=ssl.OPENSSL_VERSION,
-                https=listening.https_url,
-                http=listening.http_url,
-            )
-            try:
-                yield
-            finally:
-                https.stop()
-                http.stop()
-                # Before its streams end: what is revoked by a request that is under way is told, and not only answered.
-                await https.answered(lambda: parts.feed.subscribers)
-                await parts.feed.finish()
-                await asyncio.wait(listeners)
-                for task in background:
-                    task.cancel()
+        background = [*parts.background, lambda: signals.heed_hangups(reloader.reload)]
+        async with _serving(listening, https, http, parts.feed, background):
+            yield
+
+
+def _opened_authority(settings: Settings, *, leads: bool) -> OpenAuthority:
+    """Return the directory's CAs; raise `ConfigurationError` if the service may not run on it. Who *leads* warns."""
+    if (why := guards.missing()) is not None:
+        raise ConfigurationError(why)
+    authority = open_authority(settings)
+    check_directory_closed(settings)
+    if leads:
+        warn_of_open_secrets(settings)
+        for doubt in doubts(settings):
+            log.warning("setting is probably a mistake", code="SETTING_DOUBTFUL", detail=str(doubt))
+    check_trust_domain_kept(settings, authority.files)
+    return authority
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    listening: Listening,
+    https: HttpListener,
+    http: HttpListener,
+    feed: RevocationFeed,
+    background: Sequence[Callable[[], Coroutine[None, None, None]]],
+) -> AsyncIterator[None]:
+    """Accept connections, with the *background* tasks, while the block runs; then stop in order (rule 2)."""
+    async with asyncio.TaskGroup() as tasks:
+        running = [told(tasks.create_task(run())) for run in background]
+        listeners = [
+            told(tasks.create_task(https.serve(sockets=[listening.https]))),
+            told(tasks.create_task(http.serve(sockets=[listening.http]))),
+        ]
+        await https.accepting.wait()
+        await http.accepting.wait()
+        log.info(
+            "serving",
+            version=product_version(),
+            build=build_identity(),
+            openssl=ssl.OPENSSL_VERSION,
+            https=listening.https_url,
+            http=listening.http_url,
+        )
+        try:
+            yield
+        finally:
+            https.stop()
+            http.stop()
+            # Before its streams end: what is revoked by a request that is under way is told, and not only answered.
+            await https.answered(lambda: feed.subscribers)
+            await feed.finish()
+            await asyncio.wait(listeners)
+            for task in running:
+                task.cancel()
 
 
 def _listeners(settings: Settings, parts: Parts) -> tuple[HttpListener, HttpListener]:

@@ -15,8 +15,7 @@ from typing import Any
 from sqlalchemy import JSON, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.types import NullType
 
-from provisioning.store import of_many
-from provisioning.store.at_once import array_of, text_at_once
+from provisioning.store import postgresql_many, sqlite_many
 
 Convert = Callable[[Any], Any]
 Values = Mapping[str, Any]
@@ -53,7 +52,7 @@ class Compiled:
         for name, bind in self.binders:
             if name not in bound:
                 column = [values[name] for values in rows]
-                bound[name] = array_of(column if bind is None else [bind(value) for value in column])
+                bound[name] = postgresql_many.array_of(column if bind is None else [bind(value) for value in column])
         return bound
 
     def array(self, wanted: Sequence[Any], common: Values) -> tuple[Any, ...] | None:
@@ -61,7 +60,7 @@ class Compiled:
 
         None if that is impossible.
         """
-        array = of_many.array_of(wanted)
+        array = sqlite_many.array_of(wanted)
         common = {**self.fixed, **common}
         return None if array is None else (array, *[common[name] for name, _ in self.binders[1:]])
 
@@ -109,9 +108,9 @@ def compile_for(
     elif dialect.name == "postgresql":
         asked = [name for name in names if name not in fixed]
         types = {name: _without_length(compiled.binds[name].type.compile(dialect)) for name in asked}
-        together = text_at_once(statement, str(compiled), types, told_by)
+        together = postgresql_many.text_for_many(statement, str(compiled), types, told_by)
     else:
-        together = _text_of_many(statement, str(compiled), binders)
+        together = _sqlite_text_for_many(statement, str(compiled), binders)
     return Compiled(
         text=str(compiled),
         binders=binders,
@@ -141,10 +140,10 @@ def _readers(columns: Iterable[Any], dialect: Dialect) -> Iterator[tuple[int, Co
             yield place, _json_reader(convert) if isinstance(kind, JSON) else convert
 
 
-def _text_of_many(statement: object, text: str, binders: Sequence[tuple[str, Convert | None]]) -> str:
+def _sqlite_text_for_many(statement: object, text: str, binders: Sequence[tuple[str, Convert | None]]) -> str:
     """Return SQLite's text for an array of values; empty if there is none: it takes what needs no conversion."""
     is_look_up = isinstance(statement, Select) and not any(bind for _, bind in binders)
-    return of_many.text_of_many(text) if is_look_up else ""
+    return sqlite_many.text_for_many(text) if is_look_up else ""
 
 
 def _json_reader(convert: Convert) -> Convert:

@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import bindparam, insert, select
 from sqlalchemy.engine import Connection
 
-from provisioning.store.either import insert_into
+from provisioning.store.dialect_insert import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import device_keys, devices
 

@@ -28,7 +28,7 @@ from provisioning.pki.role import Role
 from provisioning.store.certificates import EXPIRY
 from provisioning.store.claims import never_activated
 from provisioning.store.devices import Device, device_from, of_roles
-from provisioning.store.either import insert_into
+from provisioning.store.dialect_insert import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, host_names
 from provisioning.store.utc_date_time import UtcDateTime

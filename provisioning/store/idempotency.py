@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, select, union_all, update
 from sqlalchemy.engine import Connection
 
-from provisioning.store.either import insert_into
+from provisioning.store.dialect_insert import insert_into
 from provisioning.store.tables import idempotency_keys
 
 PORTION: Final = 100

@@ -13,14 +13,14 @@ Rules
 -----
 1. It plays no part in issuing: it is for the activation of a CA, and for people.
 2. It is said by processes that run. One that is stopped says nothing, as it refuses nobody.
-3. Silence means something when each process has looked for new CAs, and had its turn to speak, since this CA was
-   announced (`said_by`).
+3. Silence means something when each process has looked for new CAs, and had its turn to speak (`said_in`): this CA may
+   have been announced just now, or the server restarted, which ends what was said. That time is waited for, and not
+   reckoned from when the CA was announced: by another machine's clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import text
@@ -51,14 +51,12 @@ def saying(number: int, *, lacked: bool) -> str:
     return f"SELECT pg_{'try_advisory_lock' if lacked else 'advisory_unlock'}_shared({_KIND}, {number})"
 
 
-def said_by(connection: Connection, announced_at: datetime, look_seconds: float) -> datetime:
-    """Return when all have said whether they lack the key of a CA *announced_at* that time; at once on SQLite.
+def said_in(connection: Connection, look_seconds: float) -> float:
+    """Return after how many seconds all have said whether they lack a key; at once on SQLite.
 
     *look_seconds*: how often they look for new CAs.
     """
-    if connection.dialect.name != "postgresql":
-        return announced_at
-    return announced_at + timedelta(seconds=look_seconds + TURN_SECONDS + _SPARE_SECONDS)
+    return look_seconds + TURN_SECONDS + _SPARE_SECONDS if connection.dialect.name == "postgresql" else 0
 
 
 def lacking(connection: Connection, key_id: bytes) -> Sequence[str]:

@@ -10,8 +10,8 @@ the text, and the types the conversion of values, and each use is only the drive
 
 It is the same statement, text and conversion as `Connection.execute` would use, on the same connection and in the same
 transaction, and its errors are SQLAlchemy's (`provisioning.store.compiled`, `provisioning.store.executor`).
-`provisioning.store.at_once` combines the statements of works led side by side (`provisioning.store.company`), and
-`provisioning.store.of_many` many look-ups of one work on SQLite.
+`provisioning.store.postgresql_many` combines the statements of works led side by side (`provisioning.store.company`),
+and `provisioning.store.sqlite_many` many look-ups of one work on SQLite.
 
 Rules
 -----

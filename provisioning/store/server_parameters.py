@@ -37,8 +37,8 @@ _SHORT_REST: Final = "5s"
 _TIMEOUTS_OF_SENDING: Final = "-c tcp_user_timeout=5s"
 # Without statistics a look-up is estimated as expensive, and compiling it takes 30 to 180 ms; no query takes so long.
 # The driver reads times in this style only, and none that is after the year 9999 in the session's zone, as the end of
-# what never ends is in every zone east of Greenwich. NULL in an array of ours (`provisioning.store.at_once`) is none,
-# and not the word. A database or role may have others.
+# what never ends is in every zone east of Greenwich. NULL in an array of ours (`provisioning.store.postgresql_many`) is
+# none, and not the word. A database or role may have others.
 _STYLE: Final = "-c DateStyle=ISO -c TimeZone=UTC -c array_nulls=on"
 # A commit that no standby has confirmed is told by a warning alone, and a role may have been spared those.
 _WARNED: Final = "-c client_min_messages=warning"

@@ -127,6 +127,12 @@ def keys(bundle: Path) -> set[bytes]:
     return keys_in(bundle.read_bytes())
 
 
+def altered(certificate: x509.Certificate) -> x509.Certificate:
+    """Return *certificate* with a signature that is none."""
+    der = certificate.public_bytes(Encoding.DER)
+    return x509.load_der_x509_certificate(der[:-1] + bytes((der[-1] ^ 1,)))
+
+
 @pytest.mark.parametrize("shell", [each for each in SHELLS if shutil.which(each)])
 def test_it_enrols_renews_when_told_and_comes_back_with_a_token(
     shell: str, tmp_path: Path, service: ProvisioningService
@@ -300,8 +306,19 @@ def test_a_renewal_brings_the_roots_that_there_are_then(tmp_path: Path, service:
     assert device.run() == (0, "")
     assert keys(device.directory / "ca-bundle.crt") == keys(service.bundle) > before
     assert (device.directory / "ca-bundle.crt").stat().st_mode & 0o777 == 0o644
+    genuine = set(x509.load_pem_x509_certificates((device.directory / "ca-bundle.crt").read_bytes()))
+
+    # Whoever has copied the service's key is believed for a while, and leaves no root behind.
+    pki, stolen = Pki(), load_pem_private_key((service.dir / "server.key").read_bytes(), None)
+    own = x509.load_pem_x509_certificate((service.dir / "server.crt").read_bytes())
+    fakes = [own, pki.root.certificate, pki.authority("of the service's key", key=stolen).certificate]
+    fakes += [altered(each) for each in genuine]
+    message = pkcs7.serialize_certificates([*genuine, *fakes], Encoding.DER)
+    (forged := tmp_path / "forged").write_bytes(base64.encodebytes(message))
+    device.has("curl", f'{shutil.which("curl")} "$@" || exit\ncase "$*" in */cacerts*) cp {forged} answer ;; esac')
     service.command("renewal", "hasten", "--group", "north", *there(service), check=True)
-    assert device.run() == (0, "")
+    assert device.run() == (0, "a CA that none here vouches for was left out\n")
+    assert set(x509.load_pem_x509_certificates((device.directory / "ca-bundle.crt").read_bytes())) == genuine
 
 
 def test_a_token_is_not_asked_for_twice_at_once(tmp_path: Path, service: ProvisioningService) -> None:

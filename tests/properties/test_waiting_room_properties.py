@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.door.most import Most
+from broker.door.ranking import Ranking
 from broker.door.strangers import Network, Source
 from broker.door.waiting_room import Waiting, WaitingRoom
 from tests.support.examples import examples
@@ -152,20 +152,20 @@ def test_it_does_what_a_slow_one_does(most: int, steps: list[tuple[str, Any]]) -
 
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=80))
 def test_who_has_most_is_who_counting_says(steps: list[tuple[bool, int]]) -> None:
-    most: Most[int] = Most()
+    ranking: Ranking[int] = Ranking()
     counts: Counter[int] = Counter()
     for more, key in steps:
         if more:
-            most.add(key)
+            ranking.add(key)
             counts[key] += 1
         elif counts[key]:
-            most.take(key)
+            ranking.take(key)
             counts[key] -= 1
-        first = most.first()
+        first = ranking.first()
         highest = max(counts.values(), default=0)
         assert (first is None) == (highest == 0)
         assert first is None or counts[first] == highest
-        assert [most.of(each) for each in range(6)] == [counts[each] for each in range(6)]
+        assert [ranking.of(each) for each in range(6)] == [counts[each] for each in range(6)]
 
 
 def _lines_of_an_arrival(networks: int, addresses: int) -> int:

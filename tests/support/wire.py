@@ -169,8 +169,8 @@ class MemoryBroker:
         self.freshness = Freshness(grace)
         admission = Admission(RevocationStatus(RevocationIndex(), self.freshness), policy, trust_domain)
         self.engine = Engine(admission, Limits(**limits), self._soon.append, self.now)
-        estates = self.engine.estates
-        estates.again = lambda: self._soon.append(lambda: estates.go_on(self.now))
+        handovers = self.engine.handovers
+        handovers.again = lambda: self._soon.append(lambda: handovers.go_on(self.now))
         self.connection_type = connection_type
         if fresh:
             self.freshness.current(self.now)

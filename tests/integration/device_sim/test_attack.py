@@ -205,12 +205,15 @@ async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capabi
         )
         assert target.other_issuer is not None
         (broker / "other.pem").write_bytes(target.other_issuer.crl(()))
+        before = target.issuer.crl(())
+        (broker / "crl-of-one.pem").write_bytes(before)
         code, out, err = await simulator(
             work, "attack", "--only", "1,3-expired*,5-revoked,8", "--json", str(tmp_path / "attack.json"),
             "--host", target.endpoint.host, "--port", str(target.endpoint.port), "--cafile", str(broker / "ca.pem"),
             "--ca-cert", str(broker / "ca.pem"), "--ca-key", str(tmp_path / "ca.key"),
             "--capabilities", str(tmp_path / "claims.toml"),
         )  # fmt: skip
+        assert (broker / "crl-of-one.pem").read_bytes() == before
     assert code == 0, out + err
     found = verdicts(tmp_path / "attack.json", code, out, err)
     assert found["pass"] == [

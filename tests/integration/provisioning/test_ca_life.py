@@ -246,7 +246,7 @@ def test_another_process_on_the_same_store_takes_a_new_ca_over(tmp_path: Path, p
         assert '"ca": "issuing-2"' in next(line for line in second.log.splitlines() if "CA cannot be used here" in line)
         shutil.copy(first.dir / "issuing-2.key", second.dir)
         said = ca(first, "rollover", "activate", "--without-waiting", "--despite-services")
-        assert "other services may not have said yet whether they can use its key. One on another" in said
+        assert "Other services may not have said yet whether they can use it. One on another" in said
         for each in (first, second):
             wait_for_state(each, "issuing-2", "active")
         device = enrol(second, tmp_path, "meter-1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.engine.estate import PORTION
+from broker.engine.handover import PORTION
 from broker.mqtt.codes import QoS
 from broker.mqtt.message import Message, PersonalMessage
 from broker.mqtt.packets import Subscribe, SubscriptionRequest

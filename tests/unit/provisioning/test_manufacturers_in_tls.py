@@ -71,9 +71,10 @@ def lets_through(idevid: bytes, *manufacturers: Manufacturer) -> bool:
         (Manufacturer(strings=_ASN1Type.PrintableString).name, True),
         (Manufacturer(strings=_ASN1Type.T61String).name, True),
         (Manufacturer(strings=_ASN1Type.BMPString).name, True),
+        (Manufacturer(" ACME  devices").name, True),
         (Manufacturer("Acme device").name, False),
     ],
-    ids=["printable", "teletex", "bmp", "another"],
+    ids=["printable", "teletex", "bmp", "case and spaces", "another"],
 )
 def test_who_is_let_through_by_a_name_in_other_strings_is_found_to_be_issued_by_it(name: x509.Name, same: bool) -> None:
     acme = Manufacturer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -235,7 +236,8 @@ def test_a_list_that_is_past_its_next_update_is_good_for_the_grace(short: Held, 
 class Asked:
     """Somebody who can be asked, and who has these inquiries to give."""
 
-    failing = ()
+    def failing(self, _bundle: str) -> Collection[str]:
+        return ()
 
     def __init__(self, inquiry: Inquiry | None) -> None:
         self.inquiry = inquiry
@@ -349,7 +351,8 @@ def test_who_came_while_trust_changed_is_not_said_to_lack_an_answer_that_is_aske
 class Answering:
     """Asks elsewhere; the answer is yet to come."""
 
-    failing = ()
+    def failing(self, _bundle: str) -> Collection[str]:
+        return ()
 
     def __init__(self, inquiry: Inquiry) -> None:
         self._inquiry = inquiry

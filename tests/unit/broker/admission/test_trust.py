@@ -270,8 +270,8 @@ def test_a_ca_that_a_table_confines_is_confined_by_each_of_its_certificates() ->
         assert seen(judge, spoof, *above) == "confined: CN=Plant CA"
     own = TrustBundle("own", [PLANT.certificate])
     assert seen(Trust([own, TrustBundle("ours", [PKI.root.certificate])]), spoof, renewed, PKI.root) == (
-        "ours: CN=Plant CA"
-    ), "of one trust domain, and perhaps expired: nobody is confined"
+        "own: CN=Plant CA"
+    ), "to its roles and groups, where the trust domain is the same"
     judge = Trust([TrustBundle("ours", [PKI.root.certificate]), confined])
     assert seen(judge, spoof, renewed, PKI.root) == "ours: CN=Plant CA", "the settings' order counts"
 
@@ -292,6 +292,26 @@ def test_a_ca_is_confined_whatever_its_old_certificate_allows_and_whatever_a_url
         judge = Trust([TrustBundle("confined", anchors, terms=partner().terms, fetched=fetched), ours])
         assert seen(judge, spoof, renewed, PKI.root) == "confined: CN=Works CA"
         assert seen(judge, lower, below, renewed, PKI.root) == "confined: CN=Sub CA"
+
+
+def test_a_ca_is_confined_whatever_its_other_certificates_are_called_and_the_url_cannot_help_it_out() -> None:
+    """Our root's table admitted its devices, by a name that the settings do not know, and by a CA of its own list."""
+    renamed = PKI.authority("Plant CA 2", PKI.root, key=PLANT.key, not_after=PKI.now + timedelta(days=900))
+    listed = PKI.authority("Sub CA", PLANT, not_after=PKI.now + timedelta(days=1))
+    sub = PKI.authority("Sub CA", PLANT, key=listed.key)
+    spoof, lower = PKI.device("meter-1", issuer=renamed), PKI.device("meter-1", issuer=sub)
+    anchors = [PLANT.certificate, listed.certificate]
+    confined = TrustBundle("confined", anchors, terms=partner().terms, fetched=anchors[1:])
+    judge = Trust([confined, TrustBundle("ours", [PKI.root.certificate])])
+    for above in ((renamed, PKI.root), ()):
+        assert seen(judge, spoof, *above) == "confined: CN=Plant CA 2", "so that it can come back"
+    path = [each.certificate.public_bytes(Encoding.DER) for each in (spoof, renamed, PKI.root)]
+    issuer = judge.issuer_of(spoof.certificate, path, PKI.now, DOMAIN)
+    assert issuer is not None
+    assert issuer.not_after == PLANT.certificate.not_valid_after_utc, "what the settings name has ended then"
+    assert key_identifier(PLANT.certificate.public_key()) == issuer.key_id
+    renewed = PKI.authority("Plant CA", PKI.root, key=PLANT.key, not_after=PKI.now + timedelta(days=900))
+    assert seen(judge, lower, sub, renewed, PKI.root) == "confined: CN=Sub CA"
 
 
 def test_a_key_that_our_settings_name_is_ours_also_where_a_partner_s_url_lists_its_renewed_certificate() -> None:

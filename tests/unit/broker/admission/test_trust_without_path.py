@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.trust import Trust
+from broker.admission.walked_path import walk
+from provisioning.pki.issued_by import as_compared
 from provisioning.pki.issued_by import is_issued_by as genuine
 from provisioning.pki.keys import key_identifier
 from tests.support.bundles import settings
@@ -30,6 +32,20 @@ def test_of_the_certificates_of_a_ca_one_that_is_in_date_counts_for_who_resumes(
         assert issuer.certificate == PKI.issuing.certificate
     neither = Trust([TrustBundle("ours", [ended.certificate, begins.certificate])])
     assert seen(neither, device) == "ours: CN=Test Issuing CA", "so that it is refused for the date"
+
+
+def test_who_resumes_is_found_by_a_name_that_openssl_takes_for_that_of_its_ca() -> None:
+    """A CA was renewed in other letters: each second connection was refused (`UNTRUSTED_ISSUER`)."""
+    device = PKI.device("meter-1", issuer=PLANT, issuer_name=x509.Name.from_rfc4514_string("CN=PLANT  ca"))
+    for anchors in ([PKI.root.certificate], [PKI.root.certificate, PLANT.certificate]):
+        judge = Trust([TrustBundle("ours", anchors)])
+        path = [device.der, *(each.der for each in (PLANT, PKI.root)[: 3 - len(anchors)])]
+        assert verified(judge.anchors_pem(DOMAIN), device) == path
+        assert judge.issuer_of(device.certificate, path, PKI.now, DOMAIN) is not None
+        assert seen(judge, device) == "ours: CN=Plant CA"
+    assert [each.certificate for each in judge.authorities(device.certificate.issuer)] == [PLANT.certificate]
+    walked, _ = walk([device.certificate], [PLANT.certificate], PKI.now)
+    assert walked.passed, "and so fleet-broker check says"
 
 
 def test_who_resumes_below_constrained_names_is_not_taken_by_a_partner_s_url() -> None:
@@ -104,10 +120,12 @@ def test_what_was_found_of_a_name_or_a_key_is_found_anew_when_a_ca_is_learned_or
     path = [each.certificate.public_bytes(Encoding.DER) for each in (short, PKI.issuing, PKI.root)]
     assert judge.issuer_of(short.certificate, path, ends + HOUR, DOMAIN) is not None
     assert known() == ["partner: CN=Plant CA", "partner"]
-    assert set(judge._called) == names | {PKI.issuing.certificate.subject}
+    assert set(judge._called) == names | {as_compared(PKI.issuing.certificate.subject)}
     long = [PKI.authority(name, PKI.root, not_after=ends + days * 24 * HOUR) for name, days in (("A", 1), ("B", 2))]
     for days, ca in enumerate(long):
         held = PKI.device("meter-1", issuer=ca)
         path = [each.certificate.public_bytes(Encoding.DER) for each in (held, ca, PKI.root)]
         assert judge.issuer_of(held.certificate, path, ends + (days * 24 + 1) * HOUR, DOMAIN) is not None
-    assert set(judge._called) == names | {long[1].certificate.subject}, "of whom it has forgotten no name is kept"
+    assert set(judge._called) == names | {as_compared(long[1].certificate.subject)}, (
+        "of whom it has forgotten no name is kept"
+    )

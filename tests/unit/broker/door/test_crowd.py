@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from broker.door.crowd import PATIENCE, SHARES, Crowd
-from broker.door.most import Most
+from broker.door.ranking import Ranking
 from broker.door.strangers import Network, Source
 
 
@@ -211,18 +211,18 @@ def test_what_is_said_of_a_network_is_true_of_its_addresses() -> None:
 
 def test_of_those_who_have_most_the_one_is_named_who_had_as_many_first() -> None:
     """As a slow one says, which looks through all of them."""
-    random, most = Random(7), Most({"a": 2, "b": 2})
+    random, ranking = Random(7), Ranking({"a": 2, "b": 2})
     counts, since = {"a": 2, "b": 2}, {"a": 0, "b": 1}
     for moment in range(2, 3000):
         key = random.choice("abcdef")
         if counts.get(key) and random.random() < (0.4 if moment < 2000 else 0.9):
-            most.take(key)
+            ranking.take(key)
             counts[key] -= 1
         else:
-            most.add(key)
+            ranking.add(key)
             counts[key] = counts.get(key, 0) + 1
         since[key] = moment
         there = [each for each in counts if counts[each]]
         first = min(there, key=lambda each: (-counts[each], since[each]), default=None)
-        assert most.first() == first
-        assert most.of(key) == counts[key]
+        assert ranking.first() == first
+        assert ranking.of(key) == counts[key]

@@ -57,6 +57,11 @@ class Scene:
     async def ask(self) -> Answer | None:
         return await self.client.ask(HELD.certificate, self.issuer)
 
+    def released(self) -> None:
+        """Let nobody be revoked from a second later on: an answer of the same time would not tell which is newer."""
+        self.responder.revoked.clear()
+        self.responder.age -= timedelta(seconds=1)
+
     @property
     def reason(self) -> RevocationReason | None:
         found = self.index.find(KEY)
@@ -75,12 +80,13 @@ async def test_who_is_revoked_is_so_until_he_is_called_good_and_not_until_nobody
     hold = (RevocationReason.CERTIFICATE_HOLD, ["ours"])
     assert (scene.reason, scene.client.holding) == hold
     scene.responder.unknown = True
+    scene.responder.age -= timedelta(seconds=1)
     answer = await scene.ask()
     assert answer is not None
     assert not answer.known
     assert (scene.reason, scene.client.holding) == hold, "a responder that has lost its memory releases nobody"
     scene.responder.unknown = False
-    del scene.responder.revoked[SERIAL]
+    scene.released()
     assert await scene.ask() is not None
     assert (scene.reason, scene.client.holding) == (None, [])
     assert scene.told == [("revoked", "REVOKED"), ("released", "RELEASED")]
@@ -117,7 +123,7 @@ async def test_whose_suspension_the_feed_ends_is_asked_about_again_at_once(scene
     suspended()
     await scene.ask()
     assert not await asks_again(), "the answer is a moment old"
-    del scene.responder.revoked[SERIAL]
+    scene.released()
     assert not scene.status.release((b"another", SERIAL))
     assert not await asks_again()
     assert scene.status.release(KEY)
@@ -129,7 +135,7 @@ async def test_whose_suspension_the_feed_ends_is_asked_about_again_at_once(scene
     assert scene.status.release(KEY), "while the question is under way"
     await asking
     assert scene.index.find(KEY) is not None
-    del scene.responder.revoked[SERIAL]
+    scene.released()
     assert await asks_again()
     assert scene.reason is None
     assert not await asks_again(), "nobody is suspended any more"
@@ -161,7 +167,7 @@ async def test_who_has_expired_on_hold_is_not_asked_about_for_ever_nor_has_the_p
     assert await asks_again_about() == 0
     assert scene.reason is RevocationReason.CERTIFICATE_HOLD, "it is not released"
     assert await scene.client.ask(other.certificate, scene.issuer) is not None
-    scene.responder.revoked.clear()
+    scene.released()
     assert await asks_again_about() == 1
     assert scene.index.find(other.revocation.key) is None, "whoever can still be released is"
     await scene.client.close()
@@ -228,6 +234,25 @@ async def test_what_another_bundle_s_responder_says_spares_nobody_the_question(s
     assert scene.reason is RevocationReason.KEY_COMPROMISE
     assert scene.client.known(KEY, "theirs") == revoked
     assert not scene.client.is_current(KEY, "theirs", now)
+    await scene.client.close()
+
+
+async def test_of_two_answers_of_one_time_the_one_that_says_revoked_counts(scene: Scene) -> None:
+    """Some responders round it to the hour, and somebody on the way may play back what one has said before."""
+    scene.responder.nonce, scene.responder.made = False, datetime.now(UTC)
+    for unknown, revoked, reason in (
+        (False, False, None),
+        (False, True, RevocationReason.CERTIFICATE_HOLD),
+        (True, False, RevocationReason.CERTIFICATE_HOLD),
+        (False, False, RevocationReason.CERTIFICATE_HOLD),
+    ):
+        scene.responder.unknown, scene.responder.revoked = unknown, {SERIAL: HOLD} if revoked else {}
+        answer = await scene.ask()
+        assert answer is not None
+        assert (answer.reason, scene.reason) == (reason, reason)
+    scene.responder.made += timedelta(seconds=1)
+    assert await scene.ask() is not None
+    assert scene.reason is None, "that one is later"
     await scene.client.close()
 
 
@@ -308,10 +333,10 @@ async def test_a_responder_that_is_not_there_is_said_once_and_left_alone_for_a_w
     for _ in range(3):
         assert await scene.ask() is None
     assert scene.told == [("OCSP lost", "OCSP_FAILED")]
-    assert scene.client.failing == {scene.url}
-    assert scene.client.is_silent(scene.url)
+    assert scene.client.failing["ours"] == {scene.url}
+    assert scene.client.is_silent(scene.url, "ours")
     scene.now = ocsp_client._SILENCE
-    assert not scene.client.is_silent(scene.url)
+    assert not scene.client.is_silent(scene.url, "ours")
     scene.web.requests.clear()
     await asyncio.gather(*(scene.client.ask_at([scene.url], number, scene.issuer) for number in range(24)))
     assert scene.web.requests["/ocsp"] == 16, "who has waited for the first questions does not try, too"
@@ -320,7 +345,22 @@ async def test_a_responder_that_is_not_there_is_said_once_and_left_alone_for_a_w
     scene.now *= 2
     assert await scene.ask() is not None
     assert scene.told == [("OCSP lost", "OCSP_FAILED"), ("OCSP answers", "OCSP_CURRENT")]
-    assert scene.client.failing == set()
+    assert scene.client.failing["ours"] == set()
+    await scene.client.close()
+
+
+async def test_who_says_nothing_about_a_partner_s_certificate_is_asked_about_ours(scene: Scene) -> None:
+    """A partner's certificate named our responder, which cut the connection: for five seconds nobody came in."""
+    (theirs,) = TrustBundle(
+        "theirs", [PKI.root.certificate], ocsp=OcspTerms(REQUIRE, None, from_certificates=True)
+    ).anchors
+    known, scene.web.pages["/ocsp"] = scene.web.pages["/ocsp"], lambda _: None
+    assert await scene.client.ask_at([scene.url], 7, theirs) is None
+    assert scene.client.is_silent(scene.url, "theirs")
+    scene.web.pages["/ocsp"] = known
+    assert await scene.ask() is not None
+    assert (scene.client.failing["ours"], scene.client.failing["theirs"]) == (set(), {scene.url})
+    assert scene.told == [("OCSP lost", "OCSP_FAILED")], "and it is theirs: it has answered us"
     await scene.client.close()
 
 
@@ -344,10 +384,10 @@ async def test_a_late_answer_among_others_is_no_silence(scene: Scene, monkeypatc
     hangs.set()
     assert await late is None
     assert scene.told == []
-    assert not scene.client.is_silent(scene.url)
+    assert not scene.client.is_silent(scene.url, "ours")
     assert await scene.client.ask_at([scene.url], 2, scene.issuer) is None
     assert scene.told == [("OCSP lost", "OCSP_FAILED")], "since this one was asked nobody has had an answer"
-    assert scene.client.is_silent(scene.url)
+    assert scene.client.is_silent(scene.url, "ours")
     await scene.client.close()
 
 
@@ -398,7 +438,7 @@ async def test_who_lets_an_answer_through_now_and_then_is_told_of_each_minute_an
         scene.now = 100.0 * (1 + minute)
     assert await scene.ask() is not None
     assert scene.told == [("OCSP mostly late", "OCSP_FAILED")] * (3 * told)
-    assert not scene.client.is_silent(scene.url)
+    assert not scene.client.is_silent(scene.url, "ours")
     await scene.client.close()
 
 
@@ -410,10 +450,10 @@ async def test_so_many_failing_responders_are_remembered_and_no_more(
     first, second, third = (f"{scene.web.url}/{number}" for number in range(3))
     for url in (first, second):
         assert await scene.client.ask_at([url], SERIAL, scene.issuer) is None
-    assert scene.client.failing == {first, second}
+    assert scene.client.failing["ours"] == {first, second}
     assert await scene.client.ask_at([third], SERIAL, scene.issuer) is None
-    assert scene.client.failing == {third}
-    assert [scene.client.is_silent(url) for url in (first, second, third)] == [False, False, True]
+    assert scene.client.failing["ours"] == {third}
+    assert [scene.client.is_silent(url, "ours") for url in (first, second, third)] == [False, False, True]
     await scene.client.close()
 
 

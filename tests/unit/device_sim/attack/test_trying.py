@@ -11,9 +11,11 @@ from device_sim.attack import run, scene
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
+from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible, Starved, TurnedAway
-from device_sim.attack.verdict import DELIVERED, NOT_DELIVERED, SERVED, ClosedBy, Layer, Outcome, Seen, Verdict
+from device_sim.attack.verdict import DELIVERED, NOT_DELIVERED, OPEN, SERVED, ClosedBy, Layer, Outcome, Seen, Verdict
+from device_sim.attack.watcher import Watcher
 from tests.support.faulty_broker import Fault, faulty
 
 
@@ -142,3 +144,21 @@ async def test_a_case_that_only_waits_does_so_with_others_and_before_the_rest_an
     assert tried == ["3-idle", "2-plain", "4-plain", "1-last"]
     assert told == [*tried, run.ALIVE, run.STAYS]
     assert [outcome.name for outcome in found] == ["1-last", "2-plain", "3-idle", "4-plain", run.ALIVE, run.STAYS]
+
+
+async def test_a_policy_that_lets_nobody_watch_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float | None] = []
+
+    async def unheard(_here: Scene, _client: RawClient, _name: str, _watcher: Watcher, deadline: float | None) -> Seen:
+        waited.append(deadline)
+        return Seen(Layer.MQTT, OPEN, "", ClosedBy.NOBODY, got_in=True)
+
+    monkeypatch.setattr(Scene, "_marked", unheard)
+    async with faulty(tmp_path, Fault.NONE) as target:
+        here = Scene(target)
+        for _ in range(3):
+            with pytest.raises(Impossible, match=r"reaches no service .*: does the broker's policy allow both"):
+                await here.watcher()
+    assert waited == [None, scene.SOON, scene.SOON]

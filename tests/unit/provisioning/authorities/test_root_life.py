@@ -375,7 +375,7 @@ async def test_a_root_that_is_recorded_keeps_its_key_although_its_ceremony_was_c
     begun, cancelled = asyncio.Event(), threading.Event()
 
     def clock() -> datetime:
-        if sys._getframe(2).f_code.co_name == "transaction":  # In the store's thread.
+        if sys._getframe(2).f_code.co_name == "_record":  # In the store's thread.
             loop.call_soon_threadsafe(begun.set)
             cancelled.wait()
         return fleet_cas.clock()
@@ -400,7 +400,7 @@ async def test_a_root_that_is_about_to_be_committed_keeps_its_key_though_nobody_
     begun, go_on = asyncio.Event(), threading.Event()
 
     def clock() -> datetime:
-        if sys._getframe(2).f_code.co_name == "transaction":  # In the store's thread.
+        if sys._getframe(2).f_code.co_name == "_record":  # In the store's thread.
             loop.call_soon_threadsafe(begun.set)
             go_on.wait()
         return fleet_cas.clock()

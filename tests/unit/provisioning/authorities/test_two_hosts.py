@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -23,6 +24,8 @@ from provisioning.directory.files import OPERATOR, read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.errors import ConfigurationError
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.signers.file import FileSigner
+from provisioning.signers.signer import SignerError
 from provisioning.store import audit, lacked_keys
 from tests.support.ceremonies import Ceremonies
 
@@ -129,9 +132,11 @@ async def test_two_hosts_that_make_the_next_ca_at_once(
     assert not await told(fleet_cas)
 
 
+@pytest.mark.parametrize("stays", [False, True])
 async def test_two_hosts_that_make_the_next_root_at_once(
-    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch, *, stays: bool
 ) -> None:
+    """A key that cannot be deleted hides neither what has happened nor itself."""
     here, database = fleet_cas.life, fleet_cas.database
     there = replace(here, settings=here.settings.model_copy(update={"directory": other_directory(fleet_cas)}))
     key, write = here.places.path("root-2"), database.write
@@ -143,9 +148,17 @@ async def test_two_hosts_that_make_the_next_root_at_once(
         return await write(work, *rest, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(database, "write", overtaken)
+    if stays:
+        monkeypatch.setattr(FileSigner, "discard", cannot_delete)
     with pytest.raises(ConfigurationError, match="root-2 was made by another command"):
         await RootLife(here).begin()
-    assert not key.exists()
+    assert key.exists() is stays
+    if stays:
+        remedy = "Operation not permitted: delete it, or move it away"
+        assert fleet_cas.shown[-1] == f"the unused key of root-2 cannot be deleted: {remedy}"
+        entries = await database.read(lambda connection: list(audit.entries(connection, 0, 100)))
+        assert "CA key deleted" not in {each.action for each in entries}
+        return
     shutil.copy(here.places.path("root-ca"), key)
     (detail,) = await told(fleet_cas)
     assert detail.startswith(f"the key of root-2 is not the one in {key}")
@@ -157,6 +170,13 @@ async def test_a_ca_whose_key_a_service_lacks_is_not_activated(
     fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await NextAuthority(fleet_cas.life).begin()
+    key = fleet_cas.life.places.path("issuing-2")
+    with pytest.MonkeyPatch.context() as away:
+        away.setattr(platform, "node", lambda: "ca-1")
+        key.rename(key.with_name("away"))
+        with pytest.raises(ConfigurationError, match=r"a service at ca-1 cannot use the key of issuing-2"):
+            await fleet_cas.life.activate(waiting=False)
+    key.with_name("away").rename(key)
     monkeypatch.setattr(lacked_keys, "lacking", lambda *_: ["192.0.2.7", "192.0.2.9"])
     with pytest.raises(ConfigurationError, match=r"at 192\.0\.2\.7 and at 192\.0\.2\.9 .*copy issuing-2\.key"):
         await fleet_cas.life.activate(waiting=False)
@@ -171,24 +191,22 @@ async def test_a_ca_whose_key_a_service_lacks_is_not_activated(
 async def test_services_are_asked_about_a_key_when_they_have_had_the_time_to_look_for_it(
     fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a CA that was announced just now is activated, as nobody has said anything yet."""
+    """Else it is activated while nobody has said anything: as it is new by another clock, or the server restarted."""
     await NextAuthority(fleet_cas.life).begin()
-    moment = timedelta(milliseconds=10)
-    monkeypatch.setattr(lacked_keys, "said_by", lambda _, announced_at, __: announced_at + moment)
-    waiting = "Waiting 1 s: issuing-2 was announced just now"
+    fleet_cas.clock.advance(timedelta(days=2))
+    monkeypatch.setattr(lacked_keys, "said_in", lambda *_: 0.01)
+    waiting = "Waiting 1 s: services on other machines say by then whether they lack the key of issuing-2."
 
     def lacking(*_: object) -> list[str]:
-        return ["192.0.2.7"] if fleet_cas.shown[-1].startswith(waiting) else []
+        return ["192.0.2.7"] if fleet_cas.shown[-1] == waiting else []
 
     monkeypatch.setattr(lacked_keys, "lacking", lacking)
     with pytest.raises(ConfigurationError, match=r"a service at 192\.0\.2\.7 cannot use the key of issuing-2"):
         await fleet_cas.life.activate(waiting=False)
     assert (await fleet_cas.states())["issuing-2"] == "announced"
-    fleet_cas.clock.advance(moment)
-    fleet_cas.shown.clear()
     fleet_cas.shown.append("")
-    await fleet_cas.life.activate(waiting=False)
-    assert fleet_cas.shown == [""], "nothing to wait for"
+    await fleet_cas.life.activate(waiting=False, despite_services=True)
+    assert fleet_cas.shown[-1] == "", "nobody is waited for"
 
 
 async def test_a_ca_that_is_activated_while_it_is_being_revoked_is_not_revoked(
@@ -234,6 +252,10 @@ async def test_no_operator_is_certified_by_a_ca_that_is_revoked_meanwhile(
     assert fleet_cas.life.files.certificate(OPERATOR).read_bytes() == held
     await restore_operator(fleet_cas.life, "admin")
     assert fleet_cas.life.files.certificate(OPERATOR).read_bytes() != held
+
+
+def cannot_delete(_signer: FileSigner) -> None:
+    raise SignerError("Operation not permitted")
 
 
 def other_directory(fleet_cas: Ceremonies) -> Path:

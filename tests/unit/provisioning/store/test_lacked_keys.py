@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection, make_url
 
 from provisioning.store import announcements
-from provisioning.store.lacked_keys import TURN_SECONDS, lacking, number_of, said_by
+from provisioning.store.lacked_keys import TURN_SECONDS, lacking, number_of, said_in
 from tests.support.notes import PATIENCE
 from tests.support.postgresql import PostgresqlServer
-from tests.support.requests import NOON
 
 _LOW, _HIGH = bytes([1] * 20), bytes([255, 7] * 10)
 
@@ -40,7 +38,7 @@ async def test_what_a_process_lacks_is_seen_while_it_runs_and_until_it_has_it(
                             await asyncio.sleep(0.01)
                     while not 0 < _hundredths_to_the_next_sign_of_life(other) <= 500:
                         await asyncio.sleep(0.01)
-                    assert said_by(other, NOON, 60) > NOON + timedelta(seconds=60 + TURN_SECONDS)
+                    assert said_in(other, 60) > 60 + TURN_SECONDS
                     lacked.remove(number_of(_HIGH))
                     while lacking(other, _HIGH):
                         await asyncio.sleep(0.01)

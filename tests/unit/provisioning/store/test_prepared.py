@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError, NoResultFound
 from provisioning.errors import Refused
 from provisioning.store import prepared, schema
 from provisioning.store.database import Database
-from provisioning.store.either import insert_into
+from provisioning.store.dialect_insert import insert_into
 from provisioning.store.prepared import Columns, Prepared, Same
 from provisioning.store.tables import tokens
 from provisioning.store.utc_date_time import UtcDateTime

@@ -1,4 +1,4 @@
-"""Features that SQLite and PostgreSQL share, but that SQLAlchemy has in each dialect separately.
+"""An INSERT whose row may be there already: SQLite and PostgreSQL have the same, SQLAlchemy one in each dialect.
 
 A dialect is imported when a database of its kind is used: PostgreSQL's is as large as all of our tables and queries.
 """

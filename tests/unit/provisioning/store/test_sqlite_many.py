@@ -12,7 +12,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.role import Role
-from provisioning.store import certificates, certificates_of_device, devices, of_many, tables
+from provisioning.store import certificates, certificates_of_device, devices, sqlite_many, tables
 from provisioning.store.prepared import Answer, Prepared
 from provisioning.store.utc_date_time import UtcDateTime
 from tests.support.fleet import Fleet, successor_csr
@@ -111,13 +111,13 @@ async def test_the_first_of_each_are_those_that_it_has_alone(fleet: Fleet) -> No
 
 
 def test_what_json_might_change_and_what_is_not_flat_is_left_to_one_by_one() -> None:
-    assert of_many.array_of(["a", 'b"', 7]) == '["a", "b\\"", 7]'
+    assert sqlite_many.array_of(["a", 'b"', 7]) == '["a", "b\\"", 7]'
     for value in ("\0", "ä", "\ud800", b"a", 1.5, None, True, datetime.now(UTC)):
-        assert of_many.array_of(["a", value]) is None
-    assert of_many.text_of_many("SELECT a \nFROM t \nWHERE b = ? AND c IS NULL") == (
+        assert sqlite_many.array_of(["a", value]) is None
+    assert sqlite_many.text_for_many("SELECT a \nFROM t \nWHERE b = ? AND c IS NULL") == (
         "SELECT a, asked.key + 1 FROM json_each(?) AS asked CROSS JOIN t WHERE b = asked.value AND c IS NULL"
     )
-    assert of_many.text_of_many("SELECT t.id \nFROM t \nWHERE t.b = ? ORDER BY t.id\n LIMIT ? OFFSET ?") == (
+    assert sqlite_many.text_for_many("SELECT t.id \nFROM t \nWHERE t.b = ? ORDER BY t.id\n LIMIT ? OFFSET ?") == (
         "SELECT t.id, asked.key + 1 FROM json_each(?) AS asked CROSS JOIN t WHERE t.id IN "
         "(SELECT t.id \nFROM t \nWHERE t.b = asked.value ORDER BY t.id\n LIMIT ? OFFSET ?)"
     )
@@ -131,7 +131,7 @@ def test_what_json_might_change_and_what_is_not_flat_is_left_to_one_by_one() -> 
         "SELECT (SELECT 1), a \nFROM t \nWHERE b = ?",
         "SELECT a \nFROM t",
     ):
-        assert of_many.text_of_many(text) == "", text
+        assert sqlite_many.text_for_many(text) == "", text
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from provisioning.store.certificates import StoredCertificate
 _COMPROMISED = RevocationReason.KEY_COMPROMISE
 
 
-def can_be_taken(certificate: StoredCertificate, grounds: Grounds) -> bool:
+def is_affected(certificate: StoredCertificate, grounds: Grounds) -> bool:
     """Whether revoking *certificate* for *grounds* changes anything."""
     if certificate.revocation is None or not certificate.revocation.reason.final:
         return True
@@ -30,17 +30,19 @@ def can_be_taken(certificate: StoredCertificate, grounds: Grounds) -> bool:
     return grounds.reason is _COMPROMISED and to_be_changed
 
 
-def is_taken_with_its_device(certificate: StoredCertificate, grounds: Grounds, expired: Mapping[int, datetime]) -> bool:
+def is_affected_with_its_device(
+    certificate: StoredCertificate, grounds: Grounds, expired: Mapping[int, datetime]
+) -> bool:
     """Whether the revocation of its device affects *certificate*; *expired*: `surely_expired`."""
     counts = expired[certificate.device.id] < certificate.not_after or certificate.revocation is not None
-    return can_be_taken(certificate, grounds) and (counts or grounds.reason is _COMPROMISED)
+    return is_affected(certificate, grounds) and (counts or grounds.reason is _COMPROMISED)
 
 
-def facts_before(taken: Sequence[StoredCertificate]) -> Mapping[str, object]:
+def facts_before(affected: Sequence[StoredCertificate]) -> Mapping[str, object]:
     """Return the audit log's facts about changed final reasons: which certificates had which."""
     before = {
         each.serial: each.revocation.reason.value
-        for each in taken
+        for each in affected
         if each.revocation is not None and each.revocation.reason.final
     }
     return {"before": before} if before else {}

@@ -1,4 +1,4 @@
-"""What a session that has ended leaves to the other members of its Shared Subscriptions: given to them in portions.
+"""The handover of what an ended session has not acknowledged to other members of its Shared Subscriptions, in portions.
 
 Theory
 ------
@@ -6,17 +6,17 @@ What a member has not acknowledged when its session ends goes to another member 
 thousands of messages, at seven microseconds each, so beyond a portion the rest waits for the next rounds of the event
 loop. With a store, a message is removed from the ended session in the same batch in which it is added to another. Until
 the last one is, the session stays in the store, as one that has expired long ago: after a crash the first tick ends it
-once more, and gives away what is left. What goes to nobody is struck from the store, which takes less; beyond a portion
-of its own that waits, too, behind what is given away.
+once more, and gives away what is left. What goes to nobody is only struck from the store, which takes less time; beyond
+a portion of its own that waits, too, behind what is given away.
 
 Rules
 -----
 1. Each message is given to one member, after a crash, too. While plugins are asked about it, it is in no session.
-2. Who connects under the name of the ended session waits until all is given away: the store has one session of a
-   client identifier and owner, and so a client cannot leave messages faster than they are given away.
+2. A client that connects under the name of the ended session waits until all is given away: the store has one session
+   of a client identifier and owner. So a client cannot leave messages faster than they are given away.
 3. A broker that stops gives everything away at once: nobody else has to be served.
-4. No I/O, no clock: each portion is given away, and who waits is let on, as of the time that is passed in then. Much
-   may have ended since the session did, for it or before it: messages, and the certificate of who waits.
+4. No I/O, no clock: each portion is given away, and a waiting client let on, as of the time that is passed in then. By
+   then messages may have expired that had not when the session ended, and so may that client's certificate.
 """
 
 from __future__ import annotations
@@ -38,93 +38,93 @@ STRUCK: Final = 512
 """Messages struck from the store before others are served: half a millisecond."""
 
 
-class Estate:
-    """What one session has left."""
+class Handover:
+    """What one ended session has left, and who waits until it is given away."""
 
-    __slots__ = ("kept", "left", "session", "waiting")
+    __slots__ = ("session", "to_nobody", "to_others", "waiting")
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.left: deque[PersonalMessage] = deque()
+        self.to_others: deque[PersonalMessage] = deque()
         """What goes to other members, the oldest first."""
-        self.kept: deque[Deliverable] = deque()
-        """What goes to nobody, and is still in the store."""
+        self.to_nobody: deque[Deliverable] = deque()
+        """What goes to nobody and is still in the store."""
         self.waiting: list[Inquiry] = []
         sent = len(session.inflight) if session.inflight is not None else 0
         for place, message in enumerate(session.deliveries()):
             # A message at QoS 2 that was sent may have arrived [MQTT-4.8.2-5].
             if isinstance(message, PersonalMessage) and message.share and (place >= sent or not message.exactly_once):
-                self.left.append(message)
+                self.to_others.append(message)
             else:
-                self.kept.append(message)
+                self.to_nobody.append(message)
 
 
-class Estates:
+class Handovers:
     """All sessions that have ended and have not given everything away."""
 
     __slots__ = ("_exchange", "_goes_on", "_open", "again")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._open: dict[str, Estate] = {}
+        self._open: dict[str, Handover] = {}
         """By the session's name."""
         self._goes_on = False
-        """Whether `again` was called, and `go_on` not yet."""
+        """Whether `again` was called and `go_on` has not run yet."""
         self.again: Callable[[], None] | None = None
-        """Has `go_on` called after one round of the event loop, with the time it is then."""
+        """Schedules `go_on` for the next round of the event loop, with the time it is then."""
 
     @property
     def sessions(self) -> list[Session]:
-        """Those sessions, with all that they had, given away or not."""
+        """Those sessions: each still has all that it had, given away or not."""
         return [each.session for each in self._open.values()]
 
-    def leave(self, session: Session, now: float, *, at_once: bool) -> None:
-        """Give away what *session*, which has just ended, leaves, and delete it from the store; or begin to."""
+    def begin(self, session: Session, now: float, *, at_once: bool) -> None:
+        """Begin to give away what *session*, which has just ended, leaves: little, or *at_once*, is given away here."""
         exchange = self._exchange
         if session.inflight is None and not session.queued:  # Most owe nothing.
             exchange.forget_stored(session)
             return
-        estate = Estate(session)
+        handover = Handover(session)
         is_stored = exchange.journal is not None and session.row > 0
-        if at_once or (len(estate.left) <= PORTION and not (is_stored and len(estate.kept) > STRUCK)):
-            self._give(estate, len(estate.left), now)
-            exchange.forget_stored(session, estate.kept)
+        if at_once or (len(handover.to_others) <= PORTION and not (is_stored and len(handover.to_nobody) > STRUCK)):
+            self._give(handover, len(handover.to_others), now)
+            exchange.forget_stored(session, handover.to_nobody)
             return
         if exchange.journal is not None and session.row:
             exchange.journal.save_session(session.row, row_of_ended(session))
-        self._open[session.name] = estate
+        self._open[session.name] = handover
         self._go_on_soon()
 
     def wait_for(self, name: str) -> Inquiry | None:
-        """Return what a client waits for whose earlier session, called *name*, is not over; None: there is no such."""
-        estate = self._open.get(name)
-        if estate is None:
+        """Return what a client waits for whose earlier session *name* is still given away; None if there is none."""
+        handover = self._open.get(name)
+        if handover is None:
             return None
         inquiry = Inquiry()
-        estate.waiting.append(inquiry)
+        handover.waiting.append(inquiry)
         return inquiry
 
     def finish(self, now: float) -> None:
         """Give away all that is left."""
-        for estate in list(self._open.values()):
-            self._give(estate, len(estate.left), now)
-            self._end(estate, now)
+        for handover in list(self._open.values()):
+            self._give(handover, len(handover.to_others), now)
+            self._end(handover, now)
 
     def go_on(self, now: float) -> None:
-        """Give away the next portion, or strike it, and begin with the one after it."""
+        """Give away the next portion, or strike it, and have the one after it done in the next round."""
         self._goes_on = False
         if not self._open:
             return
-        estate = next(iter(self._open.values()))
+        handover = next(iter(self._open.values()))
         try:
-            if estate.left:
-                self._give(estate, PORTION, now)
+            if handover.to_others:
+                self._give(handover, PORTION, now)
             else:
-                kept = estate.kept
-                self._exchange.strike([kept.popleft() for _ in range(min(STRUCK, len(kept)))])
+                struck = handover.to_nobody
+                self._exchange.strike([struck.popleft() for _ in range(min(STRUCK, len(struck)))])
         finally:
-            if not estate.left and not estate.kept:
-                self._end(estate, now)
+            if not handover.to_others and not handover.to_nobody:
+                self._end(handover, now)
             self._go_on_soon()
 
     def _go_on_soon(self) -> None:
@@ -132,17 +132,17 @@ class Estates:
             self._goes_on = True
             self.again()
 
-    def _end(self, estate: Estate, now: float) -> None:
-        del self._open[estate.session.name]
-        self._exchange.forget_stored(estate.session, estate.kept)
+    def _end(self, handover: Handover, now: float) -> None:
+        del self._open[handover.session.name]
+        self._exchange.forget_stored(handover.session, handover.to_nobody)
         self._exchange.turn.request()
-        for inquiry in estate.waiting:
+        for inquiry in handover.waiting:
             inquiry.answer(None, now)
 
-    def _give(self, estate: Estate, most: int, now: float) -> None:
-        session, journal = estate.session, self._exchange.journal
-        for _ in range(min(most, len(estate.left))):
-            shared = estate.left.popleft()
+    def _give(self, handover: Handover, most: int, now: float) -> None:
+        session, journal = handover.session, self._exchange.journal
+        for _ in range(min(most, len(handover.to_others))):
+            shared = handover.to_others.popleft()
             self._give_to_another(session.owner, shared, now)
             if journal is not None and session.row and shared.sequence:
                 journal.remove(shared)

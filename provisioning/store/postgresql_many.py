@@ -59,7 +59,7 @@ def array_of(values: Sequence[Any]) -> str | list[Any]:
         return list(values)
 
 
-def text_at_once(
+def text_for_many(
     statement: Select[tuple[object, ...]] | Insert | Update | Delete, text: str, types: Mapping[str, str], told_by: str
 ) -> str:
     """Return *text*, which is *statement* compiled, for arrays of parameters; *types* are the parameters' in SQL.

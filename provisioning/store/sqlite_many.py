@@ -41,7 +41,7 @@ _FIRST_IDS: Final = re.compile(
 _MORE: Final = re.compile(r"\b(SELECT|LIMIT|ORDER BY|GROUP BY)\b", re.ASCII)
 
 
-def text_of_many(text: str) -> str:
+def text_for_many(text: str) -> str:
     """Return the statement *text* for an array of values; empty if it is not one that is handled."""
     if (found := _FIRST_IDS.fullmatch(text)) is not None:
         first, table, rest = found["first"], found["table"], found["rest"]

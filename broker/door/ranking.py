@@ -1,4 +1,4 @@
-"""Which key has the highest of many counts that change by one.
+"""A ranking: counts by key that change by one, and which key has the highest.
 
 Theory
 ------
@@ -21,8 +21,8 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Most(Generic[Key]):
-    """Counts, and which of them is the highest."""
+class Ranking(Generic[Key]):
+    """Counts by key, and which of them is the highest."""
 
     __slots__ = ("_counts", "_levels")
 
@@ -37,11 +37,11 @@ class Most(Generic[Key]):
             self._levels[count][key] = None
 
     def of(self, key: Key) -> int:
-        """Return how many *key* has."""
+        """Return the count of *key*."""
         return self._counts.get(key, 0)
 
     def add(self, key: Key) -> None:
-        """Give *key* one more."""
+        """Add one to the count of *key*."""
         count = self._counts.get(key, 0)
         self._counts[key] = count + 1
         if count:
@@ -51,7 +51,7 @@ class Most(Generic[Key]):
         self._levels[count + 1][key] = None
 
     def take(self, key: Key) -> None:
-        """Take one from *key*, who has one."""
+        """Take one from the count of *key*, which is at least one."""
         count = self._counts[key] - 1
         del self._levels[count + 1][key]
         if count:

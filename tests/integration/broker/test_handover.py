@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.engine.estate import PORTION
+from broker.engine.handover import PORTION
 from broker.mqtt.packets import Publish
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
-from provisioning.store.at_once import array_of
+from provisioning.store.postgresql_many import array_of
 from tests.support.examples import examples
 from tests.support.postgresql import PostgresqlServer
 

@@ -1,15 +1,16 @@
-"""Whether the peer of a TCP connection has already left, as the kernel knows before anything is read."""
+"""The state of a TCP connection: whether its peer has already left, as the kernel knows before anything is read."""
 
 from __future__ import annotations
 
 import socket
 from typing import Final
 
-_STATE: Final = 1
-"""Bytes of the kernel's answer: the first one is the state (tcp(7), ``TCP_INFO``)."""
+_ANSWER: Final = 1
+"""Bytes of the kernel's answer that are read: the first one is the state (tcp(7), ``TCP_INFO``)."""
 _CLOSED: Final = 7
+"""The state of a connection that was reset (RFC 9293 §3.3.2)."""
 _CLOSE_WAIT: Final = 8
-"""States of a connection that was reset, and of one whose peer will send nothing more (RFC 9293 §3.3.2)."""
+"""The state of one whose peer will send nothing more."""
 
 
 def has_left(connected: socket.socket) -> bool:
@@ -26,4 +27,4 @@ def was_reset(connected: socket.socket) -> bool:
 
 
 def _state_of(connected: socket.socket) -> int:
-    return connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _STATE)[0]
+    return connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ANSWER)[0]

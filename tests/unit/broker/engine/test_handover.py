@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.engine.estate import PORTION, STRUCK
+from broker.engine.handover import PORTION, STRUCK
 from broker.mqtt.connect import Connack
 from tests.support.pki import shared_service
 from tests.support.stored import StoredBroker
