@@ -2,9 +2,9 @@
 
 Rules
 -----
-1. A revoked certificate enters the revocation index, and leaves it when a later answer says that it is good. One on
-   hold is asked about until then, or until it has expired: then its client is refused for that, and many responders no
-   longer know it.
+1. A revoked certificate enters the revocation index, and leaves it when a later answer says that it is good, not one
+   of the same time: which of the two came first nobody can tell. One on hold is asked about until then, or until it
+   has expired: then its client is refused for that, and many responders no longer know it.
 2. If a responder cannot be asked or believed, there is no answer; the bundle's policy decides what follows.
 3. At most `_MOST_ANSWERS` are cached, the least recently used dropped first. A certificate known to be revoked stays in
    the index.
@@ -260,7 +260,7 @@ class OcspClient:
     def _has_ended(self, about: _About, now: datetime) -> bool:
         return self._time_for(about.issuer, now) > about.ends
 
-    def _gives_way(self, known: Answer, answer: Answer, issuer: Issuer) -> bool:
+    def _is_from_ahead(self, known: Answer, answer: Answer, issuer: Issuer) -> bool:
         latest = self._time_for(issuer, datetime.now(UTC)) + CLOCK_TOLERANCE
         return answer.reason is not None and known.reason is None and known.this_update > latest
 
@@ -286,11 +286,7 @@ class OcspClient:
     def _note(self, key: CertificateKey, answer: Answer, about: _About) -> Answer:
         issuer = about.issuer
         found, bundle = self._found(key), issuer.bundle.name
-        if (
-            found is not None
-            and answer.this_update < found[0].this_update
-            and not self._gives_way(found[0], answer, issuer)
-        ):
+        if found is not None and answer.gives_way_to(found[0]) and not self._is_from_ahead(found[0], answer, issuer):
             # Replayed, or from a lagging cache: the known answer is newer. The next client has it asked about again.
             before, at, asker = found
             self._answers[key] = before, at if asker == bundle else -math.inf, bundle

@@ -17,7 +17,8 @@ Rules
 1. Each step begins its transcript when it is checked and before it is done: what cannot be shown is not done.
 2. No step that would have a device refused is taken without an explicit option. So no CA is activated while a
    broker that follows the feed reports that it would not trust it (`provisioning.store.known_authorities`), nor while a
-   service says that it lacks the key, nor before every service can have said so (`provisioning.store.lacked_keys`).
+   service says that it lacks the key, nor before every service can have said so (`provisioning.store.lacked_keys`),
+   nor where its key is not in the directory.
 
 How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 `provisioning.authorities.authority_revocation`.
@@ -28,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -122,7 +124,7 @@ class AuthorityLife:
             doubts = [each for each in known_authorities.of_authority(connection, chosen.name) if not each.known]
             if not despite_brokers:
                 _check_believed(chosen.name, doubts, now)
-            lacking = lacked_keys.lacking(connection, chosen.key_id)
+            lacking = lacked_keys.lacking(connection, chosen.key_id) or self._lacking_here(chosen.name)
             if lacking and not despite_services:
                 raise ConfigurationError(
                     f"a service at {' and at '.join(lacking)} cannot use the key of {chosen.name}, and would refuse "
@@ -152,6 +154,10 @@ class AuthorityLife:
         if not despite_services:
             await self._wait_for_services(begun)
         return await self.database.write(transaction)
+
+    def _lacking_here(self, name: str) -> Sequence[str]:
+        """Return this machine if the CA's key is not in its directory: on SQLite no service says so."""
+        return [] if self.places.holds(name) else [platform.node()]
 
     async def _wait_for_services(self, begun: Activated) -> None:
         """Wait until all services have had their turn to say whether they lack the key."""

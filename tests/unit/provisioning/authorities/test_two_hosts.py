@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -169,6 +170,13 @@ async def test_a_ca_whose_key_a_service_lacks_is_not_activated(
     fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await NextAuthority(fleet_cas.life).begin()
+    key = fleet_cas.life.places.path("issuing-2")
+    with pytest.MonkeyPatch.context() as away:
+        away.setattr(platform, "node", lambda: "ca-1")
+        key.rename(key.with_name("away"))
+        with pytest.raises(ConfigurationError, match=r"a service at ca-1 cannot use the key of issuing-2"):
+            await fleet_cas.life.activate(waiting=False)
+    key.with_name("away").rename(key)
     monkeypatch.setattr(lacked_keys, "lacking", lambda *_: ["192.0.2.7", "192.0.2.9"])
     with pytest.raises(ConfigurationError, match=r"at 192\.0\.2\.7 and at 192\.0\.2\.9 .*copy issuing-2\.key"):
         await fleet_cas.life.activate(waiting=False)
