@@ -154,7 +154,7 @@ def _as_before(option: str, asked: str | None, before: Collection[str | None], d
 
 
 def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
-    fleet = FleetDirectory.read(directory)
+    fleet = FleetDirectory.read(directory, incomplete=True)
     total = sum(not entry.revoked for entry in fleet.entries.values())
     if not yes:  # Not inside the story: while its loop runs, an interrupt does not reach a prompt.
         url, devices = fleet.origin.provisioning_url, len(fleet.devices)

@@ -71,7 +71,9 @@ class HeldCredential:
     @property
     def pem(self) -> CredentialPem:
         """What a TLS context loads."""
-        return CredentialPem(self.certificate_pem + self.key_pem)
+        name = self.identity.name
+        unfit = f"certificate and key of {name} do not belong together, or are not a PEM pair"
+        return CredentialPem(self.certificate_pem + self.key_pem, None, unfit, f"the certificate of {name}")
 
     def context(self, anchors: Path | str) -> ssl.SSLContext:
         """Return a client's TLS context that presents this credential."""

@@ -92,7 +92,7 @@ async def certify_fleet(
 
 async def end_fleet(fleet: FleetDirectory, operator: OperatorClient | None, parallel: int, revoked: Enrolled) -> None:
     """Revoke all of *fleet* (with an *operator*) and remove it."""
-    with fleet.changing():
+    with fleet.changing(incomplete=True):
         if operator is not None:
 
             async def one(name: str) -> None:

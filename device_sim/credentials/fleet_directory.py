@@ -145,8 +145,8 @@ class FleetDirectory:
         return (path / _HEADER).is_file()
 
     @classmethod
-    def read(cls, path: Path) -> FleetDirectory:
-        """Return the fleet in *path*. Raises `FleetUnusable`."""
+    def read(cls, path: Path, *, incomplete: bool = False) -> FleetDirectory:
+        """Return the fleet in *path*; *incomplete* as for `changing`. Raises `FleetUnusable`."""
         try:
             header = json.loads((path / _HEADER).read_bytes())
             if header["schema"] != SCHEMA:
@@ -159,6 +159,8 @@ class FleetDirectory:
             )
             fleet = cls(path, origin, header["service"])
             fleet._read_index()
+            if not incomplete:
+                fleet._forget_the_incomplete()
         except FileNotFoundError:
             raise FleetUnusable(f"{path} is no fleet: make one with `fleet-sim enrol {path} …`, or `import`") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -216,11 +218,15 @@ class FleetDirectory:
         return HeldCredential(entry.identity, entry.serial, entry.not_after, certificate, key)
 
     @contextmanager
-    def changing(self) -> Iterator[Self]:
-        """Lock the fleet for changes; raise `FleetUnusable` if another process holds it."""
+    def changing(self, *, incomplete: bool = False) -> Iterator[Self]:
+        """Lock the fleet for changes; raise `FleetUnusable` if another process holds it.
+
+        *incomplete*: with the devices of which a file is missing, which can be revoked, and nothing else.
+        """
         with self._locked() as index:
             self._read_index()
-            self._forget_the_incomplete()
+            if not incomplete:
+                self._forget_the_incomplete()
             self._end_last_line(index)
             with self._appending(index):
                 yield self

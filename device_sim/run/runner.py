@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+from device_sim.credentials.fleet_directory import FleetUnusable
 from device_sim.fleet.backend import EVERYTHING, Backend
 from device_sim.fleet.tally import has_all
 from device_sim.interruption import Interruption
@@ -100,6 +101,8 @@ class Run:
         self.wall = datetime.now(UTC)
         async with AsyncExitStack() as stack:
             stack.enter_context(self.target.fleet.changing())
+            if self.target.fleet.devices[: self.scenario.devices] != self.names:
+                raise FleetUnusable(f"{self.target.fleet.path} was changed meanwhile: run the same command again")
             keep_alive = await stack.enter_async_context(KeepAlive())
             await self._connect_backends(stack, keep_alive)
             await self._open_parts(stack)

@@ -3,13 +3,17 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from device_sim.credentials.certification import CertificateAuthority, UnusableAuthority
 from device_sim.credentials.enrolling import certify_fleet, end_fleet, names_of
 from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable, Origin
+from provisioning.client.operator import OperatorClient
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.tls import TlsConfigurationError
 from tests.support.authority import Authority
 from tests.support.planted import Planted
 
@@ -196,3 +200,31 @@ def test_a_change_waits_for_the_disk_with_many_files_at_a_time(tmp_path: Path, m
             fleet.keep(AUTHORITY.issue(f"meter-{number}"))
     assert sorted(synced[:-2]) == sorted(path.name for path in (fleet.path / "devices").iterdir())
     assert synced[-2:] == ["devices", "index.jsonl"], "the names after their files, and what is said of them last"
+
+
+async def test_whose_file_is_lost_takes_no_part_and_is_revoked_with_the_others(
+    tmp_path: Path, ca_files: tuple[Path, Path]
+) -> None:
+    """Its key may be with somebody who has moved it."""
+    authority, revoked = CertificateAuthority.load(*ca_files), list[str]()
+    fleet = new_fleet(tmp_path / "fleet")
+    await certify_fleet(fleet, names_of("meter", 2), "m", "fleet.internal", authority, lambda: None)
+    (tmp_path / "fleet" / "devices" / "meter-00001.key").unlink()
+    assert FleetDirectory.read(tmp_path / "fleet").devices == ["meter-00002"]
+
+    class Operator:
+        async def revoke(self, *, device: str, reason: RevocationReason) -> None:
+            assert reason is RevocationReason.CESSATION_OF_OPERATION
+            revoked.append(device)
+
+    await end_fleet(fleet, cast("OperatorClient", Operator()), 1, lambda: None)
+    assert revoked == ["backend", "meter-00001", "meter-00002"]
+
+
+async def test_a_pair_that_does_not_fit_is_named(tmp_path: Path, ca_files: tuple[Path, Path]) -> None:
+    fleet = new_fleet(tmp_path / "fleet")
+    authority = CertificateAuthority.load(*ca_files)
+    await certify_fleet(fleet, names_of("meter", 1), "m", "fleet.internal", authority, lambda: None)
+    (tmp_path / "fleet" / "devices" / "meter-00001.key").write_bytes(key_to_pem(generate_key()))
+    with pytest.raises(TlsConfigurationError, match="certificate and key of meter-00001 do not belong together"):
+        FleetDirectory.read(tmp_path / "fleet").credential("meter-00001").context(fleet.anchors)
