@@ -26,11 +26,13 @@ Rules
    per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
    are forgotten: a CA that is replaced every few hours, under one name, would fill its bundle in a day or two.
 3. A resumed session brings no path: its issuer is then the CA, learned or an anchor, whose key signed the certificate.
-   Of several with that key the first in this order is taken (`_rank`): in date, as OpenSSL would; not below an anchor
-   from outside; in a bundle of the broker's own trust domain, for any CA can certify another CA's key, and what a
-   foreign one says about a key of ours affects none of ours; in the settings' order. Of several paths above one CA in
-   one bundle the first learned counts, unless another lasts longer or has no fault. Directly below an anchor rule 1
-   decides, as in a full handshake. At most `_MOST_TRIED` keys are tried, those first that the certificate may mean.
+   Of several with that key the first in this order is taken (`_place`): in date; not below an anchor from outside; an
+   anchor, and of these the first in the settings, all as OpenSSL would; in a bundle of the broker's own trust domain,
+   for any CA can certify another CA's key, and what a foreign one says about a key of ours affects none of ours; in the
+   settings' order. For clients that are away all are learned ones (`_rank`). Of several paths above one CA in one
+   bundle the first learned counts, unless another lasts longer or has no fault. Directly below an anchor rule 1
+   decides, as in a full handshake, and where no bundle accepts it the next with its key is looked at. At most
+   `_MOST_TRIED` keys are tried, those first that the certificate may mean.
 4. Immutable except for what it learns; another configuration is another generation. No I/O but the log, no clock.
 """
 
@@ -128,28 +130,28 @@ class Trust:
 
     def _who_signed(self, certificate: x509.Certificate, now: datetime, own: str | None) -> Issuer | None:
         """Return the issuer of *certificate* by its signature (rule 3)."""
-        tried: set[bytes] = set()
+        tried: dict[bytes, bool] = {}
+        """The keys, and whether it has signed."""
         for each in _likely_first(self._in_order(as_compared(certificate.issuer), own), certificate, now):
-            if each.key_id in tried:
-                continue
-            if is_issued_by(certificate, each.certificate):
-                return self._judging_for(each, own)
-            tried.add(each.key_id)
-            if len(tried) >= _MOST_TRIED:
-                break
+            if each.key_id not in tried:
+                if len(tried) >= _MOST_TRIED:
+                    break
+                tried[each.key_id] = is_issued_by(certificate, each.certificate)
+            if tried[each.key_id] and (judge := self._judging_for(each, own)) is not None:
+                return judge
         return None
 
     def _in_order(self, name: Hashable, own: str | None) -> list[Issuer]:
         """Return the CAs that are called so in the order of rule 3, but for their dates."""
         known = self._ordered.get((name, own))
         if known is None:
-            known = sorted(self._called.get(name, ()), key=lambda each: (self._rank(each, own), each.is_anchor))
+            known = sorted(self._called.get(name, ()), key=lambda each: self._place(each, own))
             if known:
                 self._ordered[name, own] = known
         return known
 
     def _judging_for(self, issuer: Issuer, own: str | None) -> Issuer | None:
-        """Return *issuer*, or if it is an anchor the issuer of who is directly below, in the bundle that judges."""
+        """Return *issuer*, or if it is an anchor the issuer of the CA directly below, in the bundle that judges."""
         if issuer.certificate not in self._certificates:
             return issuer  # Of a path, of which rule 1 has decided that.
         key = issuer, own
@@ -177,6 +179,12 @@ class Trust:
             if confined and (claim := bundle.issuer_by_key(path, confined)) is not None:
                 return claim
         return judge
+
+    def _place(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, bool, int]:
+        """Return by what *issuer* comes before or after others of its name: an anchor as OpenSSL is given it."""
+        is_from_outside, is_of_others, place = self._rank(issuer, own)
+        is_learned = issuer.certificate not in self._certificates
+        return is_from_outside, is_learned, is_learned and is_of_others, place
 
     def _rank(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, int]:
         """Return by what *issuer* comes before or after others where there is no path (rule 3)."""
@@ -341,13 +349,16 @@ def _likely_first(called: Sequence[Issuer], certificate: x509.Certificate, now: 
     """Yield *called*, CAs of one name, as they may have issued *certificate*, and of these those in date first.
 
     A CA may have, as for OpenSSL, unless its certificate says another key identifier than *certificate* states; and so
-    may all with its key, whatever theirs say: of those with one key the order stays, in date or not.
+    may all with its key, whatever theirs say: of those with one key the order stays, in date or not. But where
+    *certificate* states a serial number, the CA's certificate with that comes first.
     """
     if len(called) <= 1:
         yield from called
         return
     by = extension(certificate, x509.AuthorityKeyIdentifier)
     stated = None if by is None else by.key_identifier
+    if by is not None and (serial := by.authority_cert_serial_number) is not None:
+        called = sorted(called, key=lambda each: each.certificate.serial_number != serial)
     likely = {each.key_id for each in called if stated is None or each.identifier is None or each.identifier == stated}
     for is_likely in (True, False):
         group = [each for each in called if (each.key_id in likely) is is_likely]

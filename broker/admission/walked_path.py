@@ -79,6 +79,8 @@ def walk(
             return Step("chain", True, " <- ".join(map(shown_subject, path)) + _constrained(path)), path
         # A certificate already in the path leads nowhere: a root issues itself, and two CAs may certify each other.
         candidates = [each for each in (*anchors, *chain[1:]) if each not in path]
+        if len(path) > 1 and _is_meant(current, current):
+            candidates = []  # A root that is no anchor, whichever other one of its name and key may be.
         issuer = _taken([each for each in candidates if _is_meant(current, each)], anchors, now)
         if issuer is None or not is_issued_by(current, issuer):
             why = _without_issuer(current, candidates, anchors, issuer)

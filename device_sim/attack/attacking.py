@@ -27,11 +27,11 @@ from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
 from device_sim.destination import clear, expect_reports
 from device_sim.explanation import explained
-from device_sim.hanging import hanging
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
 from device_sim.report import ExitCode
 from device_sim.view import View
+from provisioning.program.hung_line import print_hung
 
 
 @dataclass(slots=True)
@@ -123,8 +123,7 @@ def judge(
     if given.show_list:
         for case in cases:
             right = case.clause or " or ".join(case.expected)
-            line = hanging(f"{case.name:32}", f"{case.description}  [{right}]")
-            out.print(line, soft_wrap=True, markup=False, highlight=False)
+            print_hung(f"{case.name:32}{case.description}  [{right}]", 32)
         return
     expect_reports(given.json, given.junit)
 

@@ -27,8 +27,8 @@ from typing import Annotated
 import typer
 
 from device_sim.descriptors import SPARE
-from device_sim.hanging import hanging
 from device_sim.report import ExitCode
+from provisioning.program.hung_line import hung
 from provisioning.program.json_output import Json, print_document
 from provisioning.program.moments import shown_time
 
@@ -223,7 +223,7 @@ def _show(findings: Sequence[Finding]) -> None:
     console = WordsOnly(width=None if sys.stdout.isatty() else 200)
     style = {State.OK: "green", State.ADVICE: "yellow", State.PROBLEM: "bold red"}
     for finding in findings:
-        said = Text(hanging(f"{finding.state.value:8}{finding.what:17}", finding.detail))
+        said = Text(hung(f"{finding.state.value:8}{finding.what:17}{finding.detail}", sys.stdout, 25))
         said.stylize(style[finding.state], 0, 8)
         if finding.remedy:
             said.append(f"\n{'':25}-> {finding.remedy}")  # In one piece: it may hold a command, to be copied.

@@ -227,7 +227,8 @@ class GoodClient:
         await self.send(Unsubscribe(packet_id, (topic_filter,)))
         answer = await self.answered(Unsuback, packet_id)
         if any(code is not ReasonCode.SUCCESS for code in answer.reason_codes):
-            raise BrokenPromise(f"UNSUBACK 0x{answer.reason_codes[0]:02x} was the answer to who had subscribed")
+            code = answer.reason_codes[0]
+            raise BrokenPromise(f"UNSUBACK 0x{code:02x} was the answer to a client that had subscribed")
 
     async def publish(
         self,

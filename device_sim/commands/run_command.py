@@ -8,21 +8,19 @@ from typing import Annotated
 import typer
 
 from device_sim.broker_words import BrokerOption, HostOption, PathOption, PortOption, WebsocketOption, named
-from device_sim.hanging import hanging
 from device_sim.late_imports import late_imports
 from device_sim.link.driver import Driver
 from device_sim.stage.contestant import Contestant
+from provisioning.program.hung_line import print_hung
 
 
 def scenarios() -> None:
     """List the built-in scenarios."""
     with late_imports():
         from device_sim.scenario.catalogue import built_in
-        from device_sim.view import View
 
-    view = View()
     for name, scenario in built_in().items():
-        view.result(hanging(f"{name:<16} {scenario.devices:>5} devices  ", scenario.summary))
+        print_hung(f"{name:<16} {scenario.devices:>5} devices  {scenario.summary}", 32)
 
 
 def run_scenario(

@@ -36,6 +36,7 @@ _MOST_ARRIVALS = 5_000
 _PATIENCE = 30.0
 _ENROLS = ("/simpleenroll", "/simplereenroll")
 _CERTS_ONLY = "Content-Type: application/pkcs7-mime; smime-type=certs-only\r\nContent-Transfer-Encoding: base64\r\n"
+_ANCHORS = "Content-Type: application/pkcs7-mime\r\nContent-Transfer-Encoding: base64\r\n"  # RFC 7030 §4.1.3
 
 
 @dataclass(slots=True)
@@ -194,7 +195,7 @@ class EnrolmentStand:
                 issued = self._papers.answer(csr, other_key=self._other_key)
                 serial, content, headers = issued.serial_number, _certs_only(issued), _CERTS_ONLY
         elif path.endswith("/cacerts"):
-            content, headers = _certs_only(*x509.load_pem_x509_certificates(self._papers.anchors.encode())), _CERTS_ONLY
+            content, headers = _certs_only(*x509.load_pem_x509_certificates(self._papers.anchors.encode())), _ANCHORS
         else:
             status, content = HTTPStatus.NOT_FOUND, b"no such resource\n"
         shown = tls.getpeercert(binary_form=True) is not None

@@ -17,7 +17,6 @@ from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.destination import clear, expect_reports
 from device_sim.explanation import explained
-from device_sim.hanging import hanging
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
 from device_sim.qualify.device import BadCommand, Device, Hardware, Program
@@ -30,6 +29,7 @@ from device_sim.report import ExitCode
 from device_sim.view import View
 from provisioning.pki.identity import InvalidIdentity
 from provisioning.program.host_and_port import with_port
+from provisioning.program.hung_line import print_hung
 from provisioning.program.loopback import own_loopback
 
 _KIND = "qualify"
@@ -64,8 +64,7 @@ def judge_device(
     if show_list:
         width = max(len(stage.name) for stage in stages) + 2
         for stage in stages:
-            line = hanging(f"{stage.name:{width}}", stage.description)
-            out.print(line, soft_wrap=True, markup=False, highlight=False)
+            print_hung(f"{stage.name:{width}}{stage.description}", width)
         return
     expect_reports(json, junit)
 

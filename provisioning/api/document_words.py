@@ -218,7 +218,7 @@ PARAMETERS: Final = {
     "expires_before": "Only what expires before this time.",
     "expires_from": "Only what expires at this time or later.",
     "fewer": "Accept far fewer entries than in the list before: devices no longer named may enrol again.",
-    "fingerprint": "Only the certificate with this SHA-256, hexadecimal.",
+    "fingerprint": "Only the certificate with this SHA-256: 64 hexadecimal digits, with or without colons.",
     "format": "Format of the export.",
     "group": "Only of this group.",
     "identifier": "base64url of the issuer's key identifier, `.`, base64url of the serial number (RFC 9773 §4.1).",

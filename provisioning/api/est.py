@@ -47,6 +47,7 @@ MAXIMUM_BODY: Final = 64 * 1024
 
 _BELOW: Final = f"{PREFIX}/"
 _CERTS_ONLY: Final = "application/pkcs7-mime; smime-type=certs-only"
+_AUTHORITIES: Final = "application/pkcs7-mime"  # RFC 7030 §4.1.3 has no parameter here, and clients compare.
 _PKCS10: Final = "application/pkcs10"
 _PKCS8: Final = "application/pkcs8"
 _SEALED_KEY: Final = "application/pkcs7-mime; smime-type=server-generated-key"
@@ -187,7 +188,7 @@ class _Operations:
             told: Sequence[x509.Certificate] = authorities.everything
         else:
             told = authorities.of_line(await self._enrolment.issuing_line(label))
-        return _in_base64(certs_only(told), _CERTS_ONLY)
+        return _in_base64(certs_only(told), _AUTHORITIES)
 
     async def csrattrs(self, _request: EstRequest, label: str | None) -> Response:
         attributes = await self._enrolment.csr_attributes(label)

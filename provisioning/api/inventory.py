@@ -67,6 +67,7 @@ COLUMNS: Final = (
 )
 EXPORT_PAGE: Final = 250
 """Certificates: each client who takes an export has so many of them in memory, as text."""
+_SHA256_DIGITS: Final = 64
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
 
@@ -92,7 +93,7 @@ async def _search(
         device,
         group,
         None if serial is None else named_serial(serial),
-        None if fingerprint is None else _hexadecimal(fingerprint),
+        None if fingerprint is None else _sha256(fingerprint),
         None if issuer is None else await _key_id(services, issuer),
         state,
         utc_of(expires_from),
@@ -258,6 +259,15 @@ async def _key_id(services: OperatorServices, issuer: str) -> str:
     except Refused:
         text = f"no CA is called {issuer[:100]!r}, and it is no key identifier in hexadecimal"
         raise Refused(Code.INVALID_REQUEST, text) from None
+
+
+def _sha256(fingerprint: str) -> str:
+    """Return the digits of *fingerprint*. Another length finds nothing, which would read as "not one of ours"."""
+    digits = _hexadecimal(fingerprint)
+    if len(digits) != _SHA256_DIGITS:
+        problem = f"{len(digits)} hexadecimal digits are no SHA-256 fingerprint, which has {_SHA256_DIGITS}"
+        raise Refused(Code.INVALID_REQUEST, f"{problem}: openssl x509 -noout -fingerprint -sha256 prints it")
+    return digits
 
 
 def _hexadecimal(text: str) -> str:

@@ -26,10 +26,10 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.x509.oid import AttributeOID, NameOID, SignatureAlgorithmOID
+from cryptography.x509.oid import AttributeOID, NameOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
 from provisioning.ca.der import content, has_more_parts, only_common_name
 from provisioning.ca.key_envelope import NoRecipient, Recipient, find_recipient
@@ -105,6 +105,7 @@ def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> Verif
         raise _malformed(error) from error
     try:
         key_policy.check(public_key)
+        _check_is_plain_rsa(csr, public_key)
     except WeakKey as error:
         raise RequestRefused(Code.CSR_KEY, str(error)) from error
     signed = csr.tbs_certrequest_bytes
@@ -185,11 +186,28 @@ def _recipient(
     try:
         recipient = find_recipient(identifier, csr.public_key(), certificate)
         key_policy.check(recipient.public_key)
+        if recipient.public_key == csr.public_key():
+            _check_is_plain_rsa(csr, recipient.public_key)
     except (NoRecipient, WeakKey) as error:
         raise RequestRefused(Code.KEY_ENCRYPTION, str(error)) from error
     if recipient.public_key == csr.public_key():
         _check_signature(csr)
     return recipient
+
+
+def _check_is_plain_rsa(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> None:
+    """Refuse an RSA key of the kind id-RSASSA-PSS (RFC 4055 §1.2), which may only sign, and only so.
+
+    The library reads it as any other. Its certificate would say rsaEncryption: OpenSSL does not take the two together.
+    """
+    if not isinstance(public_key, rsa.RSAPublicKey):
+        return
+    kind = csr.public_key_algorithm_oid  # type: ignore[attr-defined] # The library has it, its stubs have not.
+    if kind == PublicKeyAlgorithmOID.RSASSA_PSS:
+        raise WeakKey(
+            "an RSA key of the kind RSASSA-PSS is not accepted: make one of the kind rsaEncryption (openssl genpkey "
+            "-algorithm RSA), which may sign by RSASSA-PSS as well"
+        )
 
 
 def _load(der: bytes) -> x509.CertificateSigningRequest:

@@ -71,6 +71,12 @@ class Answer:
     signer: CertificateKey | None = None
     """The certificate of the responder that has signed it; None: the issuer has. Whether it is revoked is not known."""
 
+    def gives_way_to(self, other: Answer) -> bool:
+        """Whether *other* is newer; of two of one time, which some responders round to the hour, a revocation is."""
+        if self.this_update == other.this_update:
+            return self.reason is None and other.reason is not None
+        return self.this_update < other.this_update
+
 
 def ask(serial: int, issuer: x509.Certificate, *, nonce: bool = True) -> Question:
     """Return the request for the status of the certificate with that serial number, issued by *issuer*.

@@ -40,6 +40,8 @@ class Responder:
     life: timedelta | None = timedelta(hours=1)
     """How long an answer says it is valid; None: not stated."""
     age: timedelta = timedelta(minutes=1)
+    made: datetime | None = None
+    """What each answer says of when it was made; None: so long ago."""
     named_by: ocsp.OCSPResponderEncoding = ocsp.OCSPResponderEncoding.HASH
     beside: tuple[Held, ...] = ()
     """Whose certificates come in front of the signer's."""
@@ -59,7 +61,7 @@ class Responder:
         (about,) = [each for each in self.certificates if each.certificate.serial_number == request.serial_number]
         if self.another:
             about = next(each for each in self.certificates if each is not about)
-        now = datetime.now(UTC)
+        made = self.made or datetime.now(UTC) - self.age
         is_revoked = about.certificate.serial_number in self.revoked
         reason = self.revoked.get(about.certificate.serial_number)
         status = ocsp.OCSPCertStatus.REVOKED if is_revoked else ocsp.OCSPCertStatus.GOOD
@@ -72,9 +74,9 @@ class Responder:
                 self.issuer.certificate,
                 hashes.SHA1(),  # noqa: S303
                 status,
-                now - self.age,
-                None if self.life is None else now - self.age + self.life,
-                now - self.age if is_revoked and not self.unknown else None,
+                made,
+                None if self.life is None else made + self.life,
+                made if is_revoked and not self.unknown else None,
                 None if self.unknown else reason,
             )
             .responder_id(self.named_by, self.signer.certificate)

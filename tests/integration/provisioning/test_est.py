@@ -18,6 +18,7 @@ from tests.support.provisioning import ProvisioningService
 ON_BOTH_STORES = True
 
 CERTS_ONLY = "application/pkcs7-mime; smime-type=certs-only"
+AUTHORITIES = "application/pkcs7-mime"
 
 
 def renew(device: OpensslDevice, service: ProvisioningService, data: bytes) -> tuple[int, str, bytes]:
@@ -33,7 +34,7 @@ def san(device: OpensslDevice) -> str:
 def test_cacerts_tells_root_and_issuing_ca_to_anybody(stranger: Curl, service: ProvisioningService, path: str) -> None:
     answer = stranger.run(f"/.well-known/est/{path}")
     assert answer.status == 200
-    assert answer.headers["Content-Type"] == CERTS_ONLY
+    assert answer.headers["Content-Type"] == AUTHORITIES
     pem = openssl("pkcs7", "-inform", "DER", "-print_certs", data=base64.b64decode(answer.body)).decode()
     assert "CN=Fleetgate root CA" in pem
     assert "CN=Fleetgate issuing CA" in pem

@@ -268,6 +268,8 @@ def test_a_ca_that_a_table_confines_is_confined_by_each_of_its_certificates() ->
     assert verified(judge.anchors_pem(DOMAIN), spoof) == [spoof.der, renewed.der, PKI.root.der]
     for above in ((renewed, PKI.root), ()):
         assert seen(judge, spoof, *above) == "confined: CN=Plant CA"
+    judge = Trust([confined, TrustBundle("ours", [renewed.certificate])])
+    assert (seen(judge, spoof, renewed), seen(judge, spoof)) == ("ours: CN=Plant CA",) * 2, "which names that very one"
     own = TrustBundle("own", [PLANT.certificate])
     assert seen(Trust([own, TrustBundle("ours", [PKI.root.certificate])]), spoof, renewed, PKI.root) == (
         "own: CN=Plant CA"

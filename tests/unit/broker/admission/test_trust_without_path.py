@@ -48,6 +48,18 @@ def test_who_resumes_is_found_by_a_name_that_openssl_takes_for_that_of_its_ca() 
     assert walked.passed, "and so fleet-broker check says"
 
 
+def test_who_resumes_below_an_anchor_is_judged_as_in_the_full_handshake() -> None:
+    """Each second connection was refused: our table names another certificate of that CA, or is for other issuers."""
+    device, ends = PKI.device("meter-1", issuer=PLANT), PKI.now + timedelta(days=9)
+    renewed = PKI.authority("Plant CA", PKI.root, key=PLANT.key, not_after=ends).certificate
+    judge = Trust([TrustBundle("theirs", [PLANT.certificate], terms=partner().terms), TrustBundle("ours", [renewed])])
+    assert verified(judge.anchors_pem(DOMAIN), device) == [device.der, PLANT.der]
+    assert (seen(judge, device, PLANT), seen(judge, device)) == ("theirs: CN=Plant CA",) * 2
+    closed = TrustBundle("closed", [renewed], terms=BundleTerms.of(settings(issuers=["CN=Nobody"])))
+    judge = Trust([closed, TrustBundle("ours", [PLANT.certificate])])
+    assert (seen(judge, device, PLANT), seen(judge, device)) == ("ours: CN=Plant CA",) * 2, "it states that one"
+
+
 def test_who_resumes_below_constrained_names_is_not_taken_by_a_partner_s_url() -> None:
     """A bundle of a third party is no more our own than the partner's is, and searched in the order of the tables."""
     constrained = x509.NameConstraints([x509.UniformResourceIdentifier(DOMAIN)], None)

@@ -207,6 +207,17 @@ def _code_of(said: str) -> str:
     return RefusalCode.NOT_YET_VALID if "not yet valid" in said else RefusalCode.EXPIRED if "expired" in said else said
 
 
+def test_a_root_that_looks_like_an_anchor_and_is_none_leads_nowhere() -> None:
+    """OpenSSL wants that very certificate; check said that the device is admitted."""
+    earlier = PKI.authority("Test Root CA", key=ROOT.key)
+    stated = AKI(None, [x509.DirectoryName(earlier.certificate.subject)], earlier.certificate.serial_number)
+    held = replace(made("meter-1", earlier, {stated: False}), chain=(earlier.certificate,))
+    walked, _ = walk([held.certificate, *held.chain], [ROOT.certificate], PKI.now)
+    assert not walked.passed
+    assert walked.detail == "CN=Test Root CA is self-signed: no trust anchor vouches for it"
+    assert shake_hands(held)
+
+
 def test_where_names_are_constrained_it_is_said_that_only_a_handshake_tells() -> None:
     constraints = x509.NameConstraints([x509.UniformResourceIdentifier("elsewhere.example")], None)
     held = below({constraints: True})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,7 @@ async def test_who_was_suspended_is_asked_about_again_though_the_bundle_is_calle
     assert broker.engine.admission.status.index.find(key) is not None
     broker.engine.admission.believe(load_trust(called("fleet")))
     responder.revoked, now = {}, 1000.0
+    responder.age -= timedelta(seconds=1)
     await lists._asker._round(broker.engine)
     await asyncio.gather(*lists._asker._rounds.values())
     assert broker.engine.admission.status.index.find(key) is None

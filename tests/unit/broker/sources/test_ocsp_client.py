@@ -57,6 +57,11 @@ class Scene:
     async def ask(self) -> Answer | None:
         return await self.client.ask(HELD.certificate, self.issuer)
 
+    def released(self) -> None:
+        """Let nobody be revoked from a second later on: an answer of the same time would not tell which is newer."""
+        self.responder.revoked.clear()
+        self.responder.age -= timedelta(seconds=1)
+
     @property
     def reason(self) -> RevocationReason | None:
         found = self.index.find(KEY)
@@ -75,12 +80,13 @@ async def test_who_is_revoked_is_so_until_he_is_called_good_and_not_until_nobody
     hold = (RevocationReason.CERTIFICATE_HOLD, ["ours"])
     assert (scene.reason, scene.client.holding) == hold
     scene.responder.unknown = True
+    scene.responder.age -= timedelta(seconds=1)
     answer = await scene.ask()
     assert answer is not None
     assert not answer.known
     assert (scene.reason, scene.client.holding) == hold, "a responder that has lost its memory releases nobody"
     scene.responder.unknown = False
-    del scene.responder.revoked[SERIAL]
+    scene.released()
     assert await scene.ask() is not None
     assert (scene.reason, scene.client.holding) == (None, [])
     assert scene.told == [("revoked", "REVOKED"), ("released", "RELEASED")]
@@ -117,7 +123,7 @@ async def test_whose_suspension_the_feed_ends_is_asked_about_again_at_once(scene
     suspended()
     await scene.ask()
     assert not await asks_again(), "the answer is a moment old"
-    del scene.responder.revoked[SERIAL]
+    scene.released()
     assert not scene.status.release((b"another", SERIAL))
     assert not await asks_again()
     assert scene.status.release(KEY)
@@ -129,7 +135,7 @@ async def test_whose_suspension_the_feed_ends_is_asked_about_again_at_once(scene
     assert scene.status.release(KEY), "while the question is under way"
     await asking
     assert scene.index.find(KEY) is not None
-    del scene.responder.revoked[SERIAL]
+    scene.released()
     assert await asks_again()
     assert scene.reason is None
     assert not await asks_again(), "nobody is suspended any more"
@@ -161,7 +167,7 @@ async def test_who_has_expired_on_hold_is_not_asked_about_for_ever_nor_has_the_p
     assert await asks_again_about() == 0
     assert scene.reason is RevocationReason.CERTIFICATE_HOLD, "it is not released"
     assert await scene.client.ask(other.certificate, scene.issuer) is not None
-    scene.responder.revoked.clear()
+    scene.released()
     assert await asks_again_about() == 1
     assert scene.index.find(other.revocation.key) is None, "whoever can still be released is"
     await scene.client.close()
@@ -228,6 +234,25 @@ async def test_what_another_bundle_s_responder_says_spares_nobody_the_question(s
     assert scene.reason is RevocationReason.KEY_COMPROMISE
     assert scene.client.known(KEY, "theirs") == revoked
     assert not scene.client.is_current(KEY, "theirs", now)
+    await scene.client.close()
+
+
+async def test_of_two_answers_of_one_time_the_one_that_says_revoked_counts(scene: Scene) -> None:
+    """Some responders round it to the hour, and somebody on the way may play back what one has said before."""
+    scene.responder.nonce, scene.responder.made = False, datetime.now(UTC)
+    for unknown, revoked, reason in (
+        (False, False, None),
+        (False, True, RevocationReason.CERTIFICATE_HOLD),
+        (True, False, RevocationReason.CERTIFICATE_HOLD),
+        (False, False, RevocationReason.CERTIFICATE_HOLD),
+    ):
+        scene.responder.unknown, scene.responder.revoked = unknown, {SERIAL: HOLD} if revoked else {}
+        answer = await scene.ask()
+        assert answer is not None
+        assert (answer.reason, scene.reason) == (reason, reason)
+    scene.responder.made += timedelta(seconds=1)
+    assert await scene.ask() is not None
+    assert scene.reason is None, "that one is later"
     await scene.client.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from device_sim.attack.doctor import Machine, State, examine, look
+from device_sim.attack import doctor
+from device_sim.attack.doctor import Finding, Machine, State, examine, look
 from device_sim.cli import app
 
 HEALTHY = Machine(
@@ -83,3 +85,24 @@ def test_its_findings_are_told_to_programs_too() -> None:
     assert {each["what"]: each["state"] for each in found}["descriptors"] == State.PROBLEM
     assert all(each["remedy"] for each in found if each["state"] == State.PROBLEM)
     assert (done.exit_code, done.stderr) == (1, "")
+
+
+def test_elsewhere_the_doctor_needs_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = Finding("descriptors", State.PROBLEM, "1024 descriptors a process, 10256 needed for 10000 devices",
+                      "raise the limit: ulimit -n 20000")  # fmt: skip
+    doctor._show([finding])
+    line, remedy = capsys.readouterr().out.splitlines()
+    assert line == "problem descriptors      1024 descriptors a process, 10256 needed for 10000 devices"
+    assert remedy == "                         -> raise the limit: ulimit -n 20000"
+
+
+def test_a_remedy_can_be_copied_from_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    remedy = "raise the limit: ulimit -n 20000 && fleet-sim doctor --devices 10000"
+    doctor._show([Finding("descriptors", State.PROBLEM, "1024 descriptors a process, 10256 needed", remedy)])
+    *told, last = capsys.readouterr().out.splitlines()
+    assert len(told) > 1, "the finding keeps its column"
+    assert last.endswith(f"-> {remedy}")

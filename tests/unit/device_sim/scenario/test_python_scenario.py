@@ -35,6 +35,7 @@ hold = "10s"
 revoke = { select = "5%", rate = 10 }
 [thresholds]
 lost = ["== 0"]
+unreached = ["== 0"]
 revoked_closed = ["p99 < 1000"]
 """
 

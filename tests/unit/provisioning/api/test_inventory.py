@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from provisioning.api.inventory import _hexadecimal, _items, _json, _json_text, _pages
+from provisioning.api.inventory import _hexadecimal, _items, _json, _json_text, _pages, _sha256
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
@@ -135,3 +135,10 @@ def test_a_fingerprint_is_hexadecimal_with_or_without_colons_and_nothing_else() 
     for wrong in ("", ":", "0x12", "abcg", "١٢"):
         with pytest.raises(Refused, match="is not hexadecimal"):
             _hexadecimal(wrong)
+
+
+def test_a_fingerprint_that_was_cut_or_is_of_sha_1_is_refused_and_not_simply_not_found() -> None:
+    assert _sha256("AB:" * 31 + "cd") == "ab" * 31 + "cd"
+    for digits in (2, 40, 63):
+        with pytest.raises(Refused, match=f": {digits} hexadecimal digits are no SHA-256 fingerprint"):
+            _sha256("a" * digits)

@@ -15,7 +15,8 @@ from provisioning.ca import csr as csr_module
 from provisioning.ca.csr import MAXIMUM_CSR_SIZE, RequestRefused, read_key_request, verify_csr
 from provisioning.errors import Code
 from provisioning.pki.extension import UNUSABLE
-from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, spki_of
+from provisioning.pki.keys import PrivateKey, generate_key, key_identifier, key_to_pem, spki_of
+from tests.support.key_envelope import key_request
 from tests.support.requests import csr_der
 from tests.support.slow_keys import dsa_key, rsa_key
 
@@ -160,6 +161,19 @@ def test_the_alternative_name_is_returned_as_it_was_sent() -> None:
 )
 def test_any_other_key_is_refused(key: ec.EllipticCurvePrivateKey) -> None:
     assert refusal(csr_der(key)).code is Code.CSR_KEY
+
+
+@pytest.mark.parametrize(
+    ("read", "code"), [(verify_csr, Code.CSR_KEY), (read_key_request, Code.KEY_ENCRYPTION)], ids=["certify", "encrypt"]
+)
+def test_an_rsa_key_that_may_only_sign_by_pss_is_refused(read: Callable[[bytes], object], code: Code) -> None:
+    """Nobody certifies it as what it is not, so that its own programs would not take the certificate, nor encrypts."""
+    key = rsa_key()
+    asked = base64.b64decode(key_request("meter-17", key, key_identifier(key.public_key())))
+    plain, only_pss = bytes.fromhex("06092a864886f70d0101010500"), bytes.fromhex("06092a864886f70d01010a3000")
+    with pytest.raises(RequestRefused, match="RSASSA-PSS") as caught:
+        read(asked.replace(plain, only_pss, 1))
+    assert caught.value.code is code
 
 
 def test_a_changed_request_fails_its_proof_of_possession() -> None:
