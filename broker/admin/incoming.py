@@ -38,7 +38,7 @@ class Incoming:
     hosts: int = 0
     origin: str | None = None
     headed: bool = False
-    """Whether its head is complete: a field behind the body (RFC 9110 §6.5) says nothing of who asks."""
+    """Whether its head is complete: a field behind the body (RFC 9110 §6.5) says nothing about the caller."""
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
     too_large: bool = False

@@ -13,12 +13,12 @@ Rules
    certificate.
 3. While revocation data is too old to admit anybody, nobody is admitted here either. The Unix socket still answers.
 4. Connections are limited, half of them per address. A newcomer without a place takes that of the connection that has
-   been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
-   silent connections, as long as fewer begin during an operator's handshake than there are places; nor, where an
-   operator has been before, with any number. A connection found to be an operator's keeps its place; of one identity's
-   a few do, so that one who may only read keeps no other out.
-5. What is said about whoever is refused, or fails the handshake, is bounded: anybody can fail, and with any certificate
-   of the fleet be refused, as often as he likes; so he could fill the log, or displace what the audit log has.
+   been silent longest (`provisioning.connections.places`). So neither strangers nor devices can keep operators out with
+   silent connections, as long as fewer begin during an operator's handshake than there are places; and from an address
+   where an operator has been before, with no number of them. A connection found to be an operator's keeps its place,
+   but only a few of one identity do, so that one who may only read keeps no other out.
+5. Lines about refusals and failed handshakes are bounded: anybody can fail a handshake, and with any certificate of the
+   fleet be refused, as often as he likes. He could fill the log, or displace other entries of the audit log.
 6. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
 7. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`), and resumes no TLS session: the
    secret of an operator's, in a program's memory, would do here what only his key may (docs/decisions/0351).

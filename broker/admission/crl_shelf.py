@@ -18,7 +18,7 @@ Rules
      that one, and what it has revoked since is on the other. A delta from the future releases nobody who is on a list
      that comes after it. Nor does a list that takes the place of a later one, by its number: it may be an old one that
      is played back to a broker whose clock is behind.
-   What counts so counts until a list has the place that was made as late as each of them (`made`).
+   Such entries count until the list in use was made no earlier than any of those lists (`made`).
 2. An expired list replaces only an expired one.
 3. Entries of an expired list still count as revoked. `overdue` reports that nothing newer is known, and the bundle's
    policy decides what follows.
@@ -26,8 +26,8 @@ Rules
    lists would stay fresh, and newer ones be refused as not yet valid, when the clock is set back. But whether a list
    that comes has expired is judged by the clock: one of a time when all clocks were ahead has to give way.
 5. Of CAs that have expired, and that no bundle knows any more, `_MOST_ENDED` lists are kept, the first to expire are
-   forgotten (`forget_ended`): nobody below them gets in. Else a CA that is replaced every hour leaves a list each time,
-   for ever. Their sources are told, so that they are read again should such a CA be renewed, and come back.
+   forgotten (`forget_ended`): nobody below them gets in. Otherwise a CA that is replaced every hour would leave a list
+   each time, for ever. Their sources are told, so that they are read again should such a CA be renewed, and come back.
 6. Of one CA there are lists of `_MOST_SCOPES` scopes: each is asked about each of its certificates, and looked at twice
    a second. One of a further scope is refused; those that there are stay, as they are all that is known.
 """

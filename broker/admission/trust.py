@@ -151,7 +151,7 @@ class Trust:
         return known
 
     def _judging_for(self, issuer: Issuer, own: str | None) -> Issuer | None:
-        """Return *issuer*, or if it is an anchor the issuer of who is directly below, in the bundle that judges."""
+        """Return *issuer*, or if it is an anchor the issuer of the CA directly below, in the bundle that judges."""
         if issuer.certificate not in self._certificates:
             return issuer  # Of a path, of which rule 1 has decided that.
         key = issuer, own

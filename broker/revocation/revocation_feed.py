@@ -15,9 +15,10 @@ Rules
    been suspended once more since. And only if it is later than that suspension, which the service may have lost: then
    what is read is the end of an earlier one.
 5. If a CA is revoked, it may have issued certificates that were never recorded: then every client below it is
-   disconnected, whether or not the feed names its certificate. So is who is below another certificate for the CA's key,
-   as one that was signed and never imported. A service from before 0363 does not say which key that is. Once it is
-   replaced it does, with the list of its CAs: they are put out with the next heartbeat, newcomers at once.
+   disconnected, whether or not the feed names its certificate. So is every client below another certificate for the
+   CA's key, such as one that was signed and never imported. A service from before 0363 does not say which key that is;
+   once it is replaced it does, with the list of its CAs. Then those clients are disconnected with the next heartbeat,
+   and newcomers refused at once.
 6. A server whose certificate, or a CA's above it, is revoked is not the service: whoever has copied its key, or has
    that of a revoked CA, could claim for ever that nothing is revoked. This also holds at the start
    (`broker.revocation.revoked_services`). A broker that was off, or cut off, when the service's certificate was revoked
@@ -243,7 +244,7 @@ class RevocationFeed:
         self._hear(told.issuing)
 
     async def _end_waiting(self, now: float) -> None:
-        """Put out whose suspension has waited for long, and who is below a key that was `_learned`."""
+        """Disconnect clients whose suspension has waited for long, and those below a key that was `_learned`."""
         if self._suspended and now >= self._doubt_ends:
             await self._end_suspended()
         learned, self._learned = self._learned, []

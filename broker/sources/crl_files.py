@@ -9,7 +9,7 @@ Rules
    read again when it is complete. One that could not be read is read as soon as it can be, changed or not.
 3. Files are read in threads: a directory may be on a disk that sleeps, or answers no more. What the settings name is
    looked at independently: no file or directory waits for another one (decision 0357), and each has a thread of its
-   own. Else a few that hang would occupy those in which lists of all sources are read (decision 0362).
+   own. Otherwise a few that hang would occupy those in which lists of all sources are read (decision 0362).
 4. Whoever asks for a look waits for it, and may give up: it goes on. Else what takes longer to read than anybody waits
    would never be read, nor what comes behind it.
 """

@@ -9,18 +9,18 @@ million entries, keeps it. On the loop remain two assignments, and one dict acce
 
 Rules
 -----
-1. One list at a time: a list is prepared against those held at that time. Who has many lists in one text waits for
-   others between two of them: a partner's server, or who is on the way to it, delays no list of ours.
+1. One list at a time: a list is prepared against those held at that time. A source with many lists in one text waits
+   for others between two of them, so that a partner's server, or an attacker on the way to it, delays no list of ours.
 2. Whatever is wrong with a list, the previous one stays; the reason is logged with a stable code, and counted. Of one
-   text the first few lists have their lines, used, refused or late; the rest are one: who may have lists taken in each
-   second fills no log with them.
+   text the first few lists, used, refused or late, have a line each, and the rest have one together: a source that has
+   lists taken in every second fills no log with them.
 3. A delta may be read before its base. Its source submits it again when a complete list has come.
-4. What a list revokes is put into effect to the end, even if who asked for the list gives up meanwhile: read again, it
-   is known, and nothing would come of it.
+4. What a list revokes is put into effect to the end, even if the caller who asked for the list gives up meanwhile: read
+   again, the list would be known, and have no effect.
 5. A list refused for its dates may become usable by itself, or when this machine's clock is set: `Taken` says when, and
    the source of the list submits it again then.
-6. A list that is forgotten, because its CA has expired and there are many of those, is to its source like one of an
-   unknown CA: it is submitted again when more CAs are known.
+6. A list that is forgotten, because its CA has expired and there are many of those, is treated by its source like one
+   of an unknown CA: it is submitted again when more CAs are known.
 """
 
 from __future__ import annotations

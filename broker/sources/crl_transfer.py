@@ -44,7 +44,7 @@ class CrlTransfers:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[CrlTransfer]:
-        """Yield a transfer, for who has a place. Raises `NotFetched` when its time is over."""
+        """Yield a transfer for a caller that has a place. Raises `NotFetched` when its time is over."""
         transfer = CrlTransfer(self)
         try:
             async with transfer.limit:

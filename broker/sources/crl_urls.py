@@ -6,18 +6,18 @@ Rules
    the content is signed, and its origin proves nothing (RFC 5280 §8 has no use for TLS here).
 2. An unchanged list is not transferred again (ETag, Last-Modified), nor read again.
 3. Per bundle at most `_MOST_URLS` named by certificates are followed, and only from verified certificates, until the CA
-   whose list is there has expired, and with it all that it has issued. It is left where there is no room, and otherwise
-   just not fetched: a clock that was ahead for a moment ends nothing. Bundles are fetched independently, and a URL that
-   two bundles name is fetched for each: the state of one bundle's servers, and the number of its URLs, does not affect
-   the other.
+   whose list is there has expired, and with it all that it has issued. Such a URL is forgotten if there is no room for
+   others, and otherwise just not fetched: a clock that was ahead for a moment ends nothing. Bundles are fetched
+   independently, and a URL that two bundles name is fetched for each: neither the state of one bundle's servers nor the
+   number of its URLs affects the other.
 4. A list is asked for again when half of the time to its nextUpdate is over, however often it was unchanged: its next
    issue may appear just before the end. One that has expired is asked for with growing pauses. But a CA may sign lists
-   that end in two seconds, of 64 MB, at 256 URLs: a large one that was sent is left alone for longer, and so are those
-   that certificates name, the more there are.
+   of 64 MB that end in two seconds, at 256 URLs. So after a large one the next is asked for later, and so it is with
+   those that certificates name: the more there are, the later.
 5. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
    refused for its dates is read again when they allow it, even if its URL's content is unchanged.
 6. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
-7. Who waits for a list waits for the one transfer that is under way, and may give up: it goes on.
+7. All who wait for a list wait for the one transfer that is under way. One who gives up does not end it.
 """
 
 from __future__ import annotations

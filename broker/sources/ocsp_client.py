@@ -3,27 +3,28 @@
 Rules
 -----
 1. A revoked certificate enters the revocation index, and leaves it when a later answer says that it is good, not one
-   of the same time: which of the two came first nobody can tell. Those on hold are asked about until then, or until
-   they have expired: their clients are refused for that, and many responders know an expired certificate no longer.
+   of the same time: which of the two came first nobody can tell. One on hold is asked about until then, or until it
+   has expired: then its client is refused for that, and many responders no longer know it.
 2. If a responder cannot be asked or believed, there is no answer; the bundle's policy decides what follows.
 3. At most `_MOST_ANSWERS` are cached, the least recently used dropped first. A certificate known to be revoked stays in
    the index.
 4. Each bundle has its own questions under way, and its own certificates on hold: a responder that hangs, or suspends
    every certificate, affects one bundle only. So does one that replays an old answer: a CA of one bundle may have
-   certified the key of another's, and what is answered there about such a certificate spares no other bundle its own
-   question. And so does one that gives no answer: a partner's certificate may name the responder of ours, which may
-   have nothing to say about it.
-5. What a responder has signed whose own certificate is revoked, as any source says, is no answer, new or remembered:
-   whoever has its key could call everybody good. Whom it has called revoked stays so until another says otherwise.
-6. Of the responders that a certificate names the first few are asked: it has room for a thousand, each with a line in
-   the log if it does not answer, and others of its bundle would wait for hours while one after the other hangs.
+   certified the key of another's, so an answer there about such a certificate spares no other bundle its own question.
+   And so does one that gives no answer: a partner's certificate may name our responder, which may not know it.
+5. If any source calls a responder's own certificate revoked, its answers do not count, neither new nor remembered ones:
+   a thief of its key could call everybody good. Whom it has called revoked stays so until another says otherwise.
+6. Of the responders that a certificate names only the first few are asked: it has room for a thousand, each of which
+   would add a line to the log if it does not answer, and others of its bundle would wait for hours while they hang.
 7. A suspension that the feed has ended is asked about again at once: what is remembered is from before.
-8. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
-   from the future, and the last one before stay good. A good one from the future, of a time when all clocks were ahead,
-   gives way to a revocation; nothing else does: by a clock that is set back, all that is known is from the future.
-9. A responder that has answered another question of the bundle since a late one was asked is busy, not silent: the
-   late one is counted. In a reconnection storm each would otherwise be a warning, taken back at the next answer, and
-   the clients behind it would not be asked about. A minute with more late ones than answers is told (`LateAnswers`).
+8. Answers are judged by the clock, or by a time that is proven to be later: if the clock was set back, each new answer
+   would seem to be from the future, and the last one before that would stay good. Of answers from the future only a
+   good one, of a time when all clocks were ahead, gives way to a revocation: by a clock that was set back, all that is
+   known is from the future.
+9. If a responder is late with one answer, and has answered another question of the bundle since, it is busy, not
+   silent: the late answer is only counted. In a reconnection storm each would otherwise be a warning, taken back at the
+   next answer, and the clients behind it would not be asked about. A minute with more late ones than answers is
+   reported (`LateAnswers`).
 """
 
 from __future__ import annotations

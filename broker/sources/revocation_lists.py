@@ -19,7 +19,7 @@ from provisioning.pki.crl import CrlProblem
 from provisioning.program.starting import importing
 
 _PATIENCE: Final = 10.0
-"""Seconds: a file may be on a disk that hangs, and others wait for who waits for it."""
+"""Seconds: a file may be on a disk that hangs, and others wait for whoever waits for it."""
 
 
 class RevocationLists:

@@ -2,22 +2,22 @@
 
 Theory
 ------
-SQLite finds its log by name, and says nothing where that goes wrong. If the file is deleted under way, it writes on
-into a file that is gone with the process; if the log is, so is what has not been moved into the file. At a start it
-removes a log whose file is missing, and reads one that another file has left into that file. Messages that were
-acknowledged would be lost, or mixed with those of an older copy. So file and log are compared with what was there:
-before they are opened, and with each transaction. While they are open the lock file names both. A program that opens
-the database when the log's index (-shm) was deleted makes another one: neither then knows what the other reads, and the
-copy that a backup makes may be mixed. In a log that was emptied it writes on where it was
+SQLite finds its log by name, and says nothing where that goes wrong. If the file is deleted while it is open, SQLite
+writes on into one that is gone with the process; if the log is deleted, what has not been moved into the file is gone.
+At a start it removes a log whose file is missing, and reads a log that belongs to another file into this one. Messages
+that were acknowledged would be lost, or mixed with those of an older copy. So file and log are compared with what was
+there: before they are opened, and with each transaction. While they are open, the lock file names both. If the log's
+index (-shm) was deleted, a program that opens the database makes another one: neither then knows what the other reads,
+and the copy that a backup makes may be mixed. In a log that was emptied, SQLite writes on behind its end
 (`provisioning.program.log_length`).
 
 Rules
 -----
-1. What is not as it was is a `StoreError`, or a text, with the remedy. Nothing is removed here.
-2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
-   Nothing is if the lock file that names them is another: copied, or on a file system that numbers its inodes anew at
-   each mount, as in some containers.
-3. A lock file that was deleted is made again: it tells the next start what belongs together. Nobody gets in meanwhile,
+1. A file that is not as it was is reported by a `StoreError`, or a text, with the remedy. Nothing is removed here.
+2. A copy of all files is as good as the originals: something is wrong only if one of the two is another file, and the
+   other one is the same. Nothing is wrong if the lock file that names them is another: it was copied, or is on a file
+   system that numbers its inodes anew at each mount, as in some containers.
+3. A lock file that was deleted is made again: it tells the next start what belongs together. Nobody gets in meanwhile:
    the database itself is locked, too (`provisioning.program.sqlite_lock`).
 4. The lock file is emptied, on disk, before SQLite removes its log: an orderly end leaves no trace.
 

@@ -196,4 +196,5 @@ async def _no_problem_information(parties: Parties) -> None:
     for answer in answers:
         told: Properties = getattr(answer, "properties", NO_PROPERTIES)
         if told.reason_string is not None or told.user_properties:
-            raise BrokenPromise(f"{answer.packet_type.name} came with {told} to who wanted no problem information")
+            kind = answer.packet_type.name
+            raise BrokenPromise(f"{kind} came with {told} to a client that wanted no problem information")

@@ -4,7 +4,7 @@ Rules
 -----
 1. What the attack writes there revokes all whom the CA has revoked, as the CA did; CRLs of other CAs stay as they are.
 2. Its number is that of the CA's own and its date later: the next one of the CA replaces it, whatever a broker goes by.
-3. At the end the file is as it was. Until then a copy lies beside it, for who is killed puts nothing back.
+3. At the end the file is as it was. Until then a copy lies beside it, since a killed process puts nothing back.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def instead_of_connect(
         seen, was_silence = await _beside_who_says_nothing(scene, made, framed=framed)
         if was_silence:
             seen, was_silence = await _beside_who_says_nothing(scene, made, framed=framed)
-        return replace(seen, code=f"{seen.code}, as who says nothing") if was_silence else seen
+        return replace(seen, code=f"{seen.code}, like one that says nothing") if was_silence else seen
 
     to.add(name, description, expected or (CLOSED,), attempt)
 

@@ -24,7 +24,7 @@ chapter = Chapter()
 async def _next(device: GoodClient) -> None:
     """Return when more has reached *device*, which has made room; raise `BrokenPromise` if that was too much."""
     already = len(device.came)
-    await device.until_came(already + 1, "no more came to who had acknowledged")
+    await device.until_came(already + 1, "no more came to a client that had acknowledged")
     await device.pinged()
     _no_more(device)
 
@@ -41,7 +41,7 @@ async def _fed(parties: Parties, device: GoodClient, qos: QoS) -> list[bytes]:
 def _no_more(device: GoodClient) -> None:
     if device.unfinished > _MOST:
         raise BrokenPromise(
-            f"{device.unfinished} messages were under way at once to who had said Receive Maximum {_MOST}"
+            f"{device.unfinished} messages were under way at once to a client that had said Receive Maximum {_MOST}"
         )
 
 
@@ -58,7 +58,7 @@ async def _qos1(parties: Parties) -> None:
     payloads = await _fed(parties, device, QoS.AT_LEAST_ONCE)
     await device.settled()
     _no_more(device)
-    await device.until_came(1, "nothing came to who can take three messages at once")
+    await device.until_came(1, "nothing came to a client that can take three messages at once")
     freed = 0
     while len(device.came) < _SENT:  # One by one: freeing one place yields one more.
         await device.answer(Puback(device.came[freed].packet_id or 0))

@@ -185,7 +185,8 @@ async def _stored_qos(parties: Parties) -> None:
         await listener.subscribe(topic, qos)
         await exactly(listener, [b"stored"], "what is retained")
         if listener.came[0].qos is not qos:
-            raise BrokenPromise(f"it came at QoS {listener.came[0].qos.value} to who had subscribed at {qos.value}")
+            got = listener.came[0].qos.value
+            raise BrokenPromise(f"it came at QoS {got} to a client that had subscribed at {qos.value}")
 
 
 @owed(chapter, "10-outlives", "retains a message, and its session ends: a later subscriber gets it", "§4.1",

@@ -151,7 +151,7 @@ async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
 
 
 def _not_delivered(answer: Seen, told: str) -> Seen:
-    """Return that nothing came to who got this *answer*; or the answer, if that is no refusal."""
+    """Return that nothing came to a client that got this *answer*; or the answer, if that is no refusal."""
     if answer.code == OPEN:
         raise Starved(f"neither admitted nor refused: {answer.reason}")
     if answer.got_in or not came_to_the_broker(answer):

@@ -169,7 +169,7 @@ async def _qos(parties: Parties) -> None:
     for member, qos in zip(members, granted, strict=True):
         other = next((each.qos for each in member.came if each.qos is not qos), None)
         if other is not None:
-            raise BrokenPromise(f"a message came at QoS {other.value} to who was granted {qos.value}")
+            raise BrokenPromise(f"a message came at QoS {other.value} to a client that was granted {qos.value}")
     once_each(_all(members), payloads, "what was shared")
 
 
@@ -208,7 +208,7 @@ async def _retained(parties: Parties) -> None:
         await member.subscribe(f"$share/ours/{state}", _ONCE)
         await member.settled()
         if member.came:
-            raise BrokenPromise("a retained message came to who has subscribed as one of many")
+            raise BrokenPromise("a retained message came to a client that has subscribed as one of many")
 
 
 @owed(
@@ -226,10 +226,10 @@ async def _leaves(parties: Parties) -> None:
     before = len(leaves.came)
     stays.came.clear()
     payloads = await share.say(8, word="after")
-    await _between([stays], payloads, "what was due to who has stayed")
+    await _between([stays], payloads, "what was due to a client that has stayed")
     await leaves.settled()
     if len(leaves.came) > before:
-        raise BrokenPromise("a message came to who had unsubscribed")
+        raise BrokenPromise("a message came to a client that had unsubscribed")
 
 
 @owed(
@@ -247,7 +247,7 @@ async def _twice(parties: Parties) -> None:
     await _between([twice, other], await share.say(8, word="before"), "what was shared")
     await twice.unsubscribe(share.filter())
     other.came.clear()
-    await _between([other], await share.say(8, word="after"), "what was due to who has stayed")
+    await _between([other], await share.say(8, word="after"), "what was due to a client that has stayed")
 
 
 # Members that leave with unacknowledged messages

@@ -35,7 +35,7 @@ async def _overlapping(parties: Parties, wide: QoS, exact: QoS) -> None:
     came = sorted(each.qos for each in device.came)
     if len(came) > 2 or came[-1] is not max(wide, exact) or not set(came) <= {wide, exact}:  # noqa: PLR2004 - one for each
         told = " and ".join(str(each.value) for each in came)
-        raise BrokenPromise(f"it came at QoS {told}, to who had subscribed at {wide.value} and {exact.value}")
+        raise BrokenPromise(f"it came at QoS {told}, to a client that had subscribed at {wide.value} and {exact.value}")
 
 
 @owed(
@@ -77,7 +77,7 @@ async def _granted(parties: Parties) -> None:
         listener = await parties.service()
         granted = await listener.subscribe(topic, qos)
         if granted > qos:
-            raise BrokenPromise(f"QoS {granted.value} was granted to who had asked for {qos.value}")
+            raise BrokenPromise(f"QoS {granted.value} was granted to a client that had asked for {qos.value}")
         listeners.append((listener, granted))
     said = {f"at {qos.value}".encode(): qos for qos in QoS if qos <= parties.best_qos}
     for payload, qos in said.items():
@@ -87,7 +87,8 @@ async def _granted(parties: Parties) -> None:
         for each in listener.came:
             if each.qos is not min(granted, said_at(each, said)):
                 raise BrokenPromise(
-                    f"QoS {each.qos.value} came to who was granted {granted.value}, said {each.payload.decode()}"
+                    f"QoS {each.qos.value} came to a client that was granted {granted.value}, "
+                    f"said {each.payload.decode()}"
                 )
 
 
@@ -109,7 +110,7 @@ async def _many(parties: Parties) -> None:
     if [int(code) for code in suback.reason_codes] != [qos.value for qos in asked]:
         codes = " ".join(f"0x{code:02x}" for code in suback.reason_codes)
         raise BrokenPromise(
-            f"SUBACK {codes} was the answer to who had asked for {' '.join(str(q.value) for q in asked)}"
+            f"SUBACK {codes} was the answer to a client that had asked for {' '.join(str(q.value) for q in asked)}"
         )
     granted = {str(number).encode(): qos for number, qos in enumerate(asked)}
     for topic, payload in zip(topics, granted, strict=True):
@@ -274,7 +275,7 @@ async def _no_local(parties: Parties) -> None:
     await speaker.publish(topic, b"own")
     await other.publish(topic, b"other")
     await exactly(speaker, [b"other"], "what others said")
-    await exactly(other, [b"own", b"other"], "what both said, to who has not asked for No Local")
+    await exactly(other, [b"own", b"other"], "what both said, to a client that has not asked for No Local")
 
 
 @owed(

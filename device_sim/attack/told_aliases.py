@@ -27,7 +27,7 @@ class ToldAliases:
         if alias is None:
             return packet
         if alias > self._most:
-            raise BrokenPromise(f"topic alias {alias} came to who takes {self._most or 'none'}")
+            raise BrokenPromise(f"topic alias {alias} came to a client that takes {self._most or 'none'}")
         if packet.topic:
             self._topics[alias] = packet.topic
             return packet

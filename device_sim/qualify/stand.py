@@ -66,7 +66,7 @@ _UNACKNOWLEDGED = 1.0
 _KEEP_ALIVE = 2
 _PONDERS = 0.3
 ASSIGNED = "assigned-by-the-broker"
-"""The client identifier for who has none."""
+"""The client identifier for a device that has none."""
 
 
 class CannotListen(Exception):
@@ -314,7 +314,7 @@ class Stand:
         return [attempt for attempt in self.attempts if attempt.answered is not None]
 
     def _announced(self, connect: Connect) -> Properties:
-        """Return what CONNACK says to who sent *connect*: only MQTT 5 can say it."""
+        """Return what CONNACK says to a client that sent *connect*: only MQTT 5 can say it."""
         conduct = self._conduct
         told = conduct.limits
         if not connect.client_id:

@@ -43,7 +43,7 @@ _QUEUE: Final = 1000
 _STOOD: Final = 1.0
 """A receiver that stands still for so many seconds is on a paused machine, or one whose cores others hold."""
 DROPPED: Final = frozenset({Count.LOST, Count.STALE_PRESENCE, Count.UNANSWERED_COMMANDS})
-"""What is amiss where a broker has dropped readings, presence messages and answers for who did not read."""
+"""What is amiss where a broker has dropped readings, presence messages and answers for a client that did not read."""
 _UPPER_LIMITS: Final = ("<", "<=", "==")
 
 

@@ -180,7 +180,7 @@ class IdempotentRoute(APIRoute):
     """A route of the operators' API, whose POST requests may carry the header."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap the route's own handler; what is required of who calls is of this request.
+        """Wrap the route's own handler; what is required of the caller concerns this request.
 
         Who may not call is refused before the handler reads the body: a megabyte of JSON takes a tenth of a second.
         """

@@ -114,7 +114,7 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
 
 
 def ended_answer(outcome: RevocationOutcome) -> dict[str, Any]:
-    """Return what is answered to who has ended something."""
+    """Return the answer to an operator who has ended something."""
     departed = [_departed_item(each) for each in outcome.departed]
     revoked = [revoked_item(each) for each in outcome.revoked]
     return {"revoked": revoked, "operators": departed, "names": [*outcome.names]}

@@ -1,4 +1,4 @@
-"""The operators' REST API for enrolment tokens: make, list, show, void. A token is shown once, to who made it."""
+"""The operators' REST API for enrolment tokens: make, list, show, void. A token is shown once, to its maker."""
 
 from __future__ import annotations
 

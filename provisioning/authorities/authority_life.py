@@ -17,8 +17,8 @@ Rules
 1. Each step begins its transcript when it is checked and before it is done: what cannot be shown is not done.
 2. No step that would have a device refused is taken without an explicit option. So no CA is activated while a
    broker that follows the feed reports that it would not trust it (`provisioning.store.known_authorities`), nor while a
-   service says that it has not its key, nor before all can have said so (`provisioning.store.lacked_keys`), nor where
-   its key is not in the directory.
+   service says that it lacks the key, nor before every service can have said so (`provisioning.store.lacked_keys`),
+   nor where its key is not in the directory.
 
 How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 `provisioning.authorities.authority_revocation`.

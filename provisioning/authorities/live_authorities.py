@@ -17,10 +17,10 @@ parties still learn that everything under it is revoked.
 Rules
 -----
 1. Requests see either the old or the new state: what they use is replaced between two awaits.
-2. A CA whose key is not in this directory is trusted and not used. The log says so, and so is told whoever is about to
-   activate it, at another machine perhaps (`provisioning.store.lacked_keys`).
+2. A CA whose key is not in this directory is trusted and not used. The log says so, and whoever is about to activate
+   it, perhaps at another machine, is told (`provisioning.store.lacked_keys`).
 3. A failed update is logged and retried; the service continues as before.
-4. A CA that the store knows no more, as it went back to before that was announced, ends like one that is retired.
+4. A CA that the store no longer knows, because it went back to a time before the announcement, ends like a retired one.
 """
 
 from __future__ import annotations

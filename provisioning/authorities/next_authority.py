@@ -12,13 +12,13 @@ Rules
 1. The certificate is checked before it is signed here, or before one from an external root is accepted.
 2. A key that waits for its certificate is used, and no second one made. One whose certificate is here does not wait:
    the store has lost the CA (`provisioning.authorities.last_ceremony`), and perhaps its revocation for a compromise.
-3. Under a root that was retired none is announced, nor is such a root announced again as another's: it is looked at
-   once more in the transaction, as another host may retire it meanwhile.
+3. Under a root that was retired no CA is announced, nor is such a root announced again as another's. The root is looked
+   at once more in the transaction, as another host may retire it meanwhile.
 4. No key is made by a passphrase that does not open the CAs' key files that are here: the next command could not use
    it, nor the service. What is in tokens, or lost, does not matter: the next CA may be the way out.
-5. A key file that was made here while another host announced a CA of its name is deleted: it is nobody's, and is where
-   that CA's key has to be copied to. Not if that is there by then. Nor a key in a token: two hosts may share that, and
-   objects there have the name.
+5. A key file that was made here while another host announced a CA of its name is deleted: nobody uses it, and that CA's
+   key has to be copied to its place. It stays if it is that CA's key by then. A key in a token stays, too: two hosts
+   may share the token, where keys are found by that name.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def _check_stays(name: str, found: Sequence[StoredAuthority]) -> None:
 
 
 def _check_unused(name: str, found: Sequence[StoredAuthority], owed: Sequence[StoredAuthority]) -> None:
-    """Raise `ConfigurationError` unless *name* is a root that may be retired, or is, but for who vouches for it."""
+    """Raise `ConfigurationError` unless *name* is a root to retire, or one that is retired and still vouched for."""
     roots = authorities.trusted_roots(found)
     chosen = next((each for each in roots if each.name == name), None)
     if chosen is None:

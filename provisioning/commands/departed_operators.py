@@ -3,8 +3,8 @@
 Whoever dismisses an operator has to know both: a production may wait for a token, and somebody may have put one aside.
 A claim is told by its name: the operator was given its key, and so were the devices of a batch, which may be on their
 way. ``--end-claims`` ends those, ``--end-listed`` what he has put on lists; a key that was compromised has ended both
-already, and manufacturers. Operators with a role from who leaves come first, by their names: each of them may do all
-this again. After a theft, what he may have changed is told as well, with what to do about it.
+already, and manufacturers. Operators with a role from the one who leaves come first, by their names: each of them may
+do all this again. After a theft, what the thief may have changed is told as well, with what to do about it.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ Rules
    nothing more.
 2. A place is given back when the connection has ended, or has not begun, for whatever reason. An unexpected error is
    one connection's, and has its traceback in the log.
-3. A handshake that takes too long ends with a reset. Where large packets vanish on the way the end of the stream would
-   wait behind our part of the handshake, and a client without a time limit of its own for that, for ever.
+3. A handshake that takes too long ends with a reset. Where large packets vanish on the way, the end of the stream would
+   wait behind our part of the handshake, and a client without a time limit of its own would wait for ever.
 4. Handshakes are begun, and continued in portions, in turn (`provisioning.pki.handshake_turns`): those of known
    addresses first, of the others one address after the other. To accept is a hundredth of the work. So nobody waits in
-   the kernel's queue behind those who only connect; one who is cut off, or leaves, before his handshake has begun costs
-   nothing more.
+   the kernel's queue behind clients that only connect; one that is cut off, or leaves, before its handshake has begun
+   costs nothing more.
 5. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
-   has come: as one of the client's address. Before that it counts for no address, and has a bound of its own.
+   has come, counted for the client's address. Before that it counts for no address; there is a bound for all of those.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ Rules
 1. Everything is read from the primary store, in the transaction that records the certificate.
 2. Evidence that many devices share never certifies anyone as an existing device. An existing device is certified again
    for the key that it has, or on evidence about that very device, as its group's rule for new keys says. The key of a
-   trial that was lost is not that of who has got the name since (`provisioning.enrolment.trial_names`).
+   trial that was lost is not that of a party that has got the name since (`provisioning.enrolment.trial_names`).
 3. A device that is suspended or decommissioned gets nothing; a revoked one comes back only with a newer decision of an
    operator: a token bound to it. One whose certificate was revoked by itself does with any such token that is open.
 4. A name keeps its role and group for ever.
@@ -381,11 +381,11 @@ def _by_other_evidence(
         if not any(each.decides for each in said):
             said.append(approved(connection, attempt, rules, said))
         return None, _others(connection, device, attempt)
+    why = "the credential presented admits new devices only"
+    if rules.new_key is NewKey.REFUSE and (identified or any(each.decides for each in said)):
+        why = f"group {rules.name} lets no device have another key"  # Nothing better can be shown: it is the rule.
     raise Refused(
-        Code.NAME_TAKEN,
-        f"{device.name} is enrolled already, and the credential presented admits new devices only: ask "
-        "for a token bound to "
-        f"{device.name}",
+        Code.NAME_TAKEN, f"{device.name} is enrolled already, and {why}: ask for a token bound to {device.name}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What an operator has made and changed that lets others in, for who dismisses one, or has to do with a stolen key.
+"""What an operator has made and changed that lets others in: to look at before a dismissal, or after a key was stolen.
 
 It is told when an operator is revoked (`provisioning.revocation.departed_operators`), and can be asked at any time.
 
@@ -6,8 +6,8 @@ Rules
 -----
 1. What was changed comes from the audit log. Entries of earlier versions say what a group's rules became, and not what
    they were.
-2. It is bounded: so many groups, and so many changes of each, the last ones. `audit show --by` has all. Of keys that
-   were replaced, and what they were, only entries of this version say which.
+2. It is bounded: so many groups, and of each so many changes, the last ones. `audit show --by` has all. Which keys were
+   replaced, and what they were, only entries of this version say.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ Rules
 -----
 1. There is always an admin who can log in: the last one with a good certificate keeps the role.
 2. A role is granted only to an operator, or to a name that is not used yet.
-3. Who is made an auditor leaves the tokens and approvals behind that nobody has used yet, as who is dismissed. That is
-   `OperatorRoleService.grant`: a token for who has enrolled makes nobody an auditor.
+3. An operator who is made an auditor loses the tokens and approvals that nobody has used yet, as one who is dismissed.
+   Only `OperatorRoleService.grant` does that: a token for an enrolled operator makes nobody an auditor.
 4. A role for a name that nobody has enrolled under is a promise. It ends with the last token for that name, and with
    the admin who has made it (`provisioning.store.operators.usable_admins`): whoever gets the name later only reads.
-   So is the role of an operator who was revoked, until that one comes back: whoever has given it may have done so to
-   nobody, and have had the key of an admin.
+   The role of a revoked operator is such a promise, too, until the operator comes back: a thief of an admin's key may
+   have given it while nobody was there.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def change_operator_role(
 ) -> GrantedRole:
     """Grant *role* in the caller's transaction; raise `Refused` if no operator would be left who can grant roles.
 
-    Whoever may let nobody in any more has the tokens and approvals taken back that nobody has used, unless
-    *keep_tokens*, or nothing was promised.
+    Of an operator who may let nobody in any more, the unused tokens and approvals are taken back, unless *keep_tokens*,
+    or nothing was promised.
     """
     device = devices.find(connection, name)
     if device is not None and device.role is not Role.OPERATOR and not never_came(connection, device):
@@ -93,7 +93,7 @@ def promise_roles(
 
 
 def end_promise_of_who_left(connection: Connection, name: str, *, by: str, now: datetime) -> None:
-    """End the role of who is new, or comes back, if who has given it is no admin any more; *by* has made the token."""
+    """End the role of a new or returning operator if its giver is no admin any more; *by* has made the token."""
     promised = operators.role_of(connection, name) is not OperatorRole.AUDITOR
     if promised and operators.granter(connection, name) in operators.no_admins(connection, now):
         _end_promise(connection, name, by=by, now=now)

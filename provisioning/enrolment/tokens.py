@@ -11,10 +11,10 @@ Rules
    (`provisioning.enrolment.promised_names`); its holder can never become an existing device.
 2. Only a broker's token carries server names.
 3. No token is for the service's own name (`provisioning.enrolment.own_name`).
-4. A token never promises what enrolment would refuse: one bound to an existing device has that device's role and group,
-   which it keeps for life; a name that was retired gets no token; nor is a name promised as a device's and as that of a
-   broker, service or operator: an enroller, who may make the one, would keep the other out; nor one of which its
-   profile makes no host name (`provisioning.enrolment.promised_hosts`).
+4. A token never promises what enrolment would refuse. One bound to an existing device has that device's role and group,
+   which it keeps for life. A retired name gets no token, nor does one of which its profile makes no host name
+   (`provisioning.enrolment.promised_hosts`). And no name is promised both to a device and to a broker, service or
+   operator: an enroller may make the one token, and would keep the other party out.
 5. `digest_of` refuses anything that could not be a token before it is hashed or looked up.
 """
 
@@ -322,7 +322,7 @@ def _kept_promises(
 
 
 def _check_promised(connection: Connection, order: TokenOrder, now: datetime) -> None:
-    """Refuse to promise a name to a device that is promised to who is none, or the reverse."""
+    """Refuse to promise a name to a device that is promised to another kind of party, or the reverse."""
     if not order.devices:
         return
     for name, role in sorted(tokens.promised(connection, order.devices, now)):

@@ -15,8 +15,7 @@ some hundred entries at a time (docs/decisions/0338).
 Rules
 -----
 1. What is not understood is refused, never skipped: indirect CRLs, CRLs for some reasons only, unknown critical
-   extensions, CRLs without nextUpdate, numbers of more than 20 octets,
-   and what is larger than any that is used.
+   extensions, CRLs without nextUpdate, numbers of more than 20 octets, and anything larger than what any CA uses.
 2. The signature is verified over the bytes received, not over an encoding of our own.
 3. No I/O and no clock. What walks a CRL of any length calls *pause* often, as it runs beside an event loop.
 4. The library is given bounded pieces: a list without its entries, and each entry, have a largest size.

@@ -7,16 +7,16 @@ Records may have one byte each (RFC 8446 §5.1), so a dozen strangers that send 
 held everybody for twenty seconds (docs/decisions/0333). So between the socket and the transport there is an
 `_Arriving`, until the handshake is over: it reads a portion, then nothing until that has been processed, and the rest
 stays in the kernel. The portions of all connections are processed one after the other (`Turns`), for some milliseconds
-a turn of the event loop, by which also many honest handshakes at once leave others their turn.
+a turn of the event loop. So many honest handshakes at once, too, leave others their turn.
 
-One after the other of their addresses, not of the connections: a thousand of one host wait for each other. Whose
-address is known, since an operator or a broker was answered there, comes before all the others, who keep a share of the
-time (docs/decisions/0338): however many there are, and of however many addresses, a revocation gets through.
+Turns are given to addresses, not to connections: a thousand connections of one host wait for each other. A known
+address, at which an operator or a broker was answered before, comes before all the others, which keep a share of the
+time (docs/decisions/0338): however many others there are, and of however many addresses, a revocation gets through.
 
-Afterwards it stays there, for what a connection costs: whatever was read into a transport's 256 KB stays in memory as
-long as the connection, and one address may have thousands. Through an `_Arriving` come `AT_ONCE` at most, by way of
-room that all connections of a door share. And a transport of TLS takes half a megabyte of answers before it says that
-the client does not read them; here it says so when `UNSENT` waits.
+After the handshake the `_Arriving` stays, because of what a connection keeps in memory: whatever was read into a
+transport's 256 KB stays there as long as the connection, and one address may have thousands. Through an `_Arriving`
+come `AT_ONCE` at most, by way of room that all connections of a door share. And a transport of TLS takes half a
+megabyte of answers before it says that the client does not read them; here it says so when `UNSENT` waits.
 
 The broker's devices have the same, on the socket itself (`provisioning.pki.handshake_bounds`).
 

@@ -1,7 +1,7 @@
 """TLS contexts: the only two constructors of those under which somebody is authenticated.
 
 Other contexts in the repository shake hands with nobody: they probe OpenSSL, or are put where a library wants one. The
-exception are anchors at a public URL (`broker.sources.anchor_urls`), whose server has a certificate of the public CAs.
+exception is for anchors at a public URL (`broker.sources.anchor_urls`): the server has a certificate of a public CA.
 
 Rules
 -----

@@ -78,7 +78,7 @@ class Ending:
 
 def _places() -> dict[str, str]:
     """Return the position of each thread that may keep the process from ending."""
-    frames = sys._current_frames()  # noqa: SLF001 - documented, for debuggers; here for who reads the log
+    frames = sys._current_frames()  # noqa: SLF001 - documented, for debuggers; here for readers of the log
     places = {}
     for thread in threading.enumerate():
         frame = frames.get(thread.ident or 0)

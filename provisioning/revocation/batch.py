@@ -57,7 +57,7 @@ Heard = Callable[[int], Awaitable[None]]
 """Waits until the feed has handed the event with a sequence number to its followers, not for ever."""
 
 EVERY: Final = 2**31 - 1
-"""As many certificates of each device, for who asks about one."""
+"""As many certificates of each device, for a caller who asks about one."""
 _ABOVE_EVERY_ID: Final = 2**62
 
 

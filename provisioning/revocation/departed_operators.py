@@ -1,30 +1,32 @@
 """Takes back what an operator who leaves has promised, as far as nobody has made use of it yet.
 
-Whoever is dismissed may have put tokens aside, and approved requests of their own, to send them again when their
-certificate has long been revoked; so may whoever has stolen their key. So the operator's unused tokens are void, and
+An operator who is dismissed may have put tokens aside, and approved requests of their own, to send them again when
+their certificate has long been revoked; so may a thief of their key. So the operator's unused tokens are void, and
 approved requests wait for another decision. Whoever ends an operator may keep both, but not after a theft.
 
 Rules
 -----
-1. An operator leaves who is ended as a whole, or has no good certificate once some of theirs were revoked, nor one on
-   hold. With a compromised key it does not matter what else they have.
+1. An operator leaves if ended as a whole, or if none of their certificates is good or on hold after some of them were
+   revoked. With a compromised key it does not matter what else they have.
 2. Nothing is taken back by a suspension: it may be over tomorrow (`provisioning.enrolment.ways.token` asks who is).
-3. With a compromised key end the claims that the operator has made, too: whoever has the key may have made them, and
-   then has theirs. So do their trials, or each would be a device yet. For any other reason a claim goes on unless
-   somebody ends it: devices that are on their way have its key as well, and none of them could be told of another
-   (``--end-claims`` of the commands). That cannot be taken back: if a key is reported again, claims go on that were
-   made after it was shut out, by another key. Tokens and approvals of then are taken back; they are soon made again.
-   So ends the trust in manufacturers' CAs that the operator has registered: a thief's own CA would let in whom he
-   likes, for ever. Another admin who knows a CA registers it again. And so do the operator's entries on lists of
-   expected devices, by one row: whoever knows the devices lists them again (`provisioning.store.listed_devices`). And
-   so do roles that the operator gave to names under which nobody is here: whoever has it is in no list of operators
-   that are, and would have the role again once that operator is back.
-4. What they leave behind otherwise, claims, lists, manufacturers and operators with a role from them, is told, and so
-   are rules that they changed and devices that they resumed. It is counted after the commit, by whole tables: neither
-   does anybody wait for that, nor is anybody let in because it failed.
-5. What is taken back is counted with it, by an index. An operator may have made a million tokens: of who has made more
-   than `MANY`, such a transaction does not run on the event loop (`check_short`). It then comes behind those that were
-   waiting: what the operator gets from one of them is taken back, too.
+3. With a compromised key more is ended, as its thief may have made it:
+   * Claims, of which the thief would have the key, and devices on trial by them, which would become devices otherwise.
+     For any other reason a claim goes on unless somebody ends it (``--end-claims`` of the commands): devices on their
+     way have its key as well, and none of them could be told of another.
+   * The trust in manufacturers' CAs that the operator has registered: a thief's own CA would let in whom he likes, for
+     ever. Another admin who knows a CA registers it again.
+   * The operator's entries on lists of expected devices, by one row (`provisioning.store.listed_devices`): whoever
+     knows the devices lists them again.
+   * Roles that the operator gave to names under which nobody is here: no list of present operators shows them, and
+     they would count again once that operator is back.
+   These ends are final. So if a key is reported again, only what was made before it was shut out is ended: the rest was
+   made with another key. Tokens and approvals from after that are taken back all the same: they are soon made again.
+4. What else they leave behind, claims, lists, manufacturers and operators with a role from them, is told, and so are
+   rules that they changed and devices that they resumed. It is counted after the commit, by whole tables: nobody waits
+   for that, and nobody is let in because it failed.
+5. What is taken back is counted with it, by an index. An operator may have made a million tokens: if more than `MANY`,
+   the transaction does not run on the event loop (`check_short`). It then comes behind those that were waiting: what
+   the operator gets from one of them is taken back, too.
 """
 
 from __future__ import annotations
@@ -65,6 +67,11 @@ from provisioning.store.promises import Left
 
 log = structlog.get_logger(__name__)
 
+MANY: Final = 1000
+"""Tokens and entries of lists that are counted on the event loop, or trials that are ended there."""
+_SECOND: Final = timedelta(seconds=1)
+"""A revocation's date has no fraction of it."""
+
 _R = TypeVar("_R")
 _R_co = TypeVar("_R_co", covariant=True)
 
@@ -101,14 +108,14 @@ class Voided:
     kept_tokens: Counter[str] = field(default_factory=Counter)
     kept_approvals: Counter[str] = field(default_factory=Counter)
     claims: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The claims that have ended, by who has made them."""
+    """The claims that have ended, by the operator who made them."""
     trials: Counter[str] = field(default_factory=Counter)
     manufacturers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The manufacturers whose CAs are not trusted any more, by who has registered them."""
+    """The manufacturers whose CAs are not trusted any more, by the operator who registered them."""
     lists: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """How many entries of device lists have ended, by who has put them there, and group."""
+    """How many entries of device lists have ended, by the operator who put them there, and by group."""
     roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The names that are auditors now, by who has given them a role."""
+    """The names that are auditors now, by the operator who gave them a role."""
 
     def __bool__(self) -> bool:
         ended = self.claims or self.trials or self.manufacturers or self.lists or self.roles
@@ -156,14 +163,6 @@ class Voided:
         for maker, names in self.roles.items():
             facts = {"role": OperatorRole.AUDITOR.value, "given_by": maker, "reason": grounds.reason.value}
             audit.append_each(connection, now, by, Action.OPERATOR_ROLE_GRANTED, [(each, facts) for each in names])
-
-
-MANY: Final = 1000
-"""Tokens and entries of lists that are counted on the event loop, or trials that are ended there."""
-
-
-_SECOND: Final = timedelta(seconds=1)
-"""A revocation's date has no fraction of it."""
 
 
 class MayBeLong(Exception):
@@ -219,7 +218,7 @@ def take_back(
     """Take back what operators have promised who leave, unless it is to be kept; after their end is recorded.
 
     *whole* are ended as a whole, of others the certificates *singly*, given as they were before. *bound* are the
-    tokens that are void already, because they were bound to who is ended; *by* is who ends them.
+    tokens that are void already, because they were bound to those that are ended; *by* is who ends them.
     """
     void = Counter[str]() if bound is None else bound
     names = _who_leave(connection, whole, [each.device for each in singly], grounds, now)
@@ -233,7 +232,8 @@ def take_back(
     until = _until(connection, names, whole, singly) if stolen else {}
     ended = claims.end_made_by(connection, until, now)
     distrusted = manufacturers.end_made_by(connection, until, now)
-    # Whose every entry is somebody else's word, too, has none of them ended: that theirs counts no more, is a change.
+    # If each of an operator's entries is somebody else's word, too, none has ended. That the operator's own word counts
+    # no more is a change all the same.
     unlisted = {
         maker: {group: number for group, number in groups.items() if number}
         for maker, groups in listed_devices.end_put_by(connection, until, now).items()

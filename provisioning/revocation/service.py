@@ -1,8 +1,8 @@
 """Revocation: one transaction that revokes certificates, and then notifies the feed and the CRL.
 
-Here is the short way, of a device with few certificates. One with very many is a batch of one: shut out by one
-transaction, and its certificates follow in portions (`provisioning.revocation.portions`); so does what is for a key
-with very many (`provisioning.revocation.end_of_one`).
+Here is the short way, for a device with few certificates. One with very many is a batch of one: one transaction shuts
+it out, and its certificates follow in portions (`provisioning.revocation.portions`). So do those for a key with very
+many (`provisioning.revocation.end_of_one`).
 
 Rules
 -----
@@ -18,9 +18,9 @@ Rules
 6. A compromised key is compromised in every certificate: whichever is named, all for its key are revoked for that
    reason, even if they were revoked for another before. One key belongs to one device
    (`provisioning.store.device_keys`), whose row is locked.
-7. With an operator go the tokens made by that operator that nobody has used, and approvals that nobody was certified
-   for: those tokens are voided, those just being made are not made (`provisioning.enrolment.tokens`), and what was
-   approved waits again; both are kept if the caller says so (`provisioning.revocation.departed_operators`).
+7. With an operator go what that operator has promised and nobody has used: tokens are voided, those just being made are
+   not made (`provisioning.enrolment.tokens`), and approved requests wait again. Both are kept if the caller says so
+   (`provisioning.revocation.departed_operators`).
 8. A name under which nobody has enrolled, and which is promised to somebody, is ended, too
    (`provisioning.revocation.expected_names`).
 """

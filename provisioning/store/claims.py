@@ -164,7 +164,7 @@ def end_made_by(connection: Connection, makers: Mapping[str, datetime | None], n
 
 
 def _end_trials(connection: Connection, made: Sequence[ColumnElement[bool]], now: datetime) -> Counter[str]:
-    """Withdraw the trials of claims *made* so; return how many devices that are, by who has made the claims."""
+    """Withdraw the trials of claims *made* so; return how many devices that are, by the claims' maker."""
     on_trial = claim_places.on_trial(now).where(*made)  # Of lost trials there may be any number.
     if connection.execute(on_trial.limit(1)).first() is None:
         return Counter()

@@ -1,16 +1,16 @@
-"""The lock of whoever closes a store: between SQLite's removal of the log and that of the names of both, it is no loss.
+"""The lock of a process that closes a store: SQLite has removed the log, and the names are still there, without a loss.
 
 Theory
 ------
-The last who closes a store has SQLite remove the log, and then removes the names (`provisioning.store.sqlite_files`).
-In between the store looks like one whose log somebody has deleted, for as long as the system lets the process wait. So
-the file with the names is locked meanwhile; a process that is gone holds no lock.
+The last process that closes a store has SQLite remove the log, and then removes the names of file and log
+(`provisioning.store.sqlite_files`). In between the store looks like one whose log somebody has deleted, for as long as
+the system lets the process wait. So the file with the names is locked meanwhile; a process that is gone holds no lock.
 
 Rules
 -----
-1. It is shared, and whoever looks takes no lock: nobody waits for anybody, however long one is stopped.
-2. It is of an open file description (fcntl(2)), so reading the file drops nothing. Where the kernel knows none, nothing
-   is locked.
+1. It is shared, and a process that looks takes no lock: none waits for another, however long that is stopped.
+2. It belongs to an open file description (fcntl(2)), so reading the file does not drop it. Where the kernel has no such
+   locks, nothing is locked.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether SQLite's file is whole: read page by page, each index compared with its table, each reference followed.
 
-A file that was copied while it was written, written over in its place, or comes from a failing disk, opens like any
-other, and its audit log may be whole. But an index that has a page of another time lacks rows, and whoever is looked up
-in it is not revoked.
+A file that was copied while it was written, or overwritten in its place, or that comes from a failing disk, opens like
+any other, and its audit log may be whole. But an index with a page of another time lacks rows, and a revoked
+certificate that is looked up in it is not found to be revoked.
 
 The time is bounded: of a large store, on a slow disk, it takes minutes. Nobody is kept from writing meanwhile.
 """

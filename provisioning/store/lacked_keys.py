@@ -12,10 +12,10 @@ said is old, and nothing has to be cleared away.
 Rules
 -----
 1. It plays no part in issuing: it is for the activation of a CA, and for people.
-2. It is said by processes that run. One that is stopped says nothing, as it refuses nobody.
-3. Silence means something when each process has looked for new CAs, and had its turn to speak (`said_in`): this CA may
-   have been announced just now, or the server restarted, which ends what was said. That time is waited for, and not
-   reckoned from when the CA was announced: by another machine's clock.
+2. Only running processes say it. One that is stopped says nothing, as it refuses nobody.
+3. Silence means something only when each process has looked for new CAs, and had its turn to speak (`said_in`): the CA
+   may have been announced just now, or the server restarted, which ends what was said. That time is waited for from now
+   on, not from the announcement, whose time is by another machine's clock.
 """
 
 from __future__ import annotations

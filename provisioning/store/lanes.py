@@ -17,9 +17,9 @@ Rules
    all are cancelled, no connection is opened for them (`provisioning.store.still_wanted`).
 2. A work that fails undoes only its own changes. If the transaction as a whole fails, all works in it are
    refused, and nothing of it is in the store.
-3. Waits are bounded however many wait: where a work has waited in vain for another program's lock, or for a
-   connection, all that have waited as long are refused with it, or whoever comes next waits only briefly
-   (`provisioning.store.patience`); they do not wait for the same one after the other.
+3. Waits are bounded, however many wait. If a work has waited in vain for another program's lock, or for a connection,
+   all that have waited as long are refused with it, or the next ones wait only briefly (`provisioning.store.patience`):
+   they do not wait for the same thing one after the other.
 4. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else, and so is an audit log that cannot
    be written, for whatever reason. The reason goes to the log only: it names hosts and users, which must not be
    disclosed.

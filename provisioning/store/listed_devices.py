@@ -72,7 +72,7 @@ class ListEntry:
     ended_at: datetime | None
     """Since when it is nobody's word any more; None: it is in force."""
     by: str
-    """Whose word counts: mostly that of who has listed it last."""
+    """Whose word counts: mostly that of the operator who listed it last."""
 
 
 def _ended(by: Column[str] | Column[str | None], at: Column[Any]) -> ScalarSelect[Any]:
@@ -199,7 +199,7 @@ def page(connection: Connection, group: str, *, limit: int, after: str | None) -
 def end_put_by(
     connection: Connection, makers: Mapping[str, datetime | None], now: datetime
 ) -> dict[str, dict[str, int]]:
-    """End what *makers* have listed; return how many entries are nobody's word any more, by who gave it and group.
+    """End what *makers* have listed; return how many entries are nobody's word any more, by maker and group.
 
     That is 0 where others have listed all of it, too; each whose word ends is named. A maker's moment: what was listed
     later, stays.

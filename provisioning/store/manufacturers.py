@@ -189,7 +189,7 @@ def end(connection: Connection, name: str, now: datetime) -> bool:
 
 
 def end_made_by(connection: Connection, makers: Mapping[str, datetime | None], now: datetime) -> dict[str, list[str]]:
-    """End the trust in the CAs that *makers* have registered; return what those are called, by who has.
+    """End the trust in the CAs that *makers* have registered; return what those are called, by maker.
 
     A maker's moment: what was registered later, stays.
     """

@@ -1,8 +1,8 @@
 """What an operator has promised others: taken back as far as nobody has made use of it, and counted where it stays.
 
 A token and an approval are worth one certificate each, and are taken back when the operator leaves. Claims, lists and
-manufacturers are what a production goes by: whether they are still right is for those who stay to say, so they are
-only counted. Rules that he has changed, and devices that he has resumed, are named.
+manufacturers are what a production depends on: those who stay must say whether they are still right, so they are only
+counted. Rules that the operator has changed, and devices that the operator has resumed, are named.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ class Left:
     """Keys on lists of expected devices, in force: an entry without a key proves nothing."""
     manufacturers: int
     operators: Sequence[str]
-    """Who was given a role by that one, and may do more than read: their names, not how many."""
+    """Those to whom this operator gave a role, and who may do more than read: their names, not how many."""
     devices: int
-    """Those that are in by a CA which that one has registered, or a key that only that one has listed; ended or not."""
+    """Those let in by a CA that this operator registered, or by a key that nobody else has listed; ended or not."""
     groups: Sequence[str]
-    """Groups that are there with rules which that one has set, or has changed at some time."""
+    """Existing groups whose rules this operator has set, or has changed at some time."""
     manufacturers_changed: Sequence[str]
-    """Whose terms or lists that one has changed."""
+    """Those whose terms or lists this operator has changed."""
     unlisted: Sequence[str]
-    """Groups on whose lists that one has ended, removed or replaced entries, of whoever had put them there."""
+    """Groups on whose lists this operator has ended, removed or replaced entries, whoever had put them there."""
     operators_gone: Sequence[str]
-    """Who was given a role by that one, at any time, and was ended since: what they have made may let others in."""
+    """Those to whom this operator ever gave a role, and who were ended since: what they made may let others in."""
     resumed: Sequence[str]
-    """Devices whose suspension, or that of a certificate, that one has ended, and that are not suspended now."""
+    """Devices that this operator has resumed, or a certificate of theirs, and that are not suspended now."""
 
 
 def take_back(connection: Connection, names: Sequence[str], now: datetime) -> tuple[Counter[str], Counter[str]]:
@@ -77,7 +77,7 @@ def take_back(connection: Connection, names: Sequence[str], now: datetime) -> tu
 def end_roles_given_by(
     connection: Connection, makers: Mapping[str, datetime | None], *, by: str, now: datetime
 ) -> dict[str, list[str]]:
-    """Make auditors of the names under which no operator is, and which *makers* gave a role; return them, by who did.
+    """Make auditors of the names to which *makers* gave a role, and under which no operator is; return them by maker.
 
     A maker's moment: a role that was given later, stays. *by* is who has decided it.
     """
@@ -109,7 +109,7 @@ def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict
         operators.c.granted_by.in_(names),
         operators.c.name != operators.c.granted_by,
         operators.c.role != OperatorRole.AUDITOR.value,
-        _HERE.exists(),  # Who has not enrolled yet will only read: the promise ends with who has made it.
+        _HERE.exists(),  # One who has not enrolled yet will only read: the promise ends with its maker.
     )
     came_in = idevids.join(devices, idevids.c.device_id == devices.c.id).join(manufacturers)
     let_in = (
@@ -161,8 +161,8 @@ def left_of(connection: Connection, names: Sequence[str], now: datetime) -> dict
 def _ever_granted_by(connection: Connection, name: str) -> tuple[list[str], list[str]]:
     """Return to whom the operator called *name* ever gave a role: who may do more than read, and who was ended since.
 
-    The audit log knows it also if they have granted each other, or themselves, their roles anew. Not if somebody else
-    has: then it is on that one's word. Who was ended before he came has made nothing.
+    The audit log knows it also if they have granted each other, or themselves, their roles anew. If somebody else has
+    done so, that person vouches for them. One who was ended before coming has made nothing.
     """
     portions = rare_changes.every_subject(connection, name, Action.OPERATOR_ROLE_GRANTED, but=_TO_READ_ONLY)
     others = {

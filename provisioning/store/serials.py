@@ -104,7 +104,7 @@ class SerialNumbers:
         """Taken from the end."""
         self._refill: Final = asyncio.Lock()
         self._doubtful: Final[list[int]] = []
-        """Perhaps reserved: by who was cancelled, and does not know how the transaction ended that was to do it."""
+        """Perhaps reserved: the caller was cancelled, and does not know how the transaction ended that was to do it."""
         self._following = False
         """Whether somebody is reserving the next block."""
 

@@ -2,28 +2,28 @@
 
 Theory
 ------
-SQLite finds its log by name. A log that another file has left beside a restored copy is read into the copy: what was
-copied is then mixed with pages of later, and an index may lack a revocation. If the file is deleted, or replaced, under
-way, SQLite writes on into one that is gone with the process, revocations too. So a running service names both in a file
-beside them, and whoever opens the store compares; with each commit the service looks whether they are still there.
+SQLite finds its log by name. If a database is restored beside the log of another, SQLite reads that log into the copy:
+older and newer pages are mixed, and an index may lack a revocation. If the file is deleted or replaced while the
+service runs, SQLite writes on into one that is gone with the process, revocations too. So a running service names both
+in a file beside them, and whoever opens the store compares; at each commit the service checks that they are there.
 
 Rules
 -----
-1. What does not belong together is not opened, and what is not there is not written: the text has the remedy. Nor if
-   the log's index (-shm) was deleted: whoever opens the store then makes another one, and two that know nothing of each
-   other write to one place of the log.
-2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
-   Nothing is if the file with the names is not where it was written: copied, or on a file system that numbers its
-   inodes anew at each mount, as in some containers.
+1. Files that do not belong together are not opened, and files that are gone are not written to; the error names the
+   remedy. The same if the log's index (-shm) was deleted: whoever opens the store then makes another one, and two
+   programs that know nothing of each other write to one place of the log.
+2. A copy of all files is as good as the originals: something is wrong only if one of the two is another file, and the
+   other one is the same. Nothing is wrong if the file with the names itself is not where it was written: it was copied,
+   or is on a file system that numbers its inodes anew at each mount, as in some containers.
 3. Nothing is written behind the end of a log that was emptied or cut (`provisioning.program.log_length`).
-4. An orderly end leaves no names, or the word `_ENDED` behind them while somebody still reads, who takes the log in.
-   Nor does a command that has taken it in after the service was killed; until it has removed them, a lock says that
-   it does (`provisioning.store.closing_lock`).
-5. What is lost is told by who finds it, and by the service, whoever opens the store before it: SQLite takes the
-   evidence away. So it is noted behind the names, and stays until the service names the files (`keep`).
+4. An orderly end leaves no names; or, while somebody still reads, who then takes the log in, the word `_ENDED` behind
+   them. A command that takes the log in after the service was killed leaves none either; until it has removed them, a
+   lock says so (`provisioning.store.closing_lock`).
+5. A loss is reported by the program that finds it, and by the service even if another program opens the store first, in
+   which case SQLite removes the evidence. So it is noted behind the names, until the service names the files (`keep`).
 
-Handles the same for the broker: `broker.store.database_files`, which also keeps a second broker out. Does not handle: a
-file that was overwritten in its place (`cp`), a log that a command has left which was killed.
+The same for the broker: `broker.store.database_files`, which also keeps a second broker out. Does not handle: a file
+that was overwritten in its place (`cp`); a log that was left by a command that was killed.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class SqliteFiles:
         """Forget the names if SQLite has taken the log in, and removed it: it was the last to close the store."""
         with contextlib.suppress(OSError):  # What is left is said at the next start, and harms nothing.
             log_now = identity(self._log)
-            # Another one is of who has opened the store since. If it was there before, somebody has deleted ours.
+            # Another one belongs to a program that opened the store since. If it was there before, ours was deleted.
             is_taken_in = log_now == MISSING or (self._had_its_log and log_now != self._log_found)
             both = [identity(self.path), self._log_found]
             if is_taken_in and self._named() in (both, [*both, _ENDED]):

@@ -39,7 +39,7 @@ MAXIMUM_PENDING: Final = 2000
 MOST_ANSWERED: Final = 16
 """How often a lost answer is made up for: then an operator is asked again."""
 MOST_OF_ONE: Final = 8
-"""Waiting requests of who shows what is worth one certificate: a device that has lost its key asks again."""
+"""Waiting requests with evidence that is worth one certificate: a device that has lost its key asks again."""
 PENDING_DAYS: Final = timedelta(days=7)
 _LONGEST_EVIDENCE: Final = 200
 _ENROLLED: Final = "; the name is enrolled already"

@@ -1,12 +1,12 @@
 """The one-time token: an operator's promise of one certificate, to one device or to any new device of a group.
 
-A promise holds only while its maker is not suspended: whoever is suspicious may have put tokens aside. Of who is ended
-they are void (`provisioning.revocation.departed_operators`). Who it is and why is in the log alone: whoever has stolen
-tokens would learn that somebody has noticed.
+A promise holds only while its maker is not suspended: a suspected operator may have put tokens aside. The tokens of an
+operator who was ended are void (`provisioning.revocation.departed_operators`). Whose suspension it is, only the log
+says: a thief of tokens would learn from the answer that somebody has noticed.
 
 A promise of any other role than a device's holds only while its maker could make it now: an admin with a certificate
-that is good (`provisioning.store.operators.usable_admins`). Otherwise whoever is dismissed comes back as an operator,
-or as a service that reads everything, by a token that was put aside.
+that is good (`provisioning.store.operators.usable_admins`). Otherwise a dismissed operator could come back as one, or
+as a service that reads everything, by a token that was put aside.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ BY_ALIAS = "what was published by aliases: not all came"
 AT_TELEMETRY = "/state by an alias, it came at fleet/meters/"
 TAKEN = "was taken: the connection has to be closed"
 NO_WORD = "closed without a DISCONNECT that says why"
-ONE_TO_NONE = "topic alias 1 came to who takes none"
+ONE_TO_NONE = "topic alias 1 came to a client that takes none"
 COMMAND = "it came at fleet/meters/"
 UNTOLD = "topic alias 1 came without a topic, and none was told on this connection"
 GONE = "it came back in time, and its session was gone (CONNACK without session present)"
@@ -167,7 +167,7 @@ RETURNS_OTHERWISE = {
         (ForgetsWithTheSession, "10", {"10-outlives": "what is retained: not all came"}),
         (
             lambda: GrantsOtherwise(QoS.AT_MOST_ONCE), "10-stored-qos,10-many",
-            {"10-stored-qos": "it came at QoS 0 to who had subscribed at 2"},
+            {"10-stored-qos": "it came at QoS 0 to a client that had subscribed at 2"},
         ),
         (ForgetsAliases, "11", dict.fromkeys(["11-alias", "11-alias-each", "11-alias-remade"], BY_ALIAS)),
         (never_remade, "11-alias,11-alias-each,11-alias-remade", {"11-alias-remade": AT_TELEMETRY}),
@@ -201,8 +201,10 @@ RETURNS_OTHERWISE = {
         (lambda: UsesAliases(1), "12", dict.fromkeys(["12-alias-out-none", "12-alias-out-no-more"], ONE_TO_NONE)),
         (
             lambda: UsesAliases(3), "12",
-            dict.fromkeys(["12-alias-out", "12-alias-out-again", "12-alias-out-no-more"], "3 came to who takes 2")
-            | {"12-alias-out-none": "topic alias 3 came to who takes none"},
+            dict.fromkeys(
+                ["12-alias-out", "12-alias-out-again", "12-alias-out-no-more"], "3 came to a client that takes 2"
+            )
+            | {"12-alias-out-none": "topic alias 3 came to a client that takes none"},
         ),
         (
             lambda: UsesAliases(1, told=aliased), "12",

@@ -113,7 +113,7 @@ OWN = own("13") | own("15")
 SHARED = "what was shared: not all came"
 MORE = "what was shared: came more than once"
 NEVER = "what was said never came to the only one of its group"
-STAYED = "what was due to who has stayed: not all came"
+STAYED = "what was due to a client that has stayed: not all came"
 UNACKNOWLEDGED = "what was not acknowledged: not all came"
 NO_LOCAL = "what others said: b'own' came too"
 ELSEWHERE = "it came at fleet/meters/"
@@ -133,7 +133,7 @@ def borne(ids: str, due: str) -> str:
         (
             lambda: ChangesFilters(for_everybody), "13",
             own("13") | dict.fromkeys([*SHARING, "13-share-all-away"], MORE)
-            | {"13-share-retained": "a retained message came to who has subscribed as one of many"},
+            | {"13-share-retained": "a retained message came to a client that has subscribed as one of many"},
         ),
         (
             lambda: ChangesFilters(of_one_group), "13",
@@ -149,8 +149,8 @@ def borne(ids: str, due: str) -> str:
             lambda: GrantsOtherwise(QoS.EXACTLY_ONCE), "13,15",
             OWN
             | {
-                "13-share-qos": "a message came at QoS 2 to who was granted 0",
-                "15-granted": "QoS 1 came to who was granted 0, said at 1",
+                "13-share-qos": "a message came at QoS 2 to a client that was granted 0",
+                "15-granted": "QoS 1 came to a client that was granted 0, said at 1",
                 "15-many-filters": "QoS 2 came by the filter that was granted 1",
                 "15-replaced": "it did not come once and at QoS 0, as had been subscribed last",
             },
@@ -160,8 +160,8 @@ def borne(ids: str, due: str) -> str:
             own("15")
             | {
                 "13-share-mixed": "a message came at QoS 0 that was said at 2",
-                "15-overlapping": "it came at QoS 0 and 0, to who had subscribed at 0 and 2",
-                "15-granted": "QoS 0 came to who was granted 1, said at 1",
+                "15-overlapping": "it came at QoS 0 and 0, to a client that had subscribed at 0 and 2",
+                "15-granted": "QoS 0 came to a client that was granted 1, said at 1",
                 "15-many-filters": "QoS 0 came by the filter that was granted 1",
                 "15-replaced": "it did not come once and at QoS 2, as had been subscribed last",
                 "15-ended-under-way": "what was under way: not all came",
@@ -233,7 +233,7 @@ def borne(ids: str, due: str) -> str:
             | {
                 "14-identifiers": borne("2", "1, 2"),
                 "14-identifiers-alike": "one identifier came, and two subscriptions with it match",
-                "15-overlapping": "it came at QoS 0, to who had subscribed at 2 and 0",
+                "15-overlapping": "it came at QoS 0, to a client that had subscribed at 2 and 0",
             },
         ),
         (
@@ -254,7 +254,8 @@ def borne(ids: str, due: str) -> str:
         (PassesIdentifiersOn, "14", {"14-identifier-sent": borne("1, 77", "1")}),
         (
             AnswersInReverse, "15",
-            own("15") | {"15-many-filters": "SUBACK 0x02 0x00 0x01 was the answer to who had asked for 1 0 2"},
+            own("15")
+            | {"15-many-filters": "SUBACK 0x02 0x00 0x01 was the answer to a client that had asked for 1 0 2"},
         ),
         # It replaces the options too, which mosquitto does not.
         (
@@ -274,7 +275,7 @@ def borne(ids: str, due: str) -> str:
             lambda: ChangesSubscriptions(no_local=True), "15-local,15-no*",
             {
                 "15-local": "what itself and another said: not all came",
-                "15-no-local": "what both said, to who has not asked for No Local: not all came",
+                "15-no-local": "what both said, to a client that has not asked for No Local: not all came",
                 "15-no-local-retained": NO_LOCAL,
             },
         ),

@@ -125,14 +125,14 @@ async def test_without_a_fault_nothing_is_found_but_what_mosquitto_does_itself(t
             lambda: IgnoresLimits("receive_maximum"), "5,6",
             dict.fromkeys(
                 ["5-receive-maximum-qos1", "5-receive-maximum-qos2", "5-receive-maximum-returns"],
-                "12 messages were under way at once to who had said Receive Maximum 3",
+                "12 messages were under way at once to a client that had said Receive Maximum 3",
             ),
         ),
         (
             ForgetsTheLimit, "5",
             dict.fromkeys(
                 ["5-receive-maximum-qos1", "5-receive-maximum-qos2", "5-receive-maximum-returns"],
-                "messages were under way at once to who had said Receive Maximum 3",
+                "messages were under way at once to a client that had said Receive Maximum 3",
             ),
         ),
         (CountsUntilPubrec, "5", {"5-receive-maximum-qos2": "12 messages were under way at once"}),
@@ -148,7 +148,7 @@ async def test_without_a_fault_nothing_is_found_but_what_mosquitto_does_itself(t
             ForgetsTheRest, "5",
             dict.fromkeys(
                 ["5-receive-maximum-qos1", "5-receive-maximum-qos2", "5-receive-maximum-returns"],
-                "no more came to who had acknowledged",
+                "no more came to a client that had acknowledged",
             ),
         ),
         (

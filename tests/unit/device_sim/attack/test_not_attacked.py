@@ -110,7 +110,7 @@ async def test_who_closes_whoever_has_said_nothing_has_not_closed_for_what_was_s
         return
     assert outcome.verdict is Verdict.WARN, outcome.judgement
     assert outcome.seen is not None
-    assert outcome.seen.text == "mqtt closed, as who says nothing"
+    assert outcome.seen.text == "mqtt closed, like one that says nothing"
 
 
 async def test_a_tester_that_was_held_up_once_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +305,7 @@ async def test_a_good_device_that_is_disconnected_was_not_merely_served_late(tmp
     ("fault", "verdict", "told"),
     [
         (Fault.HURRIES, Verdict.PASS, "mqtt closed"),
-        (Fault.WAITS_IT_OUT, Verdict.WARN, "mqtt closed, as who says nothing"),
+        (Fault.WAITS_IT_OUT, Verdict.WARN, "mqtt closed, like one that says nothing"),
     ],
 )
 async def test_across_a_long_link_who_closes_at_once_is_told_from_who_waits(
