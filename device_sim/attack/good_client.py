@@ -25,6 +25,8 @@ Handles: MQTT 5 and 3.1.1, all QoS, topic aliases. Does not handle: keep alive (
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -53,7 +55,7 @@ from device_sim.attack.capabilities import Feature
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import SOON, Scene
-from device_sim.attack.target import BrokenPromise, Impossible
+from device_sim.attack.target import BrokenPromise, Impossible, Starved, TurnedAway
 from device_sim.attack.told_aliases import ToldAliases
 from device_sim.attack.verdict import Seen
 
@@ -61,6 +63,8 @@ EVERYTHING: frozenset[type[Packet]] = frozenset({Puback, Pubrec, Pubcomp})
 NOTHING: frozenset[type[Packet]] = frozenset()
 _Answer = TypeVar("_Answer", bound=Packet)
 _KEEP_ALIVE = 600
+_CLEARING = 5.0
+"""Seconds for a case that has failed to clear what it had retained: of a broker like that no more can be asked."""
 SESSION_SECONDS = 120
 """How long a session is kept, unless a case says otherwise."""
 
@@ -290,9 +294,19 @@ class Parties:
             if kind is None:
                 for client, topic in self._retained:
                     await client.publish(topic, b"", retain=True)
+            else:
+                await self._clear_anew()
         finally:
             for client in self._clients:
                 client.raw.close()
+
+    async def _clear_anew(self) -> None:
+        """Clear what is retained by new connections, for a moment: those of a case that has failed may be of no use."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLEARING):
+                for client, topic in self._retained:
+                    with contextlib.suppress(BrokenPromise, Impossible, Starved, TurnedAway, OSError):
+                        await (await self.connected(client.paper)).publish(topic, b"", retain=True)
 
     @property
     def is_v5(self) -> bool:

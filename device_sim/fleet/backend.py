@@ -361,9 +361,14 @@ class Backend:
     def _not_as_sent(self, topic_name: str, payload: bytes, now: float) -> None:
         self.altered += 1
         if len(self.altered_examples) < _MOST_KEPT:
-            self.altered_examples.append((now, f"{topic_name}: {payload[:_MOST_SHOWN]!r}"))
+            self.altered_examples.append((now, f"{topic_name}: {_shown(payload)}"))
 
     def _not_expected(self, topic_name: str, payload: bytes, why: str = "") -> None:
         self.unexpected += 1
         if len(self.unexpected_examples) < _MOST_KEPT:
-            self.unexpected_examples.append((time.monotonic(), f"{topic_name}: {why}{payload[:_MOST_SHOWN]!r}"))
+            self.unexpected_examples.append((time.monotonic(), f"{topic_name}: {why}{_shown(payload)}"))
+
+
+def _shown(payload: bytes) -> str:
+    words = repr(payload[:_MOST_SHOWN])  # A byte may be four characters of it.
+    return words if len(words) <= _MOST_SHOWN + len("b''") else f"{words[:_MOST_SHOWN]}…"

@@ -9,7 +9,7 @@ import typer
 
 from provisioning.commands.known_names import OfGroup
 from provisioning.commands.printed_rows import print_each
-from provisioning.commands.service_command import Connection, connected, print_json
+from provisioning.commands.service_command import Connection, connected, print_json, say
 from provisioning.commands.shut_group import say_if_shut
 from provisioning.program.command_group import command_group
 from provisioning.program.json_output import Json
@@ -98,8 +98,33 @@ def _decide(
             sys.stdout.write(f"Request {number}, for {decided.name} in group {decided.group}, is {decided.state}.\n")
         if allowed:  # The group may have changed while the request waited.
             await say_if_shut(client, decided.group, "approval")
+            await say_if_in_vain(client, decided)
 
     connection.run(command)
+
+
+async def say_if_in_vain(client: EnrolmentOperatorClient, approved: Approval) -> None:
+    """Warn if the request is refused all the same: an approval alone gives a device that is here no other key.
+
+    With a token that is bound to the device it may do so; whether that was shown is the service's to know.
+    """
+    from provisioning.client.operator import RequestRefused, ServiceUnavailable  # Late: `service_command`, rule 3.
+
+    if "enrolled already" not in approved.evidence or approved.evidence.startswith("token"):
+        return
+    try:
+        state = (await client.device(approved.name)).state
+        new_key = (await client.group(approved.group)).new_key
+    except (RequestRefused, ServiceUnavailable):  # What was decided is decided.
+        return
+    name, vain = approved.name, f"fleet-provisioning: {approved.name} is {state}, and refused all the same:"
+    if state == "suspended":
+        say(f"{vain} fleet-provisioning resume --device {name}")
+    elif state == "revoked":
+        say(f"{vain} only a token made for it lets it in again: fleet-provisioning token create --device {name}")
+    elif new_key == "refuse" or (new_key == "replace" and not approved.evidence.startswith("manufacturer")):
+        allow = f"fleet-provisioning group set {approved.group} --new-key approve"
+        say(f"fleet-provisioning: {name} is enrolled already, and refused unless this is the key that it has: {allow}")
 
 
 def _row(approval: Approval) -> tuple[str, ...]:

@@ -19,12 +19,17 @@ _MOST: Final = 5
 
 
 def say_who_is_here(tokens: Sequence[IssuedToken]) -> None:
-    """Say for which devices among *tokens* they undo a revocation, or are good for another key."""
-    revoked = [each.device for each in tokens if each.device is not None and each.device_state == "revoked"]
-    here = [each.device for each in tokens if each.device is not None and each.device_state not in {None, "revoked"}]
+    """Say for which devices among *tokens* they undo a revocation, buy nothing yet, or are good for another key."""
+    named = [(each.device, each.device_state) for each in tokens if each.device is not None]
+    revoked = [device for device, state in named if state == "revoked"]
+    suspended = [device for device, state in named if state == "suspended"]
+    here = [device for device, state in named if state == "active"]
     if revoked:
         undo = f"if not meant: token void --device {revoked[0] if len(revoked) == 1 else 'NAME'}"
         say(f"fleet-provisioning: {_who(revoked)} revoked: with its token each is admitted again; {undo}")
+    if suspended:
+        first = "resume it" if len(suspended) == 1 else "resume them"
+        say(f"fleet-provisioning: {_who(suspended)} suspended, and refused with any token: {first} first")
     if here and len(tokens) > 1:  # Who names a single one knows what for.
         say(f"fleet-provisioning: {_who(here)} enrolled already: with its token each may have another key")
 

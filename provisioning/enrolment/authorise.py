@@ -381,11 +381,11 @@ def _by_other_evidence(
         if not any(each.decides for each in said):
             said.append(approved(connection, attempt, rules, said))
         return None, _others(connection, device, attempt)
+    why = "the credential presented admits new devices only"
+    if rules.new_key is NewKey.REFUSE and (identified or any(each.decides for each in said)):
+        why = f"group {rules.name} lets no device have another key"  # Nothing better can be shown: it is the rule.
     raise Refused(
-        Code.NAME_TAKEN,
-        f"{device.name} is enrolled already, and the credential presented admits new devices only: ask "
-        "for a token bound to "
-        f"{device.name}",
+        Code.NAME_TAKEN, f"{device.name} is enrolled already, and {why}: ask for a token bound to {device.name}"
     )
 
 

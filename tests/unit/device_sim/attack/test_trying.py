@@ -11,8 +11,9 @@ from device_sim.attack import run, scene
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
+from device_sim.attack.good_client import Parties
 from device_sim.attack.raw_client import RawClient
-from device_sim.attack.scene import Scene
+from device_sim.attack.scene import PATIENCE, Scene
 from device_sim.attack.target import BrokenPromise, Impossible, Starved, TurnedAway
 from device_sim.attack.verdict import DELIVERED, NOT_DELIVERED, OPEN, SERVED, ClosedBy, Layer, Outcome, Seen, Verdict
 from device_sim.attack.watcher import Watcher
@@ -162,3 +163,21 @@ async def test_a_policy_that_lets_nobody_watch_is_waited_for_once(
             with pytest.raises(Impossible, match=r"reaches no service .*: does the broker's policy allow both"):
                 await here.watcher()
     assert waited == [None, scene.SOON, scene.SOON]
+
+
+async def test_a_case_that_fails_leaves_nothing_retained_at_the_broker(tmp_path: Path) -> None:
+    async with faulty(tmp_path, Fault.NONE) as target:
+        here = Scene(target)
+        watcher = await here.watcher()
+
+        async def fails() -> None:
+            async with Parties(here) as parties:
+                device = await parties.device()
+                parties.retained(device, parties.topic(device, "state"))
+                device.cut()
+                raise BrokenPromise("its connection is gone, and the message still there")
+
+        with pytest.raises(BrokenPromise):
+            await fails()
+        assert await watcher.got(b"", PATIENCE)
+        await here.close()

@@ -31,8 +31,12 @@ async def test_a_request_waits_for_an_operator_and_is_recognised_when_it_comes_a
     certificate = await enrol(fleet, "meter-1", key=key, label="line")
     assert await enrol(fleet, "meter-1", key=key, label="line") == certificate
     # Another key of the same name is another request, and becomes an existing device by no approval here.
-    other = await pending(fleet, "meter-1", label="line")
+    third = generate_key()
+    other = await pending(fleet, "meter-1", key=third, label="line")
     assert other != number
+    await service.decide(other, approve=True, by="boss")
+    with pytest.raises(Refused, match="group line lets no device have another key"):
+        await enrol(fleet, "meter-1", key=third, label="line")
     with pytest.raises(Refused, match="APPROVAL_DECIDED"):
         await service.decide(number, approve=False, by="boss")
     # A decision is worth one certificate.
