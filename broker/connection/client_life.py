@@ -104,11 +104,15 @@ class ClientLife(ABC):
             self.identified(outcome, now)
             return
         self.refusal = outcome
-        # It must show its CAs again where they are forgotten; otherwise it may have another certificate by now.
-        forgotten = outcome.code is RefusalCode.TRUST_CHANGED
-        if forgotten or outcome.reason_code is not ReasonCode.SERVER_UNAVAILABLE:
-            self._transport.forget_tls_session(at_any_price=forgotten)
+        if outcome.code is RefusalCode.TRUST_CHANGED:  # Its CAs are forgotten: it must show them again.
+            self._transport.forget_tls_session(at_any_price=True)
+        self.unidentified(outcome)
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
+
+    def unidentified(self, refusal: Refused) -> None:
+        """Have the client show its certificate in its next handshake, unless it is refused for now."""
+        if refusal.reason_code is not ReasonCode.SERVER_UNAVAILABLE:
+            self._transport.forget_tls_session(at_any_price=False)
 
     def identified(self, peer: Peer, now: float) -> None:
         """Take note of the client's identity."""

@@ -59,6 +59,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
     assert connection.peer is not None, "TLS is up, so the certificate was judged"  # noqa: S101
     admitted = _lapsed(engine, connection, now) or engine.admission.admit(connection.peer, packet, now)
     if not isinstance(admitted, Admitted):  # What is compiled is compared quicker than a `Refused`.
+        connection.unidentified(admitted)
         return admitted
     limits = connection.terms.limits
     expiry = packet.properties.session_expiry_interval or 0

@@ -73,6 +73,9 @@ class Client(Protocol):
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         """Return the client's certificate, in DER (None: it has none), and its verified path (empty if resumed)."""
 
+    def unidentified(self, refusal: Refused) -> None:
+        """Take note of a *refusal* for what its certificate says, of which it may have another by now."""
+
     def examined(self, peer: Peer, now: float) -> None:
         """Take note that the certificate was examined again."""
 

@@ -226,8 +226,8 @@ def _keys(settings: Settings) -> Iterator[Finding]:
         read_audit_key(files)
     except ConfigurationError as error:
         wrong.append(str(error))
-    if wrong:  # One finding: a wrong passphrase opens none of them.
-        yield failed("keys", "; ".join(wrong), remedy)
+    if wrong:  # One finding: a wrong passphrase opens none of them. One that is missing is said once.
+        yield failed("keys", "; ".join(dict.fromkeys(wrong)), remedy)
     for name in silent:
         yield failed(
             "keys",

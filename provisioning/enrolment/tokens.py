@@ -361,7 +361,12 @@ def _check_way(connection: Connection, group: str) -> None:
     ways = groups.rules_of(connection, group).ways
     if not any(WayName.TOKEN in alternative for alternative in ways):
         shown = " or ".join(map(alternative_text, ways)) or "no way: it is closed"
-        raise Refused(Code.WAY_REFUSED, f"a token could not be used: group {group} admits devices by {shown}")
+        kept = "".join(f" --way {alternative_text(each)}" for each in ways)
+        raise Refused(
+            Code.WAY_REFUSED,
+            f"a token could not be used: group {group} admits devices by {shown}; to let one in by token, give it "
+            f"that way for as long as it takes (fleet-provisioning group set {group}{kept} --way token)",
+        )
 
 
 def _check_size(order: TokenOrder) -> None:

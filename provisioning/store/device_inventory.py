@@ -216,7 +216,8 @@ def _named(connection: Connection, names: Sequence[str], now: datetime) -> Itera
 
 def _shown(connection: Connection, statement: Select[Any], now: datetime) -> Iterator[ShownDevice]:
     rows = connection.execute(statement, {"now": now}).all()
-    found = admissions.of_devices(connection, [row[0] for row in rows], now)
+    on_trial = {row[0] for row in rows if row[-1] is not None}
+    found = admissions.of_devices(connection, [row[0] for row in rows], on_trial, now)
     for row in rows:
         issued, good_until, newest_until, reason, ended_above, trial = row[WIDTH:]
         standing = _standing(good_until, newest_until, reason, ended_above=bool(ended_above))

@@ -67,6 +67,8 @@ def enrol(world: World, choices: random.Random) -> str | None:
     opened = [each for each in world.fleet.tokens if each.open]
     token = choices.choice(opened if opened and choices.random() < 0.75 else world.fleet.tokens)
     name = token.device if token.device is not None and choices.random() < 0.85 else choices.choice(NAMES)
+    if name in world.asking and not token.open:
+        return None  # What an operator has said of it counts as well: `ask_operator`.
     key = a_key(world, choices, world.fleet.devices.get(name))
     return enrolled(world, token, name, key)
 

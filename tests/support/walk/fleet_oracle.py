@@ -190,7 +190,7 @@ class FleetOracle:
         if device is None:
             if token.device is None and self._is_promised(name):
                 codes.add("NAME_TAKEN")
-            return frozenset(codes)
+            return frozenset(codes | {WAITS} if codes and token.rules.asks else codes)
         if device.state is not State.REVOKED or token.device is None:  # A token of its own readmits it.
             codes |= device.ended()
         if token.device is None:

@@ -188,12 +188,13 @@ def test_whose_certificate_is_refused_cannot_resume_again_as_he_may_have_another
     """With the TLS session of the old one he was refused for as long as that was kept: two hours."""
     held = shared_device("meter-1")
 
-    def forgets() -> str | None:
+    def forgets(client_id: str = "meter-1") -> str | None:
         client = broker.open(held)
-        client.send(connect_packet(V5, client_id="meter-1"))
+        client.send(connect_packet(V5, client_id=client_id))
         return client.transport.forgets_tls_session
 
     assert forgets() is None
+    assert forgets("meter-2") == "if it costs nobody else", "it may be called otherwise by now"
     broker.engine.admission.shut = unavailable(RefusalCode.SHUTTING_DOWN, "a moment")
     assert forgets() is None, "that is for now, and not for the certificate"
     for reason in (RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED):

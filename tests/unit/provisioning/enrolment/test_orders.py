@@ -18,6 +18,7 @@ from provisioning.enrolment import tokens as making
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import MAXIMUM_DEVICES, ClaimOrder, ClaimService
 from provisioning.enrolment.claims import MAXIMUM_LIFE as LONGEST_CLAIM
+from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_TTL, TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
@@ -182,8 +183,16 @@ async def test_what_becomes_of_tokens_is_in_the_audit_log_once(fleet: Fleet) -> 
 async def test_a_closed_group_has_no_tokens_for_devices_and_what_is_no_token_is_not_looked_for(fleet: Fleet) -> None:
     await fleet.groups.create(Group("shut", ways=()), by="anna")
     await fleet.token_service.create(TokenOrder(["broker-1"], "shut", Role.BROKER), by="anna")
-    with pytest.raises(Refused, match=r"WAY_REFUSED: .* group shut admits devices by no way: it is closed"):
-        await fleet.token_service.create(TokenOrder(["meter-1"], "shut"), by="anna")
+    await fleet.groups.create(Group("lab", ways=parse_ways(["approval", "claim+listed"])), by="anna")
+    for name, by, kept in (
+        ("shut", "no way: it is closed", ""),
+        ("lab", "approval or claim+listed", " --way approval --way claim+listed"),
+    ):
+        with pytest.raises(Refused) as caught:
+            await fleet.token_service.create(TokenOrder(["meter-1"], name), by="anna")
+        assert caught.value.code is Code.WAY_REFUSED
+        assert f"group {name} admits devices by {by}; " in caught.value.detail
+        assert f"(fleet-provisioning group set {name}{kept} --way token)" in caught.value.detail
     with pytest.raises(Refused, match="TOKEN_UNKNOWN: the password is not an enrolment token"):
         await fleet.enrolment.enrol(csr_der(names=["meter-1"]), TokenCredential("meter-1", "secret"))
 

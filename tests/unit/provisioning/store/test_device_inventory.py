@@ -118,6 +118,9 @@ async def test_those_that_a_claim_or_a_manufacturer_let_in_are_found_by_it(fleet
     await fleet.enrol("g-token")
     grant = await fleet.token("f-acme", group="line")
     await enrol(fleet, "f-acme", token=TokenCredential("f-acme", grant))  # Another key, on an operator's word.
+    await enrol(fleet, "h-expected", certificate=copied)  # Whoever has copied it has guessed the name.
+    grant = await fleet.token("h-expected", group="line")
+    await enrol(fleet, "h-expected", token=TokenCredential("h-expected", grant))
     assert set(await shown(fleet, claim="copied")) == {"b-activated", "c-on-trial"}
     assert set(await shown(fleet, claim="copied", certificate=Standing.TRIAL)) == {"c-on-trial"}
     assert set(await shown(fleet, claim="other", group="line")) == {"d-other"}
@@ -132,6 +135,7 @@ async def test_those_that_a_claim_or_a_manufacturer_let_in_are_found_by_it(fleet
         ("b-activated", Admission(("copied",))),
         ("e-acme", Admission((), "acme")),
         ("g-token", Admission()),
+        ("h-expected", Admission()),
     ):
         found = await fleet.database.read(lambda c: device_inventory.find(c, name, fleet.clock()))
         assert found is not None
