@@ -362,7 +362,8 @@ def _whole(connection: Connection, database: Database) -> Finding:
     where = database.shown_url
     if (locked := lock_finding(connection, _TORN, where)) is not None:  # First: what follows waits.
         return locked
-    if lost := missing_parts.missing(connection):
+    lost = missing_parts.missing(connection)
+    if lost and lost != [missing_parts.AUDIT_TRIGGER]:  # That alone is `changes_that_pass`: nothing is to be restored.
         return failed(
             _TORN,
             f"{where} lacks {', '.join(lost)}: what needs them is refused",

@@ -50,6 +50,8 @@ _GUARDS: Final = {
     },
 }
 """What each of them does, as the migrations have made it: on all rows, without a condition."""
+AUDIT_TRIGGER: Final = f"the trigger {_APPEND_ONLY}"
+"""What `unguarded` calls it: pg_restore makes it before the references, so a store that lacks it alone is whole."""
 GUARD_REMEDY: Final = (
     "fleet-provisioning audit verify says whether an entry was changed; "
     "docs/revocation-publication.md has the statements that make the triggers again"
@@ -91,7 +93,7 @@ def unguarded(connection: Connection) -> list[str]:
         if isinstance(constraint, of_kind) and (table.name, kind, frozenset(constraint.columns.keys())) not in there
     ]
     if _APPEND_ONLY not in set(connection.scalars(_TRIGGERS, {"on": audit_entries.name})):
-        lost.append(f"the trigger {_APPEND_ONLY}")
+        lost.append(AUDIT_TRIGGER)
     return sorted(lost)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import psycopg
 import pytest
 
+from provisioning.doctor.doctor import _whole
 from provisioning.errors import ConfigurationError
 from provisioning.store import missing_parts, schema
 from provisioning.store.database import Database
@@ -47,6 +48,9 @@ async def test_what_guards_the_rows_must_be_there(postgresql: PostgresqlServer, 
             other.execute(statement.encode())
         database = Database(url)
         assert await database.read(missing_parts.missing) == [lacks]
+        whole = await database.read(lambda connection: _whole(connection, database))
+        is_torn = "TRIGGER" not in statement  # Of the trigger alone doctor says how to make it again.
+        assert (whole.check == "tables" and "restore the store" in str(whole.remedy)) is is_torn
         with pytest.raises(ConfigurationError, match="not restored to the end") as refused:
             await schema.upgrade_founded(database, "meter-1")
         assert f" lacks {lacks}: it was " in str(refused.value)
