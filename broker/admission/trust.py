@@ -183,7 +183,7 @@ class Trust:
     def _place(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, bool, int]:
         """Return by what *issuer* comes before or after others of its name: an anchor as OpenSSL is given it."""
         is_from_outside, is_of_others, place = self._rank(issuer, own)
-        is_learned = issuer.certificate not in self._certificates
+        is_learned = not issuer.is_anchor or issuer.certificate not in self._certificates
         return is_from_outside, is_learned, is_learned and is_of_others, place
 
     def _rank(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, int]:

@@ -58,6 +58,12 @@ def test_who_resumes_below_an_anchor_is_judged_as_in_the_full_handshake() -> Non
     closed = TrustBundle("closed", [renewed], terms=BundleTerms.of(settings(issuers=["CN=Nobody"])))
     judge = Trust([closed, TrustBundle("ours", [PLANT.certificate])])
     assert (seen(judge, device, PLANT), seen(judge, device)) == ("ours: CN=Plant CA",) * 2, "it states that one"
+    alone = PKI.authority("Plant CA", key=PLANT.key)
+    above = TrustBundle("above", [PKI.root.certificate], terms=partner().terms)
+    judge = Trust([above, TrustBundle("ours", [alone.certificate]), TrustBundle("last", [PLANT.certificate])])
+    assert seen(judge, device, PLANT) == "above: CN=Plant CA", "of who states that one"
+    assert verified(judge.anchors_pem(DOMAIN), device) == [device.der, alone.der]
+    assert (seen(judge, device, alone), seen(judge, device)) == ("ours: CN=Plant CA",) * 2, "what was learned is behind"
 
 
 def test_who_resumes_below_constrained_names_is_not_taken_by_a_partner_s_url() -> None:
