@@ -24,6 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from device_sim.credentials.certification import common_name, key_usage, signature_hash
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity
+from provisioning.pki.issued_by import as_compared
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.pem import pem_of
 from provisioning.pki.role import Role
@@ -187,7 +188,8 @@ class Issuer:
 
     def has_signed(self, crl: x509.CertificateRevocationList) -> bool:
         """Whether *crl* is one of this CA."""
-        return crl.issuer == self.certificate.subject and crl.is_signature_valid(self.key.public_key())
+        is_named = as_compared(crl.issuer) == as_compared(self.certificate.subject)
+        return is_named and crl.is_signature_valid(self.key.public_key())
 
     def crl(self, serials: Sequence[int], after: Sequence[x509.CertificateRevocationList] = ()) -> bytes:
         """Return a CRL (PEM) with *serials*, all for keyCompromise, and all that this CA's own, *after*, revoke.
@@ -196,8 +198,10 @@ class Issuer:
         """
         now = datetime.now(UTC)
         revoked = {entry.serial_number: entry for crl in after for entry in crl}
+        revoked |= {serial: _compromised(serial, now - timedelta(minutes=1)) for serial in serials}
+        # All entries together: the builder copies those before with each one that is added.
         builder = (
-            x509.CertificateRevocationListBuilder()
+            x509.CertificateRevocationListBuilder(revoked_certificates=[*revoked.values()])
             .issuer_name(self.certificate.subject)
             .last_update(max([now - timedelta(minutes=1), *(crl.last_update_utc for crl in after)]))
             .next_update(now + _LIFE)
@@ -207,16 +211,6 @@ class Issuer:
         if numbers or not after:  # A CA that numbers none goes on to.
             number = max(numbers, default=int(now.timestamp() * 1000))
             builder = builder.add_extension(x509.CRLNumber(number), critical=False)
-        for entry in revoked.values():
-            builder = builder.add_revoked_certificate(entry)
-        for serial in serials:
-            builder = builder.add_revoked_certificate(
-                x509.RevokedCertificateBuilder()
-                .serial_number(serial)
-                .revocation_date(now - timedelta(minutes=1))
-                .add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False)
-                .build()
-            )
         return builder.sign(self.key, signature_hash(self.key)).public_bytes(Encoding.PEM)
 
     @property
@@ -229,6 +223,11 @@ def _common_name(identity: Identity | None) -> x509.Name:
     if identity is None:
         raise ValueError("a certificate without an identity needs a subject")
     return common_name(identity.name)
+
+
+def _compromised(serial: int, since: datetime) -> x509.RevokedCertificate:
+    builder = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(since)
+    return builder.add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False).build()
 
 
 def _crl_number(crl: x509.CertificateRevocationList) -> int | None:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from cryptography import x509
 
-from device_sim.attack.capabilities import Capabilities, CrlFile
+from device_sim.attack.capabilities import Capabilities, CapabilityError, CrlFile
 from device_sim.attack.crl_in_use import CrlInUse
 from device_sim.attack.desk import Ended, EnrolmentDesk
 from device_sim.attack.issuer import Issuer, Paper
@@ -78,7 +78,7 @@ class SigningRegistrar:
         self._crl_file = crl_file
         self._revoked: list[int] = []
         self._before = before
-        self._other_crls = other_crls if before is None else before.others
+        self._other_crls = other_crls
 
     async def certify(self, identity: Identity) -> Paper:
         """Return a certificate for *identity*."""
@@ -104,12 +104,14 @@ class SigningRegistrar:
 
     async def _publish(self, file: CrlFile) -> None:
         try:
-            if self._before is not None:
-                self._before.keep()
-            own = () if self._before is None else self._before.own
-            file.crl_file.write_bytes(self._issuer.crl(self._revoked, own) + self._other_crls)
+            if self._before is None:
+                file.crl_file.write_bytes(self._issuer.crl(self._revoked) + self._other_crls)
+            else:
+                self._before.publish(self._revoked)
         except OSError as error:
             raise Impossible(f"nobody can be revoked: {error.filename}: {error.strerror}") from error
+        except CapabilityError as error:
+            raise Impossible(f"nobody can be revoked: {error}") from error
         if not file.reload:
             return
         try:
