@@ -110,8 +110,10 @@ async def say_if_in_vain(client: EnrolmentOperatorClient, approved: Approval) ->
     """
     from provisioning.client.operator import RequestRefused, ServiceUnavailable  # Late: `service_command`, rule 3.
 
-    if "enrolled already" not in approved.evidence or approved.evidence.startswith("token"):
+    shown = approved.evidence.split("+")
+    if "enrolled already" not in approved.evidence or any(each.startswith("token") for each in shown):
         return
+    is_identified = any(each.startswith(("manufacturer", "listed key")) for each in shown)
     try:
         state = (await client.device(approved.name)).state
         new_key = (await client.group(approved.group)).new_key
@@ -122,7 +124,9 @@ async def say_if_in_vain(client: EnrolmentOperatorClient, approved: Approval) ->
         say(f"{vain} fleet-provisioning resume --device {name}")
     elif state == "revoked":
         say(f"{vain} only a token made for it lets it in again: fleet-provisioning token create --device {name}")
-    elif new_key == "refuse" or (new_key == "replace" and not approved.evidence.startswith("manufacturer")):
+    elif state == "decommissioned":
+        say(f"{vain} enrol the device under another name")
+    elif new_key == "refuse" or (new_key == "replace" and not is_identified):
         allow = f"fleet-provisioning group set {approved.group} --new-key approve"
         say(f"fleet-provisioning: {name} is enrolled already, and refused unless this is the key that it has: {allow}")
 

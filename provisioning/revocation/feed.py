@@ -61,6 +61,10 @@ _LATE_SECONDS: Final = 5.0
 _TAIL: Final = 8192
 _NAMED: Final = 100
 """Lost revocations that the log names, the newest ones."""
+_REMEDY: Final = (
+    "repeat them, by revoke --device where a device was revoked, as it may have renewed since; and revoke lost "
+    "certificates by fleet-provisioning revoke --certificate FILE"
+)
 
 
 class RevocationFeed:
@@ -268,17 +272,18 @@ class RevocationFeed:
         known, tail = self.newest, tuple(self._tail)
         newest = await self._newest_there()
         there = {each.mark for each in await self._page(max(known - len(tail), 0), len(tail))} if tail else set()
-        lost = [f"{each.serial} {each.what}" for each in tail if each.mark not in there]
+        lost = [each for each in tail if each.mark not in there][-_NAMED:]
+        named = [f"{each.serial} {each.what} {each.device}" for each in lost]
         kept = [each for each in tail if each.mark in there]
         # From here on nothing fails or waits: a store that fails meanwhile would be taken for the same as before.
         self._take_as_newest(kept[-1:] or newest)  # What another process has added since is new here.
+        words = f"the database has lost revocations that were answered: {_REMEDY}"
         log.error(
-            "the database has lost revocations that were answered: repeat them, and revoke lost certificates by "
-            "fleet-provisioning revoke --certificate FILE",
+            words,
             code="STORE_WENT_BACK",
             known=known,
             found=newest[-1].sequence if newest else 0,
-            lost=lost[-_NAMED:],
+            lost=named,
         )
         self._tail.clear()
         self._on_lost()
@@ -299,9 +304,6 @@ class RevocationFeed:
 
 def _ahead(by: str, after: int, what: str) -> Refused:
     """Return the refusal of the follower called *by*, and log it: a service that was restarted learns of it only so."""
-    words = (
-        "a follower knows revocations that the database lacks: repeat them, and revoke lost certificates by "
-        "fleet-provisioning revoke --certificate FILE"
-    )
+    words = f"a follower knows revocations that the database lacks: {_REMEDY}"
     log.error(words, code=Code.FEED_AHEAD, follower=by, after=after)
     return Refused(Code.FEED_AHEAD, f"{what}; discard what was read and start again from 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
@@ -29,6 +30,12 @@ class FeedEvent:
     """Distinguishes it from another event with the same number, from another history after a restore."""
     what: str
     """The reason of a revocation; or *released*."""
+
+    @property
+    def device(self) -> str:
+        """Whose certificate it is about: read from the frame, as it is asked for only when the store has lost it."""
+        device: str = json.loads(self.frame.partition(b"\ndata: ")[2])["device"]
+        return device
 
 
 def event_of(record: RevocationRecord) -> FeedEvent:

@@ -23,12 +23,16 @@ HERE = "; the name is enrolled already"
     [
         ("nothing", "active", "refuse", ""),
         ("nothing" + HERE, "active", "approve", ""),
-        ("nothing" + HERE, "active", "refuse", "group set lab --new-key approve"),
-        ("claim batch" + HERE, "active", "replace", "group set lab --new-key approve"),
+        ("nothing" + HERE, "active", "refuse", "fleet-provisioning group set lab --new-key approve"),
+        ("claim batch" + HERE, "active", "replace", "fleet-provisioning group set lab --new-key approve"),
         ("manufacturer acme 17" + HERE, "active", "replace", ""),
+        ("listed key" + HERE, "active", "replace", ""),
+        ("listed" + HERE, "active", "replace", "fleet-provisioning group set lab --new-key approve"),
         ("token 7" + HERE, "revoked", "refuse", ""),
-        ("nothing" + HERE, "revoked", "approve", "token create --device meter-1"),
-        ("nothing" + HERE, "suspended", "approve", "resume --device meter-1"),
+        ("manufacturer acme 17+token 7" + HERE, "revoked", "refuse", ""),
+        ("nothing" + HERE, "decommissioned", "refuse", "enrol the device under another name"),
+        ("nothing" + HERE, "revoked", "approve", "fleet-provisioning token create --device meter-1"),
+        ("nothing" + HERE, "suspended", "approve", "fleet-provisioning resume --device meter-1"),
         ("nothing" + HERE, RequestRefused(404, Code.DEVICE_UNKNOWN, "gone"), "refuse", ""),
         ("nothing" + HERE, ServiceUnavailable("gone"), "refuse", ""),
     ],
@@ -50,7 +54,7 @@ async def test_an_approval_that_is_not_enough_is_told_with_what_would_be(
     approved = cast("Approval", SimpleNamespace(name="meter-1", group="lab", evidence=evidence))
     await say_if_in_vain(cast("EnrolmentOperatorClient", Client()), approved)
     told = capsys.readouterr().err
-    assert told.endswith(f": fleet-provisioning {said}\n") if said else not told
+    assert told.endswith(f": {said}\n") if said else not told
 
 
 def test_a_token_for_a_suspended_device_is_told_to_be_good_for_nothing_yet(

@@ -255,7 +255,7 @@ async def test_what_the_store_has_lost_is_named_and_who_has_heard_of_it_is_sent_
             async with asyncio.timeout(30):
                 _ = [batch async for batch in behind.batches()]
         (told,) = (each for each in logs if each.get("code") == "STORE_WENT_BACK")
-        whats = ("unspecified", "certificateHold", "released")  # Each is to be repeated, as what it was.
+        whats = ("unspecified b", "certificateHold c", "released c")  # To be repeated for what has renewed, too.
         lost_events = [f"{serial} {what}" for serial, what in zip(serials[1:], whats, strict=True)]
         assert (told["known"], told["found"], told["lost"]) == (4, 1, lost_events)
         assert (feed.newest, feed.subscribers) == (1, 0)
