@@ -158,3 +158,19 @@ def test_a_reload_needs_no_program_that_a_small_debian_lacks(unit: Path) -> None
 def test_the_python_is_python() -> None:
     (example,) = blocks("python")
     compile(example, "installation.md", "exec")
+
+
+def test_a_copy_of_the_bundle_stays_where_it_cannot_be_read(tmp_path: Path) -> None:
+    """In a shell that knows no `ca`, a year later, a pipe into install left the broker without an anchor."""
+    life = (REPOSITORY / "docs" / "ca-life.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^ca cat (?:.*&& +#.*\n)?.*$", PAGE + life, re.MULTILINE)
+    assert len(commands) == 3
+    (kept := tmp_path / "ca-bundle.crt").write_text("anchors", encoding="utf-8")
+    for command in commands:
+        here = command.replace("/etc/fleetgate", str(tmp_path))
+        assert str(kept) in here
+        assert subprocess.run(["sh", "-c", here], capture_output=True, check=False, timeout=60).returncode != 0
+        assert kept.read_text(encoding="utf-8") == "anchors"
+        subprocess.run(["sh", "-c", f"ca() {{ echo the next; }}\n{here}"], check=True, timeout=60)
+        assert kept.read_text(encoding="utf-8") == "the next\n"
+        kept.write_text("anchors", encoding="utf-8")
