@@ -249,7 +249,8 @@ class Admission:
             return self._unknown(identity)
         if peer.seconds_left < 0:
             not_after = datetime.fromtimestamp(peer.ends_at, UTC)  # Not by what is left: in the year 1 that overflows.
-            whose = "the certificate" if facts.not_after < now else "a CA's certificate above it"
+            above = "a CA's certificate above it" if peer.issuer is None else peer.issuer.ends_with
+            whose = "the certificate" if facts.not_after < now else above
             detail = f"{whose} expired on {shown_time(not_after)}"
             if clock <= not_after:
                 detail += f"; the broker's clock is behind: it says {clock:%Y-%m-%d %H:%M:%S}"

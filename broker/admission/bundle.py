@@ -28,7 +28,7 @@ from broker.admission.freshness import FeedTerms
 from broker.admission.issuers import Issuer
 from broker.settings.trust_settings import StatusPolicy
 from provisioning.pki.extension import extension
-from provisioning.pki.issued_by import as_compared, is_issued_by
+from provisioning.pki.issued_by import as_compared, is_issued_by, is_self_issued
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CasAbove
 
@@ -76,7 +76,7 @@ class TrustBundle:
         self.feed_terms = feed_terms
         """How closely the feed must be followed; None: as in the broker's own setting."""
         self._anchors: dict[bytes, Issuer] = {}
-        roots_first = sorted(anchors, key=_is_self_issued, reverse=True)
+        roots_first = sorted(anchors, key=is_self_issued, reverse=True)
         for certificate in roots_first:
             self._anchor(certificate, roots_first)
         self._called: dict[Hashable, list[Issuer]] = {}
@@ -193,7 +193,7 @@ def _allows(anchor: x509.Certificate, below: Sequence[x509.Certificate]) -> bool
     constraints, usage = extension(anchor, x509.BasicConstraints), extension(anchor, x509.KeyUsage)
     purposes = extension(anchor, x509.ExtendedKeyUsage)
     if constraints is not None and constraints.path_length is not None:
-        number = sum(not _is_self_issued(each) for each in below)  # RFC 5280 §4.2.1.9
+        number = sum(not is_self_issued(each) for each in below)  # RFC 5280 §4.2.1.9
         if number > constraints.path_length:
             return False
     if usage is not None and not usage.key_cert_sign:
@@ -209,13 +209,9 @@ def _constrains_no_more(renewed: x509.Certificate, earlier: x509.Certificate) ->
 
 def _issuer_in(authorities: Sequence[x509.Certificate], certificate: x509.Certificate) -> x509.Certificate | None:
     """Return the first of *authorities* that has issued *certificate*; None: it is a root, or none has."""
-    if _is_self_issued(certificate):
+    if is_self_issued(certificate):
         return None
     return next((each for each in authorities if is_issued_by(certificate, each)), None)
-
-
-def _is_self_issued(certificate: x509.Certificate) -> bool:
-    return certificate.issuer == certificate.subject
 
 
 def _der(certificate: x509.Certificate) -> bytes:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
@@ -31,6 +31,8 @@ from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIn
 
 if TYPE_CHECKING:
     from broker.admission.bundle import TrustBundle
+
+_SHOWN: Final = 200
 
 
 class UnreadableAuthority(Exception):
@@ -91,6 +93,13 @@ class Issuer:
     def is_in_date(self, now: datetime) -> bool:
         """Whether it has begun, and its path has not expired."""
         return self.begins <= now <= self.not_after
+
+    @property
+    def ends_with(self) -> str:
+        """Whose certificate it is that ends by `not_after`, for display: perhaps one that the client has never had."""
+        first = next(each for each in self.path() if each.certificate.not_valid_after_utc == self.not_after)
+        whose = f"the certificate of the CA {first.subject[:_SHOWN]}"
+        return f"{whose}, an anchor of {first.bundle.name}," if first in self.bundle.anchors else whose
 
     def path(self) -> Iterator[Issuer]:
         """Yield this issuer, and every CA above it."""

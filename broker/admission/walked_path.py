@@ -27,7 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from broker.admission.refusal import RefusalCode
 from provisioning.pki.extension import UNREADABLE, extension
-from provisioning.pki.issued_by import as_compared, is_issued_by
+from provisioning.pki.issued_by import as_compared, is_issued_by, is_self_issued
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.program.moments import shown_time
 
@@ -85,7 +85,7 @@ def walk(
         if issuer is None or not is_issued_by(current, issuer):
             why = _without_issuer(current, candidates, anchors, issuer)
             return Step("chain", False, f"{shown_subject(current)} {why}", RefusalCode.UNTRUSTED_ISSUER), []
-        flaw = _flaw(issuer, sum(not _is_self_issued(each) for each in path[1:]), now)
+        flaw = _flaw(issuer, sum(not _is_its_own(each) for each in path[1:]), now)
         if flaw:
             return Step("chain", False, f"{shown_subject(issuer)} {flaw[1]}", flaw[0]), []
         path.append(issuer)
@@ -145,10 +145,10 @@ def _could_have_signed(issuer: x509.Certificate, certificate: x509.Certificate) 
     return isinstance(key, rsa.RSAPublicKey) is (parameters is not None)
 
 
-def _is_self_issued(certificate: x509.Certificate) -> bool:
+def _is_its_own(certificate: x509.Certificate) -> bool:
     """Whether *certificate* is a CA's for itself, of another key: such ones do not count (RFC 5280 §4.2.1.9)."""
     try:
-        return certificate.subject == certificate.issuer
+        return is_self_issued(certificate)
     except UNREADABLE:
         return False
 

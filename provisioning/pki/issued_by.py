@@ -3,10 +3,10 @@
 Theory
 ------
 Names are compared as OpenSSL, and so TLS, compares them (`as_compared`): PrintableString and UTF8String may be equal,
-and so are names that differ in upper and lower case, or in the number of spaces (RFC 5280 §7.1). The library compares
-bit by bit. So if two names are equal in different encodings, the library is given a stand-in for the issuer: its key,
-under the name as the certificate encodes it. The stand-in's own signature, made with a throw-away key, is never
-verified.
+and so are names that differ in upper and lower case, or in the number of spaces (RFC 5280 §7.1), both of ASCII alone.
+The library compares bit by bit. So if two names are equal in different encodings, the library is given a stand-in for
+the issuer: its key, under the name as the certificate encodes it. The stand-in's own signature, made with a throw-away
+key, is never verified.
 """
 
 from __future__ import annotations
@@ -43,12 +43,22 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 
 @functools.lru_cache(512)
 def as_compared(name: x509.Name) -> Hashable:
-    """Return what is the same for all names that OpenSSL takes for equal, and differs for others."""
+    """Return what is the same for all names that OpenSSL takes for equal, and differs for others.
+
+    Except that strings of one text are equal here whatever their types: OpenSSL tells a NumericString from others.
+    """
     return tuple(frozenset((each.oid, _folded(each.value)) for each in part) for part in name.rdns)
 
 
-def _folded(value: str | bytes) -> str | bytes:
-    return value if isinstance(value, bytes) else " ".join(value.lower().split())
+def is_self_issued(certificate: x509.Certificate) -> bool:
+    """Whether *certificate* has its issuer's name, as a root has, and a CA's certificate for another key of its own."""
+    return as_compared(certificate.subject) == as_compared(certificate.issuer)
+
+
+def _folded(value: str | bytes) -> tuple[bool, bytes]:
+    if isinstance(value, bytes):
+        return False, value
+    return True, b" ".join(value.encode().lower().split())  # As bytes: only letters and spaces of ASCII are folded.
 
 
 def _in_other_strings(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

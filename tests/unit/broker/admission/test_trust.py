@@ -311,6 +311,7 @@ def test_a_ca_is_confined_whatever_its_other_certificates_are_called_and_the_url
     issuer = judge.issuer_of(spoof.certificate, path, PKI.now, DOMAIN)
     assert issuer is not None
     assert issuer.not_after == PLANT.certificate.not_valid_after_utc, "what the settings name has ended then"
+    assert issuer.ends_with == "the certificate of the CA CN=Plant CA, an anchor of confined,", "not one that it sent"
     assert key_identifier(PLANT.certificate.public_key()) == issuer.key_id
     renewed = PKI.authority("Plant CA", PKI.root, key=PLANT.key, not_after=PKI.now + timedelta(days=900))
     assert seen(judge, lower, sub, renewed, PKI.root) == "confined: CN=Sub CA"

@@ -8,6 +8,7 @@ from itertools import permutations
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
@@ -46,6 +47,18 @@ def test_who_resumes_is_found_by_a_name_that_openssl_takes_for_that_of_its_ca() 
     assert [each.certificate for each in judge.authorities(device.certificate.issuer)] == [PLANT.certificate]
     walked, _ = walk([device.certificate], [PLANT.certificate], PKI.now)
     assert walked.passed, "and so fleet-broker check says"
+
+
+def test_letters_and_spaces_beyond_ascii_are_as_different_as_for_openssl() -> None:
+    """fleet-broker check said "admitted" of a device that the handshake refuses."""
+    authority = PKI.authority("W\u00e4rme CA")
+    for stated, meant in (("W\u00c4RME CA", False), ("W\u00e4rme\u00a0CA", False), (" w\u00e4RME ca", True)):
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, stated)])
+        device = PKI.device("meter-1", issuer=authority, issuer_name=name)
+        judge = Trust([TrustBundle("ours", [authority.certificate])])
+        assert isinstance(verified(judge.anchors_pem(DOMAIN), device), list) is meant
+        assert walk([device.certificate], [authority.certificate], PKI.now)[0].passed is meant
+        assert (seen(judge, device) is not None) is meant
 
 
 def test_who_resumes_below_an_anchor_is_judged_as_in_the_full_handshake() -> None:

@@ -145,7 +145,7 @@ def test_what_openssl_refuses_is_refused_and_nothing_else(
     assert bool(path) is walked.passed
 
 
-@pytest.mark.parametrize(("below", "accepted"), [("A CA", True), ("Another CA", False)])
+@pytest.mark.parametrize(("below", "accepted"), [("A CA", True), ("a  ca", True), ("Another CA", False)])
 def test_a_ca_that_certifies_a_new_key_of_its_own_has_no_ca_below_it(below: str, accepted: bool) -> None:
     authority = made("A CA", ROOT, {}, is_ca=True, path_length=0)
     keys = {AKI.from_issuer_public_key(authority.key.public_key()): False, x509.SubjectKeyIdentifier(b"new"): False}
