@@ -79,9 +79,9 @@ class CrlInUse:
         try:
             if self._is_spoilt or not self._is_anothers():
                 self.file.crl_file.write_bytes(self._content)
+            self.copy.unlink(missing_ok=True)
             if self.file.reload:
                 await carried_out(self.file.reload, within)
-            self.copy.unlink(missing_ok=True)
         except OSError as error:
             return f"{self.file.crl_file} is not as it was ({error.strerror}): {self.copy} is what it held"
         except CommandFailed as error:

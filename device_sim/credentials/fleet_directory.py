@@ -34,7 +34,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -282,8 +282,10 @@ class FleetDirectory:
         os.fsync(index.fileno())
 
     def _forget_the_incomplete(self) -> None:
-        """Forget the devices with an empty or missing file, as a power failure leaves them."""
-        files = {each.name for each in os.scandir(self.path / _DEVICES) if each.stat().st_size}
+        """Forget the devices with an empty or missing file, as a power failure leaves them, or who has moved one."""
+        files = set[str]()
+        with suppress(FileNotFoundError):
+            files = {each.name for each in os.scandir(self.path / _DEVICES) if each.is_file() and each.stat().st_size}
         for name, entry in list(self.entries.items()):
             if not entry.revoked and not {f"{name}.crt", f"{name}.key"} <= files:
                 del self.entries[name]
@@ -321,7 +323,8 @@ class FleetDirectory:
     def remove(self) -> None:
         """Remove the fleet's files, and the directory if nothing else is in it."""
         (self.path / _HEADER).unlink()
-        shutil.rmtree(self.path / _DEVICES)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.path / _DEVICES)
         for name in (_ANCHORS, _INDEX):
             (self.path / name).unlink()
         if not any(self.path.iterdir()):

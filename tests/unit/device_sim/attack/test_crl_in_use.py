@@ -134,7 +134,6 @@ async def test_what_was_not_put_back_is_said(own: Issuer, file: CrlFile, tmp_pat
     failing = CrlFile(crl_file=file.crl_file, reload=("false",))
     before = CrlInUse(failing, own)
     before.publish([1003])
-    assert (await before.put_back(60)).endswith("may not have read it: `false` ended with status 1")
     file.crl_file.unlink()
     file.crl_file.mkdir()
     told = await before.put_back(60)
@@ -142,6 +141,9 @@ async def test_what_was_not_put_back_is_said(own: Issuer, file: CrlFile, tmp_pat
         told
         == f"{tmp_path}/crl.pem is not as it was (Is a directory): {tmp_path}/crl.pem.before-attack is what it held"
     )
+    file.crl_file.rmdir()
+    assert (await before.put_back(60)).endswith("may not have read it: `false` ended with status 1")
+    assert not before.copy.exists(), "the next attack would take it for that of a killed one"
 
 
 def test_a_delta_crl_is_refused(own: Issuer, file: CrlFile) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import cast
@@ -208,9 +209,13 @@ async def test_whose_file_is_lost_takes_no_part_and_is_revoked_with_the_others(
     """Its key may be with somebody who has moved it."""
     authority, revoked = CertificateAuthority.load(*ca_files), list[str]()
     fleet = new_fleet(tmp_path / "fleet")
-    await certify_fleet(fleet, names_of("meter", 2), "m", "fleet.internal", authority, lambda: None)
-    (tmp_path / "fleet" / "devices" / "meter-00001.key").unlink()
+    await certify_fleet(fleet, names_of("meter", 3), "m", "fleet.internal", authority, lambda: None)
+    for name in ("meter-00001.key", "meter-00003.key"):
+        (tmp_path / "fleet" / "devices" / name).unlink()
+    (tmp_path / "fleet" / "devices" / "meter-00003.key").symlink_to(tmp_path / "unplugged")
     assert FleetDirectory.read(tmp_path / "fleet").devices == ["meter-00002"]
+    shutil.rmtree(tmp_path / "fleet" / "devices")
+    assert FleetDirectory.read(tmp_path / "fleet").devices == []
 
     class Operator:
         async def revoke(self, *, device: str, reason: RevocationReason) -> None:
@@ -218,7 +223,8 @@ async def test_whose_file_is_lost_takes_no_part_and_is_revoked_with_the_others(
             revoked.append(device)
 
     await end_fleet(fleet, cast("OperatorClient", Operator()), 1, lambda: None)
-    assert revoked == ["backend", "meter-00001", "meter-00002"]
+    assert revoked == ["backend", "meter-00001", "meter-00002", "meter-00003"]
+    assert not (tmp_path / "fleet").exists()
 
 
 async def test_a_pair_that_does_not_fit_is_named(tmp_path: Path, ca_files: tuple[Path, Path]) -> None:
