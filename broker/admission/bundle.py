@@ -25,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.freshness import FeedTerms
-from broker.admission.issuers import Issuer
+from broker.admission.issuers import Issuer, revoked_as
 from broker.settings.trust_settings import StatusPolicy
 from provisioning.pki.extension import extension
 from provisioning.pki.issued_by import as_compared, is_issued_by, is_self_issued
@@ -112,13 +112,15 @@ class TrustBundle:
         """Return the issuer at the start of *path* as if its first CA with one of *keys*, of anchors, were an anchor.
 
         It is confined to this bundle whatever that certificate is called, and whatever the anchor allows itself; and
-        ends with either.
+        ends, or is revoked, with either.
         """
         place = next(place for place, each in enumerate(path) if key_identifier(each.public_key()) in keys)
         end = Issuer(path[place], self, None, is_anchor=True)
         anchors = (each for each in self._anchors.values() if each.key_id == end.key_id)
         anchor = max(anchors, key=lambda each: each.not_after)
         end.above, end.not_after = anchor, min(end.not_after, anchor.not_after)
+        if place + 1 < len(path):  # By the key that has signed it, too: it need not say which that is.
+            end.revoked_as = revoked_as(end.certificate, key_identifier(path[place + 1].public_key()))
         return self._issuer(path[:place], end, anchor.certificate)
 
     def _issuer(self, below: Sequence[x509.Certificate], issuer: Issuer, named: x509.Certificate) -> Issuer | None:

@@ -3,7 +3,8 @@
 Rules
 -----
 1. What the attack writes there revokes all whom the CA has revoked, as the CA did; CRLs of other CAs stay as they are.
-2. Its number is that of the CA's own and its date later: the next one of the CA replaces it, whatever a broker goes by.
+2. Its number is that of the CA's own and its date each time a later one: the next one of the CA replaces it, whatever
+   a broker goes by.
 3. At the end the file is as it was. Until then a copy lies beside it, since a killed process puts nothing back.
 4. What somebody else writes there meanwhile is the CA's: rule 1 is for that from then on, and at the end it stays.
 5. One attack at a time: the copy is there for the first one that writes.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
@@ -25,6 +27,9 @@ from provisioning.pki.extension import UNUSABLE, extension
 
 _BEGIN: Final = b"-----BEGIN X509 CRL-----"
 _END: Final = b"-----END X509 CRL-----"
+_EARLIER: Final = timedelta(minutes=1)
+"""How old the first list claims to be: so many may follow it in quick succession, each by a second younger."""
+_SECOND: Final = timedelta(seconds=1)
 
 
 class CrlInUse:
@@ -39,6 +44,7 @@ class CrlInUse:
         self._issuer = issuer
         self._written: bytes | None = None
         """What the attack has written there; None: nothing yet."""
+        self._dated: datetime | None = None
         self._is_spoilt = False
         """Whether that has failed, so that what is there now may be a part of it."""
         if self.copy.exists():
@@ -63,7 +69,8 @@ class CrlInUse:
                 new.replace(self.copy)
         if self._written is None:
             self._keep()
-        self._written = self._issuer.crl(serials, self.own) + self.others
+        self._dated = self._date()
+        self._written = self._issuer.crl(serials, self.own, self._dated) + self.others
         try:
             self.file.crl_file.write_bytes(self._written)
         except OSError:
@@ -87,6 +94,12 @@ class CrlInUse:
         except CommandFailed as error:
             return f"{self.file.crl_file} is as it was, and the broker may not have read it: {error}"
         return ""
+
+    def _date(self) -> datetime:
+        """Return a second more than any before, as a CRL has no fractions, but not one to come: that is not valid."""
+        now = datetime.now(UTC)
+        before = [each.last_update_utc for each in self.own] + ([self._dated] if self._dated else [])
+        return min(now, max([now - _EARLIER, *(each + _SECOND for each in before)])).replace(microsecond=0)
 
     def _take(self, content: bytes) -> None:
         """Go by *content* from now on."""

@@ -191,10 +191,15 @@ class Issuer:
         is_named = as_compared(crl.issuer) == as_compared(self.certificate.subject)
         return is_named and crl.is_signature_valid(self.key.public_key())
 
-    def crl(self, serials: Sequence[int], after: Sequence[x509.CertificateRevocationList] = ()) -> bytes:
+    def crl(
+        self,
+        serials: Sequence[int],
+        after: Sequence[x509.CertificateRevocationList] = (),
+        begins: datetime | None = None,
+    ) -> bytes:
         """Return a CRL (PEM) with *serials*, all for keyCompromise, and all that this CA's own, *after*, revoke.
 
-        It is newer than they are by its date alone: the next one of the CA has a higher number.
+        It is newer than they are by its date alone, *begins*: the next one of the CA has a higher number.
         """
         now = datetime.now(UTC)
         revoked = {entry.serial_number: entry for crl in after for entry in crl}
@@ -203,7 +208,7 @@ class Issuer:
         builder = (
             x509.CertificateRevocationListBuilder(revoked_certificates=[*revoked.values()])
             .issuer_name(self.certificate.subject)
-            .last_update(max([now - timedelta(minutes=1), *(crl.last_update_utc for crl in after)]))
+            .last_update(begins or now - timedelta(minutes=1))
             .next_update(now + _LIFE)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )

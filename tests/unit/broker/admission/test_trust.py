@@ -302,6 +302,9 @@ def test_a_ca_is_confined_whatever_its_other_certificates_are_called_and_the_url
     listed = PKI.authority("Sub CA", PLANT, not_after=PKI.now + timedelta(days=1))
     sub = PKI.authority("Sub CA", PLANT, key=listed.key)
     spoof, lower = PKI.device("meter-1", issuer=renamed), PKI.device("meter-1", issuer=sub)
+    ca = renamed.certificate
+    builder = x509.CertificateBuilder(ca.issuer, ca.subject, ca.public_key(), 7, PKI.now, ca.not_valid_after_utc)
+    unstated = Held(builder.sign(PKI.root.key, hashes.SHA256()), PLANT.key)
     anchors = [PLANT.certificate, listed.certificate]
     confined = TrustBundle("confined", anchors, terms=partner().terms, fetched=anchors[1:])
     judge = Trust([confined, TrustBundle("ours", [PKI.root.certificate])])
@@ -313,6 +316,13 @@ def test_a_ca_is_confined_whatever_its_other_certificates_are_called_and_the_url
     assert issuer.not_after == PLANT.certificate.not_valid_after_utc, "what the settings name has ended then"
     assert issuer.ends_with == "the certificate of the CA CN=Plant CA, an anchor of confined,", "not one that it sent"
     assert key_identifier(PLANT.certificate.public_key()) == issuer.key_id
+    by_root = key_identifier(PKI.root.certificate.public_key()), unstated.certificate.serial_number
+    path = [each.certificate.public_bytes(Encoding.DER) for each in (spoof, unstated, PKI.root)]
+    issuer = judge.issuer_of(spoof.certificate, path, PKI.now, DOMAIN)
+    assert issuer is not None
+    assert by_root in issuer.path_revoked_as, (
+        "it was admitted where our root's list names it, as it does not say by whom"
+    )
     renewed = PKI.authority("Plant CA", PKI.root, key=PLANT.key, not_after=PKI.now + timedelta(days=900))
     assert seen(judge, lower, sub, renewed, PKI.root) == "confined: CN=Sub CA"
 

@@ -57,7 +57,10 @@ async def test_whom_the_ca_has_revoked_stays_revoked_and_the_file_is_put_back(ow
     assert same == other
     number = x509.CRLNumber
     assert now.extensions.get_extension_for_class(number) == was.extensions.get_extension_for_class(number)
-    assert now.last_update_utc >= was.last_update_utc
+    assert now.last_update_utc > was.last_update_utc
+    await registrar.revoke(own.device("device-002", "meters", "fleet.internal"))
+    later = _lists(file.crl_file)[0].last_update_utc
+    assert now.last_update_utc < later < datetime.now(UTC), "else a broker takes it for the one that it has"
 
     with pytest.raises(CapabilityError, match=r"crl\.pem\.before-attack is there: an attack that was killed"):
         CrlInUse(file, own)
