@@ -1,4 +1,8 @@
-"""The HTTP library's errors in words: it has none for a connection that breaks off, or falls silent."""
+"""The HTTP library's errors in words: it has none for a connection that breaks off, or falls silent.
+
+Its own words quote what has come, however long that is: a hundred kilobytes, each as four characters, from anybody who
+is on the way of a CRL. They end in logs, in the store and in what operators are shown, so only their beginning is told.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,11 @@ _WORDLESS: Final = {
     "CloseError": "the connection broke off",
 }
 
+_LONGEST: Final = 300
+
 
 def network_words(error: Exception) -> str:
-    """Return what is wrong: the library's own words, where it has any that say so."""
+    """Return what is wrong: the beginning of the library's own words, where it has any that say so."""
     name = type(error).__name__
-    return _TOO_LONG.get(name) or str(error) or _WORDLESS.get(name, name)
+    words = _TOO_LONG.get(name) or str(error) or _WORDLESS.get(name, name)
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"

@@ -113,8 +113,9 @@ async def test_whoever_names_an_address_of_the_machines_own_network_has_nothing_
         (b"Content-Encoding: gzip, gzip\r\n", gzip.compress(gzip.compress(bytes(1 << 20))), "answer is compressed"),
         (b"", bytes(65_537), "more than 65536 bytes"),
         (b"Transfer-Encoding: chunked\r\n", b"1\r\nx\r\n" * 600, "chunks of a few bytes"),
+        (b"Transfer-Encoding: chunked\r\n", b"\xff" * 90_000 + b"\r\n", "illegal chunk header"),
     ],
-    ids=["compressed", "large", "in crumbs"],
+    ids=["compressed", "large", "in crumbs", "no chunk"],
 )
 async def test_what_is_compressed_or_too_large_is_taken_from_no_responder_and_no_server_of_lists(
     plain: PlainHttp, headers: bytes, body: bytes, why: str
@@ -131,11 +132,12 @@ async def test_what_is_compressed_or_too_large_is_taken_from_no_responder_and_no
     ocsp = OcspHttp()
     async with server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        with pytest.raises(OcspRefused, match=why):
+        with pytest.raises(OcspRefused, match=why) as refused:
             await ocsp.ask(url, 7, shared_pki().issuing.certificate)
-        with pytest.raises(NotFetched, match=why):
+        with pytest.raises(NotFetched, match=why) as unfetched:
             await download(plain, url, etag="", modified="", most_bytes=65_536)
     await ocsp.close()
+    assert max(len(str(refused.value)), len(str(unfetched.value))) < 500, "nobody on the way fills the log"
     assert all(b"\r\naccept-encoding: identity\r\n" in each.lower() for each in asked)
     assert len(asked) == 2
 
