@@ -11,7 +11,7 @@ import httpx
 from cryptography import x509
 
 from provisioning.client.est import EnrolmentUnavailable
-from provisioning.pki.keys import generate_key
+from provisioning.pki.keys import generate_key, spki_of
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.walk.fleet_oracle import Certificate, Device, Key, State
 from tests.support.walk.walk import World
@@ -84,7 +84,10 @@ def adopt(world: World, device: Device) -> None:
         if one is None:
             pem = world.reality.look(f"/v1/certificates/{item['serial']}")["pem"]
             found = x509.load_pem_x509_certificate(pem.encode())
-            one = Certificate(device, Key(generate_key()), found, world.reality.path_of(found), lost=True)
+            # Several may be for one key, and end together where that is compromised.
+            public = spki_of(found.public_key())
+            key = next((each.key for each in device.certificates if spki_of(each.x509.public_key()) == public), None)
+            one = Certificate(device, key or Key(generate_key()), found, world.reality.path_of(found), lost=True)
             device.certificates.append(one)
         one.reason = None if item["reason"] is None else RevocationReason(item["reason"])
     device.state = State(world.reality.look(f"/v1/devices/{device.name}")["state"])
