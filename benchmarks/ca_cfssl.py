@@ -22,7 +22,6 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from ca_load import Target, by_x25519
@@ -34,29 +33,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from foreign_peers import program
 from kept_connections import request
+from pki import SERVER, SERVER_NAMES, Authority, write_credential
 from postgresql import Postgresql
 from processes import Child
 
 from provisioning.client.csr import build_csr
-from provisioning.pki.keys import generate_key, key_to_pem
+from provisioning.pki.keys import generate_key
 
 _START_SECONDS = 30
 _SERIAL = 4711
 """The serial number of the certificate in the OCSP requests."""
-_OF_A_CA = (
-    x509.BasicConstraints(ca=True, path_length=None),
-    x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    ),
-)
 # Its migrations 001 and 002, for both databases.
 _CERTIFICATES = """CREATE TABLE certificates (
     serial_number {blob} NOT NULL, authority_key_identifier {blob} NOT NULL, ca_label {blob}, status {blob} NOT NULL,
@@ -84,25 +70,27 @@ async def cfssl(
 ) -> AsyncIterator[RunningCa]:
     """Create, fill and run cfssl's three services until the block ends."""
     cfssl = program("cfssl", "golang-cfssl")
-    key = generate_key()
-    issuer, asked_for = _authorities(folder, key)
-    key_file, certificate_file, responses = folder / "ca.key", folder / "ca.crt", folder / "responses"
-    responses.write_bytes(base64.b64encode(_ocsp_answer(issuer, key)) + b"\n")
+    root, authority = Authority.create_pair()
+    anchor, issuer, responses = folder / "root.crt", authority.certificate, folder / "responses"
+    anchor.write_bytes(root.pem)
+    own = write_credential(folder / "ca", authority.pem, authority.key)
+    server_files = authority.issue(SERVER, folder / "server", SERVER_NAMES)
+    responses.write_bytes(base64.b64encode(_ocsp_answer(issuer, authority.key)) + b"\n")
     shared = secrets.token_bytes(32)
     database = _database(folder, server, issuer, already_revoked)
     quiet = ("-loglevel", "3")
-    ca = ("serve", "-ca", certificate_file, "-ca-key", key_file, "-config", _configuration(folder, shared), *quiet)
-    tls = ("-tls-cert", folder / "server.crt", "-tls-key", folder / "server.key", "-db-config", database)
-    signer = ("-responder", certificate_file, "-responder-key", key_file)
+    ca = ("serve", "-ca", own.certificate, "-ca-key", own.key, "-config", _configuration(folder, shared), *quiet)
+    tls = ("-tls-cert", server_files.certificate, "-tls-key", server_files.key, "-db-config", database)
+    signer = ("-responder", own.certificate, "-responder-key", own.key)
     with (
         _started(folder, (cfssl, *ca, *tls)) as (issuing, issuing_port),
         _started(folder, (cfssl, *ca, *signer)) as (signing, signing_port),
         _started(folder, (cfssl, "ocspserve", "-responses", responses, *quiet)) as (serving, serving_port),
     ):
         url = f"https://127.0.0.1:{issuing_port}"
-        root = str(folder / "root.crt")
-        https = Target(url, ssl.create_default_context(cafile=root))
-        https_x25519 = Target(url, by_x25519(ssl.create_default_context(cafile=root)))
+        https = Target(url, ssl.create_default_context(cafile=anchor))
+        https_x25519 = Target(url, by_x25519(ssl.create_default_context(cafile=anchor)))
+        asked_for = x509.load_pem_x509_certificate(server_files.certificate.read_bytes())
         to_sign = {"certificate": asked_for.public_bytes(Encoding.PEM).decode(), "status": "good"}
         yield RunningCa(
             issuing.cpu_seconds,
@@ -123,53 +111,6 @@ async def cfssl(
                 f"http://127.0.0.1:{serving_port}/", ocsp_request(_SERIAL, issuer), OCSP_REQUEST, serving.cpu_seconds
             ),
         )
-
-
-def _authorities(folder: Path, key: ec.EllipticCurvePrivateKey) -> tuple[x509.Certificate, x509.Certificate]:
-    """Write root.crt, the issuing CA with *key* (ca.crt, ca.key) and server.crt with its chain (server.key).
-
-    Return the certificate of the issuing CA, which signs OCSP answers itself, and one that it has issued: the server's.
-    """
-    root_key, server_key = generate_key(), generate_key()
-    loopback = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
-    root = _certified("bench root", root_key, "bench root", root_key, *_OF_A_CA)
-    issuer = _certified("bench CA", key, "bench root", root_key, *_OF_A_CA)
-    server = _certified("localhost", server_key, "bench CA", key, loopback)
-    for name, secret in (("ca.key", key), ("server.key", server_key)):
-        (folder / name).touch(mode=0o600)
-        (folder / name).write_bytes(key_to_pem(secret))
-    for name, chain in (("root.crt", [root]), ("ca.crt", [issuer]), ("server.crt", [server, issuer])):
-        (folder / name).write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
-    return issuer, server
-
-
-def _certified(
-    subject: str,
-    key: ec.EllipticCurvePrivateKey,
-    issuer: str,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    *extensions: x509.ExtensionType,
-) -> x509.Certificate:
-    """Return a certificate for *key* that is valid for a year, with *extensions* and the key identifiers."""
-    now = datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .issuer_name(_named(issuer))
-        .subject_name(_named(subject))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=365))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-    )
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical=extension in _OF_A_CA)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-def _named(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
 
 
 def _configuration(folder: Path, shared: bytes) -> Path:

@@ -27,8 +27,8 @@ from provisioning.pki.tls import CredentialFiles
 TRUST_DOMAIN = "bench.internal"
 GROUP = "bench"
 BACKEND = "backend"
-_SERVER = Identity(TRUST_DOMAIN, Role.BROKER, "broker")
-_SERVER_NAMES = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+SERVER = Identity(TRUST_DOMAIN, Role.BROKER, "broker")
+SERVER_NAMES = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class BenchPki:
 
     def renew_server(self) -> None:
         """Give the server another key and certificate, in the same files."""
-        self.issuing.issue(_SERVER, self.server.certificate.with_suffix(""), _SERVER_NAMES)
+        self.issuing.issue(SERVER, self.server.certificate.with_suffix(""), SERVER_NAMES)
 
 
 def create(folder: Path, devices: int, probes: int = 0) -> BenchPki:
@@ -72,7 +72,7 @@ def create(folder: Path, devices: int, probes: int = 0) -> BenchPki:
     crls.write_bytes(root.empty_crl() + issuing.empty_crl())
     return BenchPki(
         trust_anchors=anchors,
-        server=issuing.issue(_SERVER, folder / "server", _SERVER_NAMES),
+        server=issuing.issue(SERVER, folder / "server", SERVER_NAMES),
         backend=issuing.issue(Identity(TRUST_DOMAIN, Role.SERVICE, BACKEND), folder / BACKEND),
         devices=device_folder,
         crls=crls,
