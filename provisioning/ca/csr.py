@@ -188,10 +188,9 @@ def _recipient(
         key_policy.check(recipient.public_key)
         if recipient.public_key == csr.public_key():
             _check_is_plain_rsa(csr, recipient.public_key)
+            _check_signature(csr)
     except (NoRecipient, WeakKey) as error:
         raise RequestRefused(Code.KEY_ENCRYPTION, str(error)) from error
-    if recipient.public_key == csr.public_key():
-        _check_signature(csr)
     return recipient
 
 
