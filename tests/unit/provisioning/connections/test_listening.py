@@ -134,10 +134,14 @@ def test_a_port_that_the_service_of_a_copied_directory_has_is_told_so(tmp_path: 
     with (
         bound(Settings(directory=original, port=0, http_port=0)) as theirs,
         subprocess.Popen(
-            [sys.executable, "-c", "input()", "-m", "provisioning", "serve"], stdin=subprocess.PIPE
+            [sys.executable, "-c", "input(0)", "-m", "provisioning", "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         ) as process,
         in_charge(original, theirs.https_url, process.pid, alone=True),
     ):
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"0"  # Just after exec(2) its command line can still be empty.
         shutil.copy(lock_of(original), copy)
         taken = Settings(directory=copy, port=port_of(theirs.https_url), http_port=0)
         told = f"^port {taken.port} on 127.0.0.1 is in use: {copy} seems to be a copy of .* that process {process.pid} "
