@@ -47,6 +47,7 @@ FIELDS: Final = {
     "decided_by": "Operator who decided.",
     "decision": "The decision.",
     "decommissioned_at": f"When the device was decommissioned ({_MOMENT}).",
+    "despite_denial": "Approve it although an operator has denied it.",
     "detail": "For people: what is wrong and how to fix it.",
     "device": "The device's name.",
     "devices": "Devices by name.",

@@ -56,6 +56,9 @@ def list_approvals(
 def approve(
     connection: Connection,
     number: Number,
+    despite_denial: Annotated[
+        bool, typer.Option("--despite-denial", help="Approve it although an operator has denied it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Approve a request. The device gets its certificate when it asks again with the same key.
@@ -64,7 +67,7 @@ def approve(
     Example:
       fleet-provisioning approval approve 17
     """
-    _decide(connection, number, allowed=True, as_json=as_json)
+    _decide(connection, number, allowed=True, despite_denial=despite_denial, as_json=as_json)
 
 
 @approval_app.command("deny")
@@ -74,7 +77,7 @@ def deny(
     number: Number,
     as_json: Json = False,
 ) -> None:
-    """Deny a request. A denied request may be approved later.
+    """Deny a request. A denied request may be approved later, with --despite-denial.
 
     \b
     Example:
@@ -89,9 +92,10 @@ def _decide(
     *,
     allowed: bool,
     as_json: bool,
+    despite_denial: bool = False,
 ) -> None:
     async def command(client: EnrolmentOperatorClient) -> None:
-        decided = await client.decide(number, approve=allowed)
+        decided = await client.decide(number, approve=allowed, despite_denial=despite_denial)
         if as_json:
             print_json(decided)
         else:
