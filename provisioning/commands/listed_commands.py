@@ -22,7 +22,7 @@ from provisioning.commands.named_lines import before_the_loop
 from provisioning.commands.printed_rows import print_list
 from provisioning.commands.service_command import Connection, connected, print_json, progress, say
 from provisioning.commands.shut_group import say_if_shut
-from provisioning.errors import ConfigurationError
+from provisioning.errors import Code, ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.counted import counted
 from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of
@@ -163,24 +163,44 @@ def _row(entry: ExpectedDevice) -> tuple[str, ...]:
 def remove_listed(
     connection: Connection,
     group: Group,
-    name: Annotated[str, typer.Argument(help="The device's name.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The devices' names.")],
     as_json: Json = False,
 ) -> None:
-    """Take a device off a group's list. If it has enrolled, it stays.
+    """Take devices off a group's list, one after the other. Those that have enrolled stay.
+
+    A name that is not on the list is reported, the others are taken off.
 
     \b
     Example:
       fleet-provisioning listed remove west meter-17
+      fleet-provisioning listed remove west meter-18 meter-19
     """
+    missing: list[str] = []
+    removed: list[str] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        await client.unlist_device(group, name)
-        if as_json:
-            print_document({"group": group, "removed": name})
-            return
-        sys.stdout.write(f"{name} is off the list of {group}.\n")
+        from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
 
-    connection.run(command)
+        for name in dict.fromkeys(names):
+            try:
+                await client.unlist_device(group, name)
+            except RequestRefused as refusal:
+                if len(names) == 1 or refusal.code != Code.DEVICE_UNKNOWN:
+                    raise
+                missing.append(name)
+                say(f"fleet-provisioning: {refusal}")
+                continue
+            removed.append(name)
+            if not as_json:
+                sys.stdout.write(f"{name} is off the list of {group}.\n")
+
+    try:
+        connection.run(command)
+    finally:  # What was removed before a later name failed is removed.
+        if as_json and removed:
+            print_document({"group": group, "removed": removed if len(names) > 1 else removed[0]})
+    if missing:
+        raise typer.Exit(1)
 
 
 class _HowFar(contextlib.AbstractContextManager["_HowFar"]):
