@@ -26,6 +26,7 @@ from provisioning.commands.printed_rows import print_each, printed
 from provisioning.commands.printed_token import print_token
 from provisioning.commands.readmitted import say_who_is_here
 from provisioning.commands.service_command import Connection, connected, duration, print_answer, progress, say, span
+from provisioning.commands.shut_group import say_which_are_full
 from provisioning.commands.token_file import keep, private_file
 from provisioning.errors import Code, ConfigurationError
 from provisioning.operator_role import OperatorRole
@@ -138,6 +139,7 @@ def create_token(
             await print_token(client, token, said, as_json=as_json)
         say_who_is_here([token])
         await _say_if_new(client, group)
+        await say_which_are_full(client, [token])
         if role is Role.BROKER and not (dns_name or ip_address):
             say(f"{whom} will be found under no name, and refused by clients that check it: give --dns-name")
 
@@ -191,6 +193,7 @@ def create_batch(
             sys.stdout.write(f"{counted(len(made), 'token')} in {output}\n")
         say_who_is_here(made)
         await _say_if_new(client, group)
+        await say_which_are_full(client, made)
 
     connection.run(command)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
@@ -31,7 +31,7 @@ from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.program.moments import shown_time
-from provisioning.store import certificates, certificates_of_device, certificates_of_key, claims, operators
+from provisioning.store import certificates, certificates_of_device, certificates_of_key, claims, groups, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
@@ -53,6 +53,9 @@ def authenticate(connection: Connection, certificate: x509.Certificate | None, n
             "/simplereenroll, which activates the device",
         )
     check_not_revoked(stored)
+    device = stored.device
+    if now > stored.not_after and device.role is Role.DEVICE and device.group is not None:
+        check_dates(stored, now, groups.rules_of(connection, device.group).renewal_grace)
     check_dates(stored, now)
     return stored
 
@@ -176,8 +179,14 @@ def check_key(connection: Connection, device: Device, spki_sha256: bytes) -> Non
     )
 
 
-def check_dates(stored: StoredCertificate, now: datetime) -> None:
-    """Raise `Refused` unless the certificate is valid *now*."""
+def check_dates(stored: StoredCertificate, now: datetime, grace: timedelta = timedelta()) -> None:
+    """Raise `Refused` unless the certificate is valid *now*; it may be renewed for *grace* after its end."""
+    if stored.not_after < now <= stored.not_after + grace:
+        raise Refused(
+            Code.CERTIFICATE_EXPIRED,
+            f"certificate {stored.serial} of {stored.device.name} expired on {shown_time(stored.not_after)}: until "
+            f"{shown_time(stored.not_after + grace)} it can be renewed by /simplereenroll, and is for nothing else",
+        )
     if now > stored.not_after:
         raise Refused(
             Code.CERTIFICATE_EXPIRED,
