@@ -56,7 +56,7 @@ class LostEnds:
         self.doubts = 0
         """How often the store was found to have lost something."""
         self._settled_doubts = 0
-        self.wake: Callable[[], None] | None = None
+        self.wake: Callable[[], object] | None = None
         """Has the feed compare at once; called in any thread."""
 
     def doubt(self) -> None:
