@@ -31,7 +31,15 @@ from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.program.moments import shown_time
-from provisioning.store import certificates, certificates_of_device, certificates_of_key, claims, groups, operators
+from provisioning.store import (
+    certificates,
+    certificates_of_device,
+    certificates_of_key,
+    claims,
+    groups,
+    lost_ends,
+    operators,
+)
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
@@ -46,6 +54,7 @@ _ASK_ANOTHER: Final = (
 def authenticate(connection: Connection, certificate: x509.Certificate | None, now: datetime) -> StoredCertificate:
     """Return the store's record of a presented *certificate*; raise `Refused` unless it is good *now*."""
     stored = known(connection, certificate)
+    check_not_lost(connection, stored)
     if stored.on_hold and claims.on_trial(connection, stored.id):
         raise Refused(
             Code.CERTIFICATE_SUSPENDED,
@@ -93,6 +102,11 @@ def is_ours(connection: Connection, certificate: x509.Certificate) -> bool:
     except Refused:
         return False
     return True
+
+
+def check_not_lost(connection: Connection, stored: StoredCertificate) -> None:
+    """Raise `Refused` if the store has lost that the certificate was ended, and this process knows of it."""
+    lost_ends.of(connection).check_certificate(stored.issuer_key_id, stored.serial)
 
 
 def check_not_revoked(stored: StoredCertificate) -> None:
@@ -259,6 +273,7 @@ def check_still(connection: Connection, before: AuthenticatedOperator, now: date
     stored = certificates.find(connection, bytes.fromhex(shown.issuer_key_id), int(shown.serial, 16))
     if stored is None or stored.id != shown.id:
         raise Refused(Code.CERTIFICATE_UNKNOWN, "this service no longer knows the client certificate")
+    check_not_lost(connection, stored)
     check_not_revoked(stored)
     check_dates(stored, now)
     check_role(stored, {Role.OPERATOR})
