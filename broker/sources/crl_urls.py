@@ -17,7 +17,9 @@ Rules
 5. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
    refused for its dates is read again when they allow it, even if its URL's content is unchanged.
 6. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
-7. All who wait for a list wait for the one transfer that is under way. One who gives up does not end it.
+7. Where the feed ends a suspension that a list has, the list is asked for again in some seconds: until then it keeps
+   the device out.
+8. All who wait for a list wait for the one transfer that is under way. One who gives up does not end it.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from broker.timing.growing_pause import GrowingPause
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.pki.crl import CrlProblem
+from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.event_loop import ON_BEHALF_OF
 from provisioning.program.shielded import shielded
 
@@ -47,6 +51,8 @@ _LEAST_PAUSE_OF_NAMED = 10.0
 """Seconds between two fetches of a URL that only certificates name, …"""
 _NAMED_A_SECOND = 8
 """… of which a bundle has so many fetched in a second."""
+_AFTER_RELEASE = 3.0
+"""Seconds until the list is there that a CA makes because a suspension is over; ours takes one."""
 _BYTES_A_SECOND = 1024 * 1024
 """Of one list: it takes a tenth of that time to be read."""
 _LOOK = 0.5
@@ -134,6 +140,19 @@ class CrlUrls:
         """Take note that the wall clock was set: fetch all again."""
         for each in self._followed.values():
             each.due = self._clock()
+
+    def released(self, certificate: CertificateKey) -> None:
+        """Fetch the lists soon that say that *certificate* is suspended: the feed has ended that."""
+        status = self._intake.status
+        if status.index.reason(certificate) is not RevocationReason.CERTIFICATE_HOLD:
+            return
+        sources, soon = status.lists.sources_of(certificate), self._clock() + _AFTER_RELEASE
+        having = [(bundle, each) for (bundle, url), each in self._followed.items() if url in sources]
+        for bundle, complete in having:
+            deltas = (self._followed.get((bundle, url)) for url in complete.deltas)
+            for each in (complete, *filter(None, deltas)):
+                if each.due > soon:
+                    each.due = min(each.due, max(soon, each.tried + self._least(each, bundle)))
 
     def _room(self, bundle: str, wanted: int) -> int:
         """Return for how many more URLs, named by certificates, *bundle* has room; those of expired CAs make room."""

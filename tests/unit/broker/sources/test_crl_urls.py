@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Any, Self
 
 import pytest
+from cryptography import x509
 
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.trust import Trust
@@ -18,6 +20,7 @@ from broker.sources import crl_intake, crl_urls
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from provisioning.pki.crl import CrlProblem
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.crl import crl
 from tests.support.pki import Held, shared_device, shared_pki
 from tests.support.web import WebServer
@@ -96,6 +99,26 @@ async def test_a_list_that_is_unchanged_is_asked_for_again_before_it_ends(daily:
     assert daily.held == [2]
     assert await daily.at(1803 + DAY - 1) == 4
     assert await daily.at(1803 + DAY) == 5, "but as often as the settings want"
+
+
+async def test_a_list_with_a_suspension_that_the_feed_has_ended_is_asked_for_again_soon(daily: Following) -> None:
+    """It kept the device out for a quarter of an hour, or however rarely lists are fetched."""
+    held, status = shared_device("meter-1"), daily.broker.engine.admission.status
+    reasons = {held.certificate.serial_number: x509.ReasonFlags.certificate_hold}
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, reasons, age=NOW, life=timedelta(days=30))
+    hold = replace(held.revocation, reason=RevocationReason.CERTIFICATE_HOLD)
+    assert await daily.at(0) == 1
+    status.on_release = daily.urls.released
+    status.index.add(replace(hold, serial=7))
+    assert status.release((hold.issuer_key_id, 7))
+    assert await daily.at(100) == 1, "it is on no list"
+    status.index.add(hold)
+    assert status.release(hold.key)
+    assert await daily.at(102) == 1
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, number=2, age=NOW, life=timedelta(days=30))
+    assert await daily.at(103) == 2
+    assert status.index.find(hold.key) is None
+    assert await daily.at(200) == 2
 
 
 async def test_only_a_list_that_was_sent_is_left_alone_for_its_size(
