@@ -243,10 +243,9 @@ def _status(connection: Connection, name: CertificateName) -> CertificateStatus:
     known, revocation = certificates.revocation_of(connection, *name)
     if not known:
         return Unknown()
-    if revocation is not None:
-        return Revoked(*revocation)
-    lost_ends.of(connection).check_certificate(*name)
-    return Good()
+    if revocation is None:
+        lost_ends.of(connection).check_certificate(*name)
+    return Good() if revocation is None else Revoked(*revocation)
 
 
 def _observe(task: asyncio.Task[_Entry]) -> None:
