@@ -71,6 +71,7 @@ FIELDS: Final = {
     "good_until": f"When the operator's last valid certificate expires ({_MOMENT}); null: there is none.",
     "granted_at": f"When the role was granted ({_MOMENT}).",
     "granted_by": "Operator who granted it.",
+    "full": "Whether it has its maximum of devices, so that a new one is refused; null: not asked here.",
     "group": "The enrolment group.",
     "groups_changed": "Groups that the operator made, or whose rules the operator changed at some time.",
     "id": "Its number.",

@@ -50,6 +50,7 @@ from provisioning.store import audit, engines, probing
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something, lacks_the_log
+from provisioning.store.lost_ends import LOST_OPTION, LostEnds
 from provisioning.store.sqlite_files import SqliteFiles
 from provisioning.store.sqlite_lane import SqliteLane
 
@@ -74,7 +75,8 @@ class Database:
         *audit_key* authenticates what transactions append to the audit log.
         """
         parsed = engines.checked_url(url)
-        options = {KEY_OPTION: audit_key}
+        self.lost_ends: Final = LostEnds()
+        options = {KEY_OPTION: audit_key, LOST_OPTION: self.lost_ends}
         self._files: SqliteFiles | None = None
         if parsed.get_backend_name() == "sqlite":
             if parsed.database:
