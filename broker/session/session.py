@@ -28,7 +28,7 @@ Does not handle: encoding packets (`broker.session.framing`), who may subscribe 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import Final, cast
 
@@ -41,7 +41,7 @@ from broker.mqtt.subscription import Subscription
 from broker.session.connection import Connection
 from broker.session.framing import PLAIN_V4, Framing
 from broker.session.incoming import Incoming
-from broker.session.inflight import LARGE, Inflight, holds_exactly_once, out_of_order
+from broker.session.inflight import LARGE, Inflight, holds_exactly_once, out_of_order, were_sent
 from broker.session.name import session_name
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
@@ -487,14 +487,14 @@ class Session:
         if self._queue is not None:
             self._queue.look_again()
 
-    def restore(self, stored: PersonalMessage | Released, packet_id: int | None) -> None:
-        """Put back a delivery from the store; one with a *packet_id* is inflight, at QoS 2."""
+    def restore(self, stored: PersonalMessage | Released, packet_id: int | None, used: Collection[int] = ()) -> None:
+        """Put back a delivery from the store, in order; one with a *packet_id*, of those *used*, is under way."""
         if self.inflight is None:
             self.inflight = Inflight(self._receive_maximum, self._limits)
-        if packet_id is not None:
-            self.inflight.replace(packet_id, stored)
-            self.inflight.weigh(packet_id, stored.message.size if stored.message is not None else 0)
-        else:
-            if self._queue is None:
-                self._queue = MessageQueue(self._limits)
+        if packet_id is None:
+            self._queue = MessageQueue(self._limits) if self._queue is None else self._queue
             self._queue.restore(stored)
+        else:
+            if self._queue is not None and were_sent(self._queue, self.inflight, used):
+                self._queue = None
+            self.inflight.put_back(packet_id, stored, stored.message.size if stored.message is not None else 0)

@@ -253,30 +253,6 @@ def test_a_packet_that_waits_for_the_store_introduces_no_alias(stored: StoredBro
     assert said == [(TOPIC, b"2"), (TOPIC, b"1")]
 
 
-def test_what_follows_a_packet_that_waits_for_the_store_waits_with_it(stored: StoredBroker) -> None:
-    """A message at QoS 1 does not overtake one at QoS 2, nor wait for more than that does."""
-    backend = stored.service(**KEPT)
-    backend.subscribe("fleet/#", qos=2)
-    meter = stored.device("meter-1")
-    stored.held = True
-    meter.send(publication(TOPIC, b"1", 2, packet_id=1))
-    batch = stored.journal.take()
-    assert batch is not None
-    later = ((b"2", 1), (b"3", 2), (b"4", 1))
-    meter.send(*(publication(TOPIC, payload, qos, packet_id=int(payload)) for payload, qos in later))
-    assert backend.payloads() == []
-    stored.store._apply(batch)
-    stored.engine.stored(stored.now)
-    stored.settle()
-    assert backend.payloads() == [b"1", b"2"]
-    stored.fail()
-    assert backend.payloads() == []
-    stored.write()
-    assert backend.payloads() == [b"3", b"4"]
-    meter.send(publication(TOPIC, b"5", 1, packet_id=5))
-    assert backend.payloads() == [b"5"]
-
-
 @pytest.mark.parametrize("how", ["it takes nothing for a while", "it acknowledges what it had before"])
 def test_a_packet_identifier_is_stored_before_it_is_sent_again_whatever_the_client_does(
     stored: StoredBroker, how: str
