@@ -18,7 +18,7 @@ Rules
    refused for its dates is read again when they allow it, even if its URL's content is unchanged.
 6. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
 7. Where the feed ends a suspension that a list has, the list is asked for again in some seconds: until then it keeps
-   the device out.
+   the device out. If it is asked for earlier, for another device perhaps, then once more.
 8. All who wait for a list wait for the one transfer that is under way. One who gives up does not end it.
 """
 
@@ -69,6 +69,8 @@ class _Followed:
     """Where its delta CRLs are."""
     configured: bool = False
     tried: float = -math.inf
+    again: float = -math.inf
+    """When it may be there without a suspension that the feed has ended; what was asked for earlier was too early."""
     etag: str = ""
     modified: str = ""
     digest: bytes = b""
@@ -151,8 +153,9 @@ class CrlUrls:
         for bundle, complete in having:
             deltas = (self._followed.get((bundle, url)) for url in complete.deltas)
             for each in (complete, *filter(None, deltas)):
+                each.again = soon
                 if each.due > soon:
-                    each.due = min(each.due, max(soon, each.tried + self._least(each, bundle)))
+                    each.due = self._in_time(each, bundle, each.due)
 
     def _room(self, bundle: str, wanted: int) -> int:
         """Return for how many more URLs, named by certificates, *bundle* has room; those of expired CAs make room."""
@@ -248,7 +251,7 @@ class CrlUrls:
             if not followed.failed:
                 self._intake.complain(CrlProblem.CRL_UNREADABLE, str(error), url)
             followed.failed = True
-            followed.due = self._clock() + followed.pause.after_failure(self._refresh)
+            followed.due = self._in_time(followed, bundle, self._clock() + followed.pause.after_failure(self._refresh))
             return
         if followed.failed:
             followed.failed = False
@@ -293,7 +296,13 @@ class CrlUrls:
             left = (followed.fresh_until - datetime.now(UTC)).total_seconds()
             soon = min(wait, left / 2) if left > 0 else followed.pause.after_failure(wait)
             wait = max(soon, self._least(followed, bundle))
-        followed.due = self._clock() + wait
+        followed.due = self._in_time(followed, bundle, self._clock() + wait)
+
+    def _in_time(self, followed: _Followed, bundle: str, due: float) -> float:
+        """Return *due*, or an earlier time, if it has not been asked for since a suspension on it must be gone."""
+        if followed.again <= followed.tried:
+            return due
+        return min(due, max(followed.again, followed.tried + self._least(followed, bundle)))
 
     def _least(self, followed: _Followed, bundle: str) -> float:
         """Return for how many seconds it is left alone at least, however soon it ends."""

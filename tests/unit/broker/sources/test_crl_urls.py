@@ -20,6 +20,7 @@ from broker.sources import crl_intake, crl_urls
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from provisioning.pki.crl import CrlProblem
+from provisioning.pki.revocation import Revocation
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.crl import crl
 from tests.support.pki import Held, shared_device, shared_pki
@@ -29,6 +30,7 @@ from tests.support.wire import MemoryBroker
 PKI = shared_pki()
 DAY = 86_400.0
 NOW = timedelta(0)
+HOLD = RevocationReason.CERTIFICATE_HOLD
 
 
 def trust_in(*anchors: Held, generation: int = 1) -> Trust:
@@ -106,7 +108,7 @@ async def test_a_list_with_a_suspension_that_the_feed_has_ended_is_asked_for_aga
     held, status = shared_device("meter-1"), daily.broker.engine.admission.status
     reasons = {held.certificate.serial_number: x509.ReasonFlags.certificate_hold}
     daily.web.pages["/ca.crl"] = crl(PKI.issuing, reasons, age=NOW, life=timedelta(days=30))
-    hold = replace(held.revocation, reason=RevocationReason.CERTIFICATE_HOLD)
+    hold = replace(held.revocation, reason=HOLD)
     assert await daily.at(0) == 1
     status.on_release = daily.urls.released
     status.index.add(replace(hold, serial=7))
@@ -119,6 +121,36 @@ async def test_a_list_with_a_suspension_that_the_feed_has_ended_is_asked_for_aga
     assert await daily.at(103) == 2
     assert status.index.find(hold.key) is None
     assert await daily.at(200) == 2
+
+
+async def test_a_suspension_that_ends_before_the_list_is_there_for_another_is_looked_for_too(daily: Following) -> None:
+    """Of two that ended a second or two apart the later one kept its device out: the CA had not made that list yet."""
+    held, status = shared_device("meter-1"), daily.broker.engine.admission.status
+    first, second = (replace(held.revocation, serial=each, reason=HOLD) for each in (7, 8))
+    reasons = {each.serial: x509.ReasonFlags.certificate_hold for each in (first, second)}
+    status.on_release = daily.urls.released
+
+    def release(hold: Revocation) -> None:
+        status.index.add(hold)
+        assert status.release(hold.key)
+
+    def publish(number: int, *listed: Revocation) -> None:
+        now = {each.serial: reasons[each.serial] for each in listed}
+        daily.web.pages["/ca.crl"] = crl(PKI.issuing, now, number=number, age=NOW, life=timedelta(days=30))
+
+    publish(1, first, second)
+    assert await daily.at(0) == 1
+    daily.now = 100
+    release(first)
+    daily.now = 102.5
+    publish(2, second)
+    release(second)
+    assert await daily.at(103) == 2
+    publish(3)
+    assert await daily.at(105) == 2
+    assert await daily.at(105.5) == 3
+    assert [status.index.find(each.key) for each in (first, second)] == [None, None]
+    assert await daily.at(200) == 3
 
 
 async def test_only_a_list_that_was_sent_is_left_alone_for_its_size(
