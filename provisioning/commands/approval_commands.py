@@ -45,7 +45,10 @@ def list_approvals(
     async def command(client: EnrolmentOperatorClient) -> None:
         found = client.approvals(group=group, state=state)
         await print_each(
-            found, ("number", "device", "group", "shown", "key SHA-256", "since", "state"), _row, as_json=as_json
+            found,
+            ("number", "device", "group", "shown", "key SHA-256", "since", "state", "decided by"),
+            _row,
+            as_json=as_json,
         )
 
     connection.run(command)
@@ -144,4 +147,5 @@ def _row(approval: Approval) -> tuple[str, ...]:
         approval.key_sha256,
         shown_time(approval.requested_at),
         approval.state,
+        approval.decided_by or "-",
     )

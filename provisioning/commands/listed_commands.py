@@ -163,7 +163,7 @@ def _row(entry: ExpectedDevice) -> tuple[str, ...]:
 def remove_listed(
     connection: Connection,
     group: Group,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The devices' names.")],
+    name: Annotated[list[str], typer.Argument(help="The devices' names.")],
     as_json: Json = False,
 ) -> None:
     """Take devices off a group's list, one after the other. Those that have enrolled stay.
@@ -181,24 +181,24 @@ def remove_listed(
     async def command(client: EnrolmentOperatorClient) -> None:
         from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
 
-        for name in dict.fromkeys(names):
+        for each in dict.fromkeys(name):
             try:
-                await client.unlist_device(group, name)
+                await client.unlist_device(group, each)
             except RequestRefused as refusal:
-                if len(names) == 1 or refusal.code != Code.DEVICE_UNKNOWN:
+                if len(name) == 1 or refusal.code != Code.DEVICE_UNKNOWN:
                     raise
-                missing.append(name)
+                missing.append(each)
                 say(f"fleet-provisioning: {refusal}")
                 continue
-            removed.append(name)
+            removed.append(each)
             if not as_json:
-                sys.stdout.write(f"{name} is off the list of {group}.\n")
+                sys.stdout.write(f"{each} is off the list of {group}.\n")
 
     try:
         connection.run(command)
     finally:  # What was removed before a later name failed is removed.
         if as_json and removed:
-            print_document({"group": group, "removed": removed if len(names) > 1 else removed[0]})
+            print_document({"group": group, "removed": removed if len(name) > 1 else removed[0]})
     if missing:
         raise typer.Exit(1)
 

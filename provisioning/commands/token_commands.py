@@ -363,7 +363,8 @@ def void_token(
         raise typer.BadParameter("give the numbers of tokens, or --device or --group for all that are open")
     numbers = list(dict.fromkeys(number)) if number else _open_tokens(connection, device, group)
     if not numbers:
-        say("fleet-provisioning: no token was open")
+        whose = f"for {device}" if device is not None else f"of group {group}"
+        say(f"fleet-provisioning: no token {whose} was open")
     if group is not None and numbers:
         which = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
         question = f"Void {counted(len(numbers), 'open token')} of group {group}, {which}?"
@@ -393,7 +394,7 @@ def void_token(
 
 
 def _open_tokens(connection: Connection, device: str | None, group: str | None) -> list[int]:
-    """Return the numbers of open tokens; raises what ends the command if the group is unknown."""
+    """Return the numbers of open tokens; raises what ends the command if the device or the group is unknown."""
     numbers: list[int] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:
@@ -402,9 +403,12 @@ def _open_tokens(connection: Connection, device: str | None, group: str | None) 
         left = client.tokens(state="void", device=device, group=group)
         numbers.extend([each.id async for each in left if each.voided_at is None])
         numbers.sort()
-        if numbers or group is None or await _is_known(client, group):
+        if numbers or (device is None and group is not None and await _is_known(client, group)):
             return
-        async for _token in client.tokens(group=group):
+        async for _token in client.tokens(device=device, group=None if device is not None else group):
+            return
+        if device is not None:
+            await client.device(device)  # A misspelled one's tokens are still open.
             return
         raise ConfigurationError(f"group {group!r} has neither token nor device and is not configured")
 

@@ -146,8 +146,7 @@ class ConnectionProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell the handler that is answering.
 
-        What has this is let go of: nothing here is left for a collection of garbage, which comes some thirty
-        connections later and by then finds all of it, and of what TLS had, out of the processor's caches.
+        What has this is let go of: nothing here, nor what TLS had, is left to a collection of garbage (decision 0399).
         """
         self._unread = b""
         self._unset_keepalive_if_required()  # The library's timer would keep all of this for a minute after a reset.

@@ -52,7 +52,7 @@ class PeerCertificateProtocol(ConnectionProtocol):
         """Report whether it changed its keys too often: anybody can, so it is not worth a log line each."""
         if changed_keys_too_often(self._session):
             log.debug("TLS keys changed too often")
-        end_turns(self.transport.get_extra_info("ssl_object"))
+        end_turns(self.transport)
         super().connection_lost(exc)
 
     def connection_extensions(self) -> dict[str, Any]:

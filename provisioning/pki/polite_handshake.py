@@ -89,8 +89,12 @@ def take_turns(transport: asyncio.BaseTransport) -> None:
     session.take_turns(wait)
 
 
-def end_turns(session: ssl.SSLObject) -> None:
-    """Let go of the transport of *session*, whose connection is gone: it has the session, so neither would be freed."""
+def end_turns(transport: asyncio.BaseTransport) -> None:
+    """Have the session of *transport*, whose connection is gone, let go of it: it has the session, and both would stay.
+
+    What TLS has of a connection, 55 KB and more, would otherwise wait for a collection of garbage.
+    """
+    session = transport.get_extra_info("ssl_object")
     if isinstance(session, PoliteHandshake):
         session.take_turns(None)
 

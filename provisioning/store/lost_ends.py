@@ -19,7 +19,7 @@ Rules
 2. Any later event about the certificate ends that: an operator has decided. So does the end of the process.
 3. Changed on the event loop, or under the writer's lock; looked up from any thread.
 
-Does not handle: what was lost before this process was started, and what relying parties are told by CRL and OCSP.
+Does not handle: what was lost before this process was started, and what relying parties are told by CRLs.
 """
 
 from __future__ import annotations

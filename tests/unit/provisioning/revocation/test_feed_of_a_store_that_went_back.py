@@ -9,9 +9,13 @@ from sqlalchemy import delete, update
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
+from provisioning.ca.ocsp import CertificateStatus, Good
 from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.revocation import feed as feed_module
+from provisioning.revocation import ocsp
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.feed_event import FeedEvent
 from provisioning.store import counters
@@ -146,6 +150,11 @@ async def test_what_the_store_has_lost_lets_nobody_in_until_it_is_repeated_or_un
             return refused.code
         return True
 
+    async def status(name: str) -> CertificateStatus:
+        issuer, serial = certificate_key(certificates[name])
+        key = issuer.hex(), serial_text(serial)
+        return await fleet.database.read(lambda connection: ocsp._status(connection, key))
+
     await go_back(fleet, 0)
     as_before = update(devices).values(revoked_at=None, suspended_at=None)
     await fleet.database.write(lambda connection: connection.execute(as_before))
@@ -156,6 +165,10 @@ async def test_what_the_store_has_lost_lets_nobody_in_until_it_is_repeated_or_un
         await feed._read_new()
     expected = {"revoked": Code.UNAVAILABLE, "held": Code.UNAVAILABLE}
     assert {name: await lets_in(name) for name in names} == dict.fromkeys(names, True) | expected
+    assert isinstance(await status("good"), Good)
+    for name in expected:
+        with pytest.raises(Refused, match="has lost that certificate"):
+            await status(name)
     with pytest.raises(Refused, match=r"has lost that certificate .* of revoked was ended \(unspecified\)"):
         await fleet.enrol("revoked")
 
