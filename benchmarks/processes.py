@@ -182,14 +182,6 @@ def _field(file: Path, name: str) -> int:
     return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name))
 
 
-def machine_busy_seconds() -> float:
-    """Return the CPU time that all processes on this machine have used since boot."""
-    user, nice, system, _idle, _iowait, irq, softirq, *_ = (
-        int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    )
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-
-
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Make SIGTERM end the benchmark as Ctrl-C does: through every `with` block, so that no child is left."""

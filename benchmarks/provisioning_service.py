@@ -19,6 +19,7 @@ import asyncio
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from ca_figures import Pair, Report, Run
 from ca_fleetgate import fleetgate
 from ca_load import LoadMissing, Result, over_kept, over_new, same_again, wrk
 from ca_running import Question, RunningCa, check_answer
+from disturbance import machine_seconds, notes_of
 from foreign_peers import NotInstalled, program
 from kept_connections import WronglyAnswered
 from postgresql import Postgresql, postgresql
@@ -109,6 +111,7 @@ def _compare(options: argparse.Namespace, peers: list[str], sizes: Sizes, consol
         # A build without profile-guided optimisation costs half as much again.
         f"ours has {sizes.workers} process{'es' * (sizes.workers > 1)}, cfssl one that uses every core",
         f"ours runs on Python {platform.python_version()} of {sys.base_prefix}",
+        *notes_of([], [run["stolen"] for pairs in stores.values() for pair in pairs for run in pair if run]),
     ]
     return Report(peers, notes, stores, facts)
 
@@ -127,6 +130,7 @@ def _run(peer: str, server: Postgresql | None, sizes: Sizes) -> Run:
 async def _measure(peer: str, folder: Path, server: Postgresql | None, sizes: Sizes) -> Run:
     requests = sizes.kept + 2 * sizes.new + 3  # The first of each kind is not counted.
     async with AsyncExitStack() as stack:
+        (_, stolen), begun = machine_seconds(), time.monotonic()
         started = partial(_PEERS[peer], folder, server, requests=requests, already_revoked=sizes.already_revoked)
         ca = await stack.enter_async_context(started(workers=sizes.workers) if peer == "fleetgate" else started())
         found: Run = {"memory_start": ca.memory_kib() / 1024}
@@ -147,6 +151,7 @@ async def _measure(peer: str, folder: Path, server: Postgresql | None, sizes: Si
             _note(found, name, await _asked(question, sizes, folder))
         await _revoke(found, ca, issued, sizes)
         found["memory_end"] = ca.memory_kib() / 1024
+        found["stolen"] = (machine_seconds()[1] - stolen) / (time.monotonic() - begun)
         return found
 
 

@@ -8,10 +8,11 @@ import platform
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from disturbance import notes_of
 from figures import FIGURES, Comparison, Figure, Verdict, compare
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +26,6 @@ _MARKS = {
     Verdict.LOAD_LIMITED: Text("load", "yellow"),
 }
 _LOAD_LIMIT = 0.9
-_FOREIGN_LIMIT = 0.2
 
 Pairs = Mapping[str, Sequence[tuple[Measurement, Measurement]]]
 """Scenario → (subject's, baseline's) run in each round."""
@@ -39,6 +39,8 @@ class Report:
     baseline: str
     versions: Mapping[str, str]
     pairs: Pairs
+    repeated: Pairs = field(default_factory=dict)
+    """Pairs that do not count, as others had the processors: for the file."""
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -90,10 +92,8 @@ class Report:
             "subject": self.subject,
             "baseline": self.baseline,
             "figures": {row.figure.key: _as_json(row) for row in self.comparisons},
-            "runs": {
-                scenario: [{"subject": asdict(ours), "baseline": asdict(theirs)} for ours, theirs in pairs]
-                for scenario, pairs in self.pairs.items()
-            },
+            "runs": _runs(self.pairs),
+            "repeated": _runs(self.repeated),
             "failures": self.failures,
         }
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -121,11 +121,10 @@ class Report:
             for side, peer in enumerate((self.subject, self.baseline)):
                 if _load_limited([pair[side] for pair in pairs]):
                     notes.append(f"{scenario}: the load generator, not {peer}, set the pace; compare CPU time instead")
-        foreign = max((run.foreign for pairs in self.pairs.values() for pair in pairs for run in pair), default=0)
-        if foreign > _FOREIGN_LIMIT:
-            notes.append(
-                f"other programs kept up to {foreign:.1f} cores busy: trust CPU time and memory more than rates"
-            )
+        runs = [run for pairs in self.pairs.values() for pair in pairs for run in pair]
+        notes += notes_of([run.foreign for run in runs], [run.stolen for run in runs])
+        if repeated := sum(map(len, self.repeated.values())):
+            notes.append(f"{repeated} pairs during which others had the processors were repeated, and do not count")
         return notes
 
 
@@ -191,6 +190,13 @@ def _goal(figure: Figure) -> str:
         return ""
     sign = "≤" if figure.lower_is_better else "≥"
     return f"{sign} {figure.goal.ratio:g}" + (" of a full one" if figure.goal.of else "")
+
+
+def _runs(pairs: Pairs) -> dict[str, list[dict[str, object]]]:
+    return {
+        scenario: [{"subject": asdict(ours), "baseline": asdict(theirs)} for ours, theirs in each]
+        for scenario, each in pairs.items()
+    }
 
 
 def _as_json(row: Comparison) -> dict[str, object]:

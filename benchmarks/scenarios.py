@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import peers
+from disturbance import FOREIGN_LIMIT, STOLEN_LIMIT, machine_seconds
 from mqload import Load, LoadFailed
 from pki import BACKEND, GROUP, BenchPki
-from processes import ChildFailed, machine_busy_seconds
+from processes import ChildFailed
 
 PUBLISHERS = 200
 SUBSCRIBERS = 200
@@ -69,7 +70,14 @@ class Measurement:
     """Largest share of one core that the load generator used: near 1, it set the pace rather than the server."""
     foreign: float = 0.0
     """Largest number of cores that programs outside the benchmark kept busy."""
+    stolen: float = 0.0
+    """Largest number of cores that the hypervisor gave to other machines."""
     failure: str | None = None
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others had so much of the processors that rates and percentiles say little of the peer."""
+        return self.stolen > STOLEN_LIMIT or self.foreign > FOREIGN_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,7 @@ class _Moment:
     server: float
     load: float
     machine: float
+    stolen: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +148,11 @@ class _Run:
         used.append(server)
         self.result.load_busy = max(self.result.load_busy, load_cpu / wall)
         self.result.foreign = max(self.result.foreign, (machine - server - load_cpu) / wall)
+        self.result.stolen = max(self.result.stolen, (after.stolen - before.stolen) / wall)
 
     def _now(self, load: Load) -> _Moment:
-        return _Moment(time.monotonic(), self.server.process.cpu_seconds(), load.cpu_seconds(), machine_busy_seconds())
+        server, used = self.server.process.cpu_seconds(), load.cpu_seconds()
+        return _Moment(time.monotonic(), server, used, *machine_seconds())
 
 
 def _connections(run: _Run) -> None:

@@ -46,7 +46,7 @@ from broker.admin.incoming import MAX_BODY, READ, Incoming, read, request_of
 from broker.admission.refusal import RefusalCode
 from broker.settings.origins import MOST_SHOWN, NO_PAGES
 from provisioning.pki.panic import NoPanic
-from provisioning.pki.polite_handshake import take_turns
+from provisioning.pki.polite_handshake import end_turns, take_turns
 from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
@@ -142,6 +142,7 @@ class HttpServer:
                 pass  # Cancelled: as above.
             finally:
                 writer.transport.abort()
+                end_turns(writer.transport)
 
     def _make_room(self) -> bool:
         """End the connection that has waited longest for its request; return whether there was one."""

@@ -302,14 +302,16 @@ class Admission:
 
         *above* are these CAs, where more is known of them than their keys.
         """
-        if not authorities or self.believed is None:
+        believed = self.believed
+        if not authorities or believed is None:
             return True
         apart = self._stands_apart(identity)
         return any(
             self._is_of(identity, bundle.terms.trust_domain)
             and bundle.vouches_for(authorities, above)
             and bundle.terms.refuse_identity(identity, apart=apart) is None
-            for bundle in self.believed.bundles
+            and not believed.judges_before(bundle, authorities, above, self.trust_domain)
+            for bundle in believed.bundles
         )
 
     def _is_of(self, identity: Identity, domain: str | None) -> bool:

@@ -119,6 +119,7 @@ class TrustBundle:
         anchors = (each for each in self._anchors.values() if each.key_id == end.key_id)
         anchor = max(anchors, key=lambda each: each.not_after)
         end.above, end.not_after = anchor, min(end.not_after, anchor.not_after)
+        end.stood_below = tuple(path[place + 1 :])
         if place + 1 < len(path):  # By the key that has signed it, too: it need not say which that is.
             end.revoked_as = revoked_as(end.certificate, key_identifier(path[place + 1].public_key()))
         return self._issuer(path[:place], end, anchor.certificate)
@@ -141,13 +142,27 @@ class TrustBundle:
 
         *above* are these CAs, None if no more is known of them: what is not known counts against nobody.
         """
-        between = next((place for place, key in enumerate(authorities) if key in self.anchor_keys), None)
+        between = self.place_in(authorities)
         if between is None:
             return False
-        issuing = [None if above is None else above.issuing]
-        if between == 0:
-            issuing = [each.certificate for each in self._anchors.values() if each.key_id == authorities[0]]
-        return any(self.terms.accepts_path(between, each) for each in issuing)
+        return any(self.terms.accepts_path(between, each) for each in self._issuing(between, authorities[0], above))
+
+    def claims(self, authorities: Sequence[bytes], above: CasAbove | None) -> bool:
+        """Whether such a path is this bundle's to judge, on whatever terms; false where that is not known."""
+        between = self.place_in(authorities)
+        if between is None:
+            return False
+        return any(map(self.terms.accepts_issuer, self._issuing(between, authorities[0], above)))
+
+    def place_in(self, authorities: Sequence[bytes]) -> int | None:
+        """Return the place of the first of the keys *authorities* that is an anchor's."""
+        return next((place for place, key in enumerate(authorities) if key in self.anchor_keys), None)
+
+    def _issuing(self, between: int, key: bytes, above: CasAbove | None) -> Sequence[x509.Certificate | None]:
+        """Return the certificates that the issuing CA, with *key* and *between* CAs below an anchor, may have."""
+        if between:
+            return [None if above is None else above.issuing]
+        return [each.certificate for each in self._anchors.values() if each.key_id == key]
 
     def _anchor(
         self, certificate: x509.Certificate, given: Sequence[x509.Certificate], below: tuple[x509.Certificate, ...] = ()

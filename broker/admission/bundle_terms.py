@@ -63,11 +63,13 @@ class BundleTerms:
         """How many sessions all parties of its trust domain may have together; 0: no limit."""
         return self.settings.max_sessions if self.settings is not None else 0
 
-    def accepts_issuer(self, certificate: x509.Certificate) -> bool:
-        """Whether *certificate* belongs to a CA that may issue client certificates."""
+    def accepts_issuer(self, certificate: x509.Certificate | None) -> bool:
+        """Whether *certificate* belongs to a CA that may issue client certificates; None: it is not known."""
         allowed = self.settings.issuers if self.settings is not None else ()
         if not allowed:
             return True
+        if certificate is None:
+            return False
         fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
         subject = certificate.subject.rfc4514_string()
         return any(each == subject or each.replace(":", "").lower() == fingerprint for each in allowed)

@@ -44,7 +44,7 @@ from typing import Final
 from broker.admission.proven_time import ProvenTime
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, Scope, read_entries
 from provisioning.pki.ocsp import CLOCK_TOLERANCE
-from provisioning.pki.revocation import Entries, RevocationIndex
+from provisioning.pki.revocation import CertificateKey, Entries, RevocationIndex
 from provisioning.program.moments import shown_time
 
 _LATE_FRACTION = 1 / 4
@@ -147,6 +147,11 @@ class CrlShelf:
     def held(self) -> list[HeldList]:
         """Every list."""
         return [held for lists in self._held.values() for held in lists.values()]
+
+    def sources_of(self, certificate: CertificateKey) -> set[str]:
+        """Return where the lists come from that *certificate* is on."""
+        issuer_key_id, serial = certificate
+        return {held.source for held in self._held.get(issuer_key_id, {}).values() if serial in held.entries}
 
     def prepare(
         self,

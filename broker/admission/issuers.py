@@ -56,6 +56,7 @@ class Issuer:
         "names",
         "not_after",
         "revoked_as",
+        "stood_below",
     )
 
     def __init__(
@@ -74,6 +75,8 @@ class Issuer:
         """The key identifier that its certificate says, which others state as their issuer's; it may be anything."""
         self.fault: Refused | None = None
         """Why all clients that it has certified are refused: what the bundle's terms say about the path."""
+        self.stood_below: tuple[x509.Certificate, ...] | None = None
+        """Of one that is confined by its key: the CAs above it in the path, in which `above` was not."""
         self.names = frozenset(distribution_points(certificate))
         self.authorities = authorities_of([each.certificate for each in self.path()])
         """The CAs above its clients, for callers that know nothing else of them later."""
@@ -107,6 +110,14 @@ class Issuer:
         while issuer is not None:
             yield issuer
             issuer = issuer.above
+
+    def verified(self) -> Iterator[x509.Certificate]:
+        """Yield the certificates of the path as a handshake has verified it, its own first."""
+        for each in self.path():
+            yield each.certificate
+            if each.stood_below is not None:
+                yield from each.stood_below
+                return
 
     @property
     def issuing(self) -> x509.Certificate:

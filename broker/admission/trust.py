@@ -53,6 +53,7 @@ from broker.mqtt.codes import ReasonCode
 from provisioning.pki.extension import UNUSABLE, extension
 from provisioning.pki.issued_by import as_compared, is_issued_by
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.revocation import CasAbove
 
 log = structlog.get_logger("broker")
 
@@ -179,6 +180,19 @@ class Trust:
             if confined and (claim := bundle.issuer_by_key(path, confined)) is not None:
                 return claim
         return judge
+
+    def judges_before(
+        self, bundle: TrustBundle, authorities: Sequence[bytes], above: CasAbove | None, own: str | None
+    ) -> bool:
+        """Whether an earlier bundle judges what is below CAs with the keys *authorities*, for which *bundle* vouches.
+
+        By rule 1, as far as keys tell; *above* and *own* as in `TrustBundle.vouches_for` and `issuer_of`. An anchor of
+        one of the bundles ends the path; what stands directly above that may still be another's.
+        """
+        end = bundle.place_in(authorities)
+        near = authorities if end is None else authorities[: end + 2]
+        earlier = self.bundles[: self.bundles.index(bundle)]
+        return any(each.claims(near, above) for each in earlier if not _firm_keys(each, own).isdisjoint(near))
 
     def _place(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, bool, int]:
         """Return by what *issuer* comes before or after others of its name: an anchor as OpenSSL is given it."""

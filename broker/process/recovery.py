@@ -9,8 +9,8 @@ which adds each as if its client had just sent it.
 
 Rules
 -----
-1. A QoS 1 message that was under way is sent again, in order; the client may get it twice, as QoS 1 allows. A QoS 2
-   message is sent again with the packet identifier that the client knows: exactly once.
+1. A QoS 1 message that was under way is sent again; the client may get it twice, as QoS 1 allows. A QoS 2 message is
+   sent again with the packet identifier that the client knows: exactly once. All of them in order [MQTT-4.6.0-1].
 2. An expired session is not restored, unless it has a will or messages, which may concern others: then it ends with the
    first tick. The rows of the others are removed while clients are served (`Journal.lapsed`).
 3. If a session was connected when the broker was killed, its expiry counts from the restart; so does the delay of its
@@ -199,6 +199,7 @@ def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
     progress = {sequence: (packet_id, released) for sequence, packet_id, released in store.each(_PROGRESS)}
+    used = frozenset(packet_id for packet_id, _ in progress.values())
     expired: list[PersonalMessage] = []
     for number, of, qos, retain, identifiers, share, listed, packed, left in store.each(_DELIVERIES):
         message = messages[of]
@@ -209,14 +210,14 @@ def _deliveries(
             sequence = number << PLACE_BITS | place
             packet_id, released = progress.pop(sequence, (None, 0))
             if released:
-                sessions[row].restore(Released(message, sequence), packet_id)
+                sessions[row].restore(Released(message, sequence), packet_id, used)
                 continue
             stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
             stored.sequence = sequence
             if packet_id is None and message.expires_at is not None and message.expires_at <= now:
                 expired.append(stored)
             else:
-                sessions[row].restore(stored, packet_id)
+                sessions[row].restore(stored, packet_id, used)
     if progress:
         raise ValueError("an exchange that no session has")
     for each in expired:  # Only now: a message goes with the last that needs it.

@@ -301,7 +301,7 @@ def _under_cafile(before: Peer, outcome: Peer) -> Peer:
 
 def _above(issuer: Issuer | None) -> tuple[bytes, ...]:
     """Return *issuer* and the CAs above it, in DER."""
-    return () if issuer is None else tuple(each.certificate.public_bytes(Encoding.DER) for each in issuer.path())
+    return () if issuer is None else tuple(each.public_bytes(Encoding.DER) for each in issuer.verified())
 
 
 def _known_above(certificate: bytes, peer: Peer) -> Sequence[bytes]:

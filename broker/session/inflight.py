@@ -15,12 +15,12 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, Generic, TypeVar
 
 from broker.mqtt.errors import ProtocolError
 from broker.mqtt.message import Deliverable, Released
-from broker.session.queue import QueueLimits
+from broker.session.queue import MessageQueue, QueueLimits
 
 M = TypeVar("M")
 
@@ -84,6 +84,11 @@ class Inflight(Generic[M]):
         self._messages[packet_id] = message
         return packet_id
 
+    def put_back(self, packet_id: int, message: M, size: int) -> None:
+        """Hold *message*, of *size* bytes, which has this *packet_id* since before a restart."""
+        self._messages[packet_id] = message
+        self.weigh(packet_id, size)
+
     def weigh(self, packet_id: int, size: int) -> None:
         """Record the size of message *packet_id*, if it is large."""
         if size >= LARGE:
@@ -131,6 +136,21 @@ class Inflight(Generic[M]):
 def holds_exactly_once(inflight: Inflight[Deliverable]) -> bool:
     """Whether an exchange at QoS 2 has begun and not ended."""
     return any(message.exactly_once for message in inflight.values())
+
+
+def were_sent(queue: MessageQueue, inflight: Inflight[Deliverable], used: Collection[int]) -> bool:
+    """Put back what the store has in *queue* before an exchange at QoS 2: messages at QoS 1, which were sent before it.
+
+    They are sent again before it, too [MQTT-4.6.0-1], under identifiers that are not *used*. False: it stays a queue.
+    """
+    too_many = len(used) + len(inflight) + len(queue) > HIGHEST_PACKET_ID
+    if too_many or any(message.exactly_once for message in queue):  # The latter were not sent, or had an identifier.
+        return False
+    for message in queue:
+        while (packet_id := inflight.add(message)) in used:
+            inflight.acknowledge(packet_id)  # Another message has it.
+        inflight.weigh(packet_id, message.size)
+    return True
 
 
 def out_of_order(packet: str, packet_id: int, message: Deliverable) -> ProtocolError:

@@ -8,8 +8,7 @@ disconnecting or reconnecting changes no route. At the end of the turn `flush` w
 client is connected (it can only contain QoS 0 messages then).
 
 A QoS 1 message is *inflight* from being written until its PUBACK; a QoS 2 message until its PUBCOMP, from PUBREC on as
-the PUBREL that replaces it. Messages beyond the client's Receive Maximum, or for a client that is away, wait in the
-queue.
+the PUBREL that replaces it. Messages beyond its Receive Maximum, or for a client that is away, wait in the queue.
 
 Rules
 -----
@@ -19,7 +18,7 @@ Rules
    *held* before that happens (`congested`): they are not read until the queue is short again; what they had sent before
    may exceed the limit in messages. Who takes nothing holds them for at most a second (`give_up`), and not again before
    its queue has been short, however often it comes back; nor do very many of one identity (`broker.session.patience`).
-3. Messages are sent in order of arrival; they are retransmitted on reconnection only [MQTT-4.4.0-1].
+3. Messages at QoS 1 and 2 are sent in order of arrival; they are retransmitted on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
 Handles: QoS 0, 1 and 2 deliveries, receive maximum, queue, expiry of queued messages, retransmission.
@@ -29,7 +28,7 @@ Does not handle: encoding packets (`broker.session.framing`), who may subscribe 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import Final, cast
 
@@ -42,7 +41,7 @@ from broker.mqtt.subscription import Subscription
 from broker.session.connection import Connection
 from broker.session.framing import PLAIN_V4, Framing
 from broker.session.incoming import Incoming
-from broker.session.inflight import LARGE, Inflight, holds_exactly_once, out_of_order
+from broker.session.inflight import LARGE, Inflight, holds_exactly_once, out_of_order, were_sent
 from broker.session.name import session_name
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
@@ -66,6 +65,7 @@ class Session:
     """The state of one client identifier."""
 
     __slots__ = (
+        "_behind",
         "_given_up",
         "_held",
         "_limits",
@@ -105,7 +105,7 @@ class Session:
         self.framing = PLAIN_V4
         """How packets are encoded for its present or latest client."""
         self.expiry_interval = 0
-        self.expires_at = 0.0
+        self.expires_at = self.will_due_at = 0.0
         self.scheduled_at: float | None = None
         """When the registry will look at it next."""
         self.subscriptions: dict[str, Subscription] = {}
@@ -116,7 +116,6 @@ class Session:
         self.outbox: list[bytes] = []
         self.will: Will | None = None
         """The will, from CONNECT until it is sent or cancelled."""
-        self.will_due_at = 0.0
         self.incoming: Incoming | None = None
         """Packet identifiers of QoS 2 messages from the client, between PUBLISH and PUBREL."""
         self.journal: Journal | None = None
@@ -125,6 +124,8 @@ class Session:
         """Its row in the store, 0 for none."""
         self.permits: Permits | None = None
         """Whether the client may receive a message of a topic, if plugins decide that; None: it may."""
+        self._behind = 0
+        """The batch of the journal for which a QoS 2 message waits, if it is not written yet; others wait with it."""
         self._queue: MessageQueue | None = None
         self.choked = False
         """Whether so much is unsent that nothing more is written: QoS 1 and 2 messages wait in the queue."""
@@ -185,6 +186,7 @@ class Session:
         self.connection = connection
         self.framing = written
         self.choked = False
+        self._behind = 0
         self._receive_maximum = receive_maximum
         if self.inflight is not None:
             self.inflight.restart(receive_maximum)
@@ -298,17 +300,22 @@ class Session:
 
     def _transmit(self, message: Deliverable, inflight: Inflight[Deliverable], now: float | None) -> None:
         packet_id = inflight.add(message)
+        journal = self.journal
+        follows = journal is not None and self._behind > journal.released
         # A packet that waits for the store may not introduce an alias: one that uses the alias could overtake it.
-        introduces = self.journal is None or not message.exactly_once
+        introduces = journal is None or not (follows or message.exactly_once)
         frame = self.framing.encode(message, packet_id.to_bytes(2, "big"), now, introduces=introduces)
         if self._fits(frame):
             if len(frame) >= LARGE:
                 inflight.weigh(packet_id, len(frame))
-            if self.journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
+            if journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
                 # If retransmitted after a crash, it must have the packet identifier that the client knows.
-                self.journal.advance(message.sequence, packet_id, released=False)
+                journal.advance(message.sequence, packet_id, released=False)
                 if self.connection is not None:
-                    self.journal.send(self.connection, frame)
+                    self._behind = journal.number
+                    journal.send(self.connection, frame)
+            elif journal is not None and follows and self.connection is not None:
+                journal.follow(self._behind, self.connection, frame)  # Behind those at QoS 2 that came before.
             else:
                 self.outbox.append(frame)
         else:
@@ -459,8 +466,7 @@ class Session:
         """Record the packet identifier of a QoS 2 message from the client, or that it is free again."""
         if self.incoming is None:
             self.incoming = Incoming()
-        change = self.incoming.add if known else self.incoming.discard
-        change(packet_id)
+        (self.incoming.add if known else self.incoming.discard)(packet_id)
         if self.journal is not None:
             self.journal.incoming(self.row, packet_id, known=known)
 
@@ -481,14 +487,14 @@ class Session:
         if self._queue is not None:
             self._queue.look_again()
 
-    def restore(self, stored: PersonalMessage | Released, packet_id: int | None) -> None:
-        """Put back a delivery from the store; one with a *packet_id* is inflight, at QoS 2."""
+    def restore(self, stored: PersonalMessage | Released, packet_id: int | None, used: Collection[int] = ()) -> None:
+        """Put back a delivery from the store, in order; one with a *packet_id*, of those *used*, is under way."""
         if self.inflight is None:
             self.inflight = Inflight(self._receive_maximum, self._limits)
-        if packet_id is not None:
-            self.inflight.replace(packet_id, stored)
-            self.inflight.weigh(packet_id, stored.message.size if stored.message is not None else 0)
-        else:
-            if self._queue is None:
-                self._queue = MessageQueue(self._limits)
+        if packet_id is None:
+            self._queue = MessageQueue(self._limits) if self._queue is None else self._queue
             self._queue.restore(stored)
+        else:
+            if self._queue is not None and were_sent(self._queue, self.inflight, used):
+                self._queue = None
+            self.inflight.put_back(packet_id, stored, stored.message.size if stored.message is not None else 0)

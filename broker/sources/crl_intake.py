@@ -37,6 +37,7 @@ from typing import Any
 import structlog
 
 from broker.admission.crl_shelf import HeldList
+from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.engine.engine import Engine
 from broker.revocation.revocation_rounds import judge_all
@@ -126,6 +127,11 @@ class CrlIntake:
         """Whom to tell which source has a list that is forgotten."""
         self.bases = 0
         """How many complete lists have come: when it changes, a delta may have its base."""
+
+    @property
+    def status(self) -> RevocationStatus:
+        """What is known about revocation here."""
+        return self._engine.admission.status
 
     @property
     def learned(self) -> tuple[int, int]:

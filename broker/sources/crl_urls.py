@@ -17,7 +17,9 @@ Rules
 5. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
    refused for its dates is read again when they allow it, even if its URL's content is unchanged.
 6. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
-7. All who wait for a list wait for the one transfer that is under way. One who gives up does not end it.
+7. Where the feed ends a suspension that a list has, the list is asked for again in some seconds: until then it keeps
+   the device out. If it is asked for earlier, for another device perhaps, then once more.
+8. All who wait for a list wait for the one transfer that is under way. One who gives up does not end it.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from broker.timing.growing_pause import GrowingPause
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.pki.crl import CrlProblem
+from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.event_loop import ON_BEHALF_OF
 from provisioning.program.shielded import shielded
 
@@ -47,6 +51,8 @@ _LEAST_PAUSE_OF_NAMED = 10.0
 """Seconds between two fetches of a URL that only certificates name, …"""
 _NAMED_A_SECOND = 8
 """… of which a bundle has so many fetched in a second."""
+_AFTER_RELEASE = 3.0
+"""Seconds until the list is there that a CA makes because a suspension is over; ours takes one."""
 _BYTES_A_SECOND = 1024 * 1024
 """Of one list: it takes a tenth of that time to be read."""
 _LOOK = 0.5
@@ -63,6 +69,8 @@ class _Followed:
     """Where its delta CRLs are."""
     configured: bool = False
     tried: float = -math.inf
+    again: float = -math.inf
+    """When it may be there without a suspension that the feed has ended; what was asked for earlier was too early."""
     etag: str = ""
     modified: str = ""
     digest: bytes = b""
@@ -134,6 +142,20 @@ class CrlUrls:
         """Take note that the wall clock was set: fetch all again."""
         for each in self._followed.values():
             each.due = self._clock()
+
+    def released(self, certificate: CertificateKey) -> None:
+        """Fetch the lists soon that say that *certificate* is suspended: the feed has ended that."""
+        status = self._intake.status
+        if status.index.reason(certificate) is not RevocationReason.CERTIFICATE_HOLD:
+            return
+        sources, soon = status.lists.sources_of(certificate), self._clock() + _AFTER_RELEASE
+        having = [(bundle, each) for (bundle, url), each in self._followed.items() if url in sources]
+        for bundle, complete in having:
+            deltas = (self._followed.get((bundle, url)) for url in complete.deltas)
+            for each in (complete, *filter(None, deltas)):
+                each.again = soon
+                if each.due > soon:
+                    each.due = self._in_time(each, bundle, each.due)
 
     def _room(self, bundle: str, wanted: int) -> int:
         """Return for how many more URLs, named by certificates, *bundle* has room; those of expired CAs make room."""
@@ -229,7 +251,7 @@ class CrlUrls:
             if not followed.failed:
                 self._intake.complain(CrlProblem.CRL_UNREADABLE, str(error), url)
             followed.failed = True
-            followed.due = self._clock() + followed.pause.after_failure(self._refresh)
+            followed.due = self._in_time(followed, bundle, self._clock() + followed.pause.after_failure(self._refresh))
             return
         if followed.failed:
             followed.failed = False
@@ -274,7 +296,13 @@ class CrlUrls:
             left = (followed.fresh_until - datetime.now(UTC)).total_seconds()
             soon = min(wait, left / 2) if left > 0 else followed.pause.after_failure(wait)
             wait = max(soon, self._least(followed, bundle))
-        followed.due = self._clock() + wait
+        followed.due = self._in_time(followed, bundle, self._clock() + wait)
+
+    def _in_time(self, followed: _Followed, bundle: str, due: float) -> float:
+        """Return *due*, or an earlier time, if it has not been asked for since a suspension on it must be gone."""
+        if followed.again <= followed.tried:
+            return due
+        return min(due, max(followed.again, followed.tried + self._least(followed, bundle)))
 
     def _least(self, followed: _Followed, bundle: str) -> float:
         """Return for how many seconds it is left alone at least, however soon it ends."""

@@ -115,9 +115,8 @@ class OcspClient:
         self.failing: defaultdict[str, set[str]] = defaultdict(set)
         """By bundle: responders whose failure has been logged."""
         self._http = OcspHttp()
-        status.on_release = self._doubt
 
-    def _doubt(self, key: CertificateKey) -> None:
+    def released(self, key: CertificateKey) -> None:
         """Have a suspension that is remembered, or being asked about, asked about again soon: the feed has ended it."""
         for (_, asked), task in self._asking.items():
             if asked == key:

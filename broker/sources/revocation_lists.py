@@ -16,6 +16,7 @@ from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
 from provisioning.pki.crl import CrlProblem
+from provisioning.pki.revocation import CertificateKey
 from provisioning.program.starting import importing
 
 _PATIENCE: Final = 10.0
@@ -37,6 +38,7 @@ class RevocationLists:
         status, refresh = engine.admission.status, config.ocsp_refresh_seconds
         self._ocsp = OcspClient(status, engine.metrics, engine.history.told, self._news.set, refresh, clock)
         self._asker = StatusAsker(engine.admission, self.files, self.urls, self._ocsp, clock)
+        status.on_release = self._released
         self.current = asyncio.Event()
         """Set once every source has been tried, or has had its time; what takes longer goes on."""
         self._set_asker(config)
@@ -59,6 +61,10 @@ class RevocationLists:
         """Take note that the wall clock was set *ahead* by so many seconds; negative: back."""
         self.urls.clock_set()
         self._ocsp.slept(max(0.0, ahead))
+
+    def _released(self, certificate: CertificateKey) -> None:
+        self._ocsp.released(certificate)
+        self.urls.released(certificate)
 
     async def run(self) -> None:
         """Follow the sources until cancelled."""

@@ -84,8 +84,10 @@ class Journal:
         "first_retained",
         "held_log_bytes",
         "lapsed",
+        "number",
         "open",
         "owed",
+        "released",
         "resuming",
         "wall_offset",
         "watching",
@@ -107,6 +109,10 @@ class Journal:
         more, and are removed from the store a portion at a time."""
         self.open = Batch()
         self.writing: Batch | None = None
+        self.number = 1
+        """The number of the open batch; …"""
+        self.released = 0
+        """… and of the last one whose packets were sent."""
         self.begin: Callable[[], None] | None = None
         """Begins to write the open batch; None: the owner of the journal calls `take` itself."""
         self.again: Callable[[], None] | None = None
@@ -162,6 +168,11 @@ class Journal:
         """Send *packet*, which depends on what was just recorded, when that is written."""
         self.dirty = True
         self.open.packets[connection, packet] = None
+
+    def follow(self, number: int, connection: Answerable, packet: bytes) -> None:
+        """Send *packet*, which need not be stored, behind those that wait for batch *number*, which is not written."""
+        batch = self.open if self.writing is None or number == self.number else self.writing
+        batch.packets[connection, packet] = None
 
     def resume(self, connection: Answerable) -> None:
         """Let the session retransmit unacknowledged messages when everything recorded so far is written."""
@@ -368,6 +379,7 @@ class Journal:
         if self.writing is not None or not (self.dirty or probe):
             return None
         self.writing, self.open = self.open, Batch()
+        self.number += 1
         self._taken_session = self._last_session
         self.writing.drop_void()
         self._outstanding.taken(self.writing)
@@ -385,6 +397,7 @@ class Journal:
         touched: set[Outbox] = set()
         if batch is not None:
             self._stored_session = self._taken_session
+            self.released = self.number - 1
             self._outstanding.written(batch)
             if batch.changes or batch.probe:  # Otherwise nothing was written: the store may still be failing.
                 self.failed = False

@@ -19,6 +19,7 @@ from broker.sockets.work import PORTION
 from broker.sources.revocation_lists import RevocationLists
 from broker.timing.beat import next_beat
 from broker.upkeep import standstill
+from broker.upkeep.anchor_ends import AnchorEnds
 from broker.upkeep.wall_clock import WallClock
 
 _TICK = 1.0
@@ -43,13 +44,14 @@ async def tick(engine: Engine, lists: RevocationLists) -> None:
     """Do what is due each second, and freeze the objects that survived it, until cancelled."""
     loop = asyncio.get_running_loop()
     collected = loop.time()
-    clock, everything = WallClock(collected, time.time()), Everything()
+    clock, everything, ends = WallClock(collected, time.time()), Everything(), AnchorEnds()
     while True:
         late = await next_beat(_TICK)
         now = loop.time()
         standstill.look(engine, late, now)
         if ahead := clock.look(engine, now, time.time()):
             lists.clock_set(ahead)
+        ends.look(engine.admission.believed, now, time.time())
         await see_to(engine, loop.time)
         # What has survived a second is a connection, a session, a route: not examined again until everything is.
         if now - collected > _COLLECT_SECONDS:

@@ -30,6 +30,7 @@ from device_sim.qualify.client_hello import ClientHello, client_hello, in_clear
 from device_sim.qualify.est_request import EstRequest, est_request
 from device_sim.qualify.papers import Papers, ServerPaper, ServerStaple
 from device_sim.qualify.peeked_hello import HANDSHAKE, first_bytes
+from provisioning.pki.null_parameters import load_request
 from provisioning.pki.tls import ClientCertificate, server_context
 
 _MOST_ARRIVALS = 5_000
@@ -216,5 +217,5 @@ def _certs_only(*certificates: x509.Certificate) -> bytes:
 def _csr(body: bytes) -> x509.CertificateSigningRequest:
     """Return the PKCS #10 request in *body*: base64, or PEM, which our service takes, too; raise ValueError."""
     if b"-----BEGIN " in body:
-        return x509.load_pem_x509_csr(body)
-    return x509.load_der_x509_csr(base64.b64decode(b"".join(body.split()), validate=True))
+        body = b"".join(body.split(b"-----")[2:3])  # Between its first line and its last.
+    return load_request(base64.b64decode(b"".join(body.split()), validate=True))

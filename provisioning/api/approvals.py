@@ -34,6 +34,7 @@ class Decision(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     decision: Literal["approve", "deny"]
+    despite_denial: bool = False
 
 
 @router.get("/approvals")
@@ -55,9 +56,17 @@ async def list_approvals(
 @router.post("/approvals/{number}/decision")
 @for_role(OperatorRole.ENROLLER)
 async def decide(number: Number, body: Decision, operator: Operator, administration: Administration) -> dict[str, Any]:
-    """Approve or deny a request. The device gets its answer when it asks again."""
-    approve = body.decision == "approve"
-    return _item(await administration.approvals.decide(number, approve=approve, by=operator.device.name))
+    """Approve or deny a request. The device gets its answer when it asks again.
+
+    409 if it is to be approved, and was denied, unless ``despite_denial`` is set.
+    """
+    decided = await administration.approvals.decide(
+        number,
+        approve=body.decision == "approve",
+        by=operator.device.name,
+        despite_denial=body.despite_denial,
+    )
+    return _item(decided)
 
 
 def _item(approval: StoredApproval) -> dict[str, Any]:

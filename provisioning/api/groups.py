@@ -87,8 +87,9 @@ async def list_groups(
 
 @router.get("/groups/{name}")
 async def show_group(name: str, administration: Administration) -> dict[str, Any]:
-    """Show one configured group."""
-    return _item(await administration.groups.find(name))
+    """Show one configured group, and whether it is full: whether it has its maximum of devices."""
+    stored, is_full = await administration.groups.look(name)
+    return _item(stored) | {"full": is_full}
 
 
 @router.patch("/groups/{name}")

@@ -100,12 +100,12 @@ class Readiness:
 
     async def _ocsp_signer(self) -> str:
         now = self.clock()
-        try:
-            for signer in self.signers():
+        for signer in self.signers():
+            try:
                 if now < signer.issuer.certificate.not_valid_after_utc:  # What it issued has ended with it.
                     signer.current(now)
-        except OcspRefused:
-            return "expired"
+            except OcspRefused:
+                return "not yet valid" if signer.is_early(now) else "expired"
         return "ok"
 
     async def _crls(self) -> str:

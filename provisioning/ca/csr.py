@@ -41,6 +41,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNUSABLE, extension
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name
 from provisioning.pki.keys import PrivateKey, generate_key, spki_of
+from provisioning.pki.null_parameters import load_request
 from provisioning.quick_values import quickly_made
 
 MAXIMUM_CSR_SIZE: Final = 16 * 1024
@@ -218,7 +219,7 @@ def _load(der: bytes) -> x509.CertificateSigningRequest:
             f"the request has more than {_MAXIMUM_PARTS} parts: ask for fewer names, attributes or extensions",
         )
     try:
-        return x509.load_der_x509_csr(der)
+        return load_request(der)
     except x509.InvalidVersion as error:
         raise RequestRefused(
             Code.CSR_MALFORMED,

@@ -13,7 +13,7 @@ ROCA                CVE-2017-15361: primes of the form k·M + (65537^a mod M) ca
 close primes        Fermat's method, CVE-2022-26320
 skewed bits         runs of zeros: the modulus is a polynomial with small coefficients, which can be factored as one
 small order         Ed25519 points of the torsion group, for which anybody can sign anything
-known keys          a list of keys that were published: `KeyBlocklist`
+known keys          those printed in RFCs: `published_in`; and a list of keys that were published: `KeyBlocklist`
 ==================  ==================================================================================================
 
 Rules
@@ -35,9 +35,11 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from provisioning.ca.key_blocklist import KeyBlocklist
+from provisioning.ca.key_blocklist import KeyBlocklist, digest_of
+from provisioning.ca.published_keys import published_in
 
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
+_LISTED_KINDS: Final = (ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey, rsa.RSAPublicKey)
 _RSA_BITS: Final = range(2048, 8192 + 1, 8)  # CA/Browser Forum BR §6.1.5: at least 2048, a multiple of 8.
 # Lower bound: FIPS 186-5 A.1.1. Upper bound: a larger exponent serves only to allow a small private one, which
 # Wiener's method finds, and many clients cannot read it.
@@ -112,6 +114,11 @@ class KeyPolicy:
         self._check_published(key)
 
     def _check_published(self, key: object) -> None:
+        if not isinstance(key, _LISTED_KINDS):
+            return
+        document = published_in(digest_of(key))
+        if document is not None:
+            raise WeakKey(f"this key is printed in {document}, so everybody has it: make a new key on the device")
         if self.blocklist is not None and key in self.blocklist:
             raise WeakKey("this key was published, so others have it too: make a new key on the device")
 

@@ -168,9 +168,11 @@ class EnrolmentOperatorClient(OperatorClient):
         async for item in self._walk("/v1/approvals", {"group": group, "state": state}):
             yield self._read(Approval, item)
 
-    async def decide(self, number: int, *, approve: bool) -> Approval:
-        """Approve or deny a request."""
-        request = {"decision": "approve" if approve else "deny"}
+    async def decide(self, number: int, *, approve: bool, despite_denial: bool = False) -> Approval:
+        """Approve or deny a request; approve it *despite_denial*, too."""
+        request: dict[str, object] = {"decision": "approve" if approve else "deny"}
+        if despite_denial:  # A service of an older version knows no such field.
+            request["despite_denial"] = True
         return await self._call(Approval, "POST", f"/v1/approvals/{number}/decision", request)
 
     async def hasten_renewal(

@@ -24,6 +24,7 @@ class EnrolmentGroup(Answer):
     webhook_url: str | None = None
     webhook_timeout_seconds: int
     issuing_line: str
+    full: bool | None = None
     created_at: AwareDatetime
     created_by: str
     changed_at: AwareDatetime

@@ -111,7 +111,10 @@ def genuine_server(
 def unproven(path: Sequence[bytes], response: bytes, now: datetime) -> str | None:
     """Return why the OCSP *response* does not prove that the first of *path* (DER) is not revoked; None: it does."""
     if not response:
-        return "it does not prove that its certificate is not revoked (OCSP stapling): is it older than this program?"
+        return (
+            "it does not prove that its certificate is not revoked (OCSP stapling): its log says why "
+            "(STAPLE_FAILED); for half a minute after its clock was set it has none; or it is older than this program"
+        )
     if len(path) < _WITH_ISSUER:
         return "its certificate is itself a trust anchor: no CA says whether it is revoked"
     try:

@@ -45,7 +45,10 @@ def list_approvals(
     async def command(client: EnrolmentOperatorClient) -> None:
         found = client.approvals(group=group, state=state)
         await print_each(
-            found, ("number", "device", "group", "shown", "key SHA-256", "since", "state"), _row, as_json=as_json
+            found,
+            ("number", "device", "group", "shown", "key SHA-256", "since", "state", "decided by"),
+            _row,
+            as_json=as_json,
         )
 
     connection.run(command)
@@ -56,6 +59,9 @@ def list_approvals(
 def approve(
     connection: Connection,
     number: Number,
+    despite_denial: Annotated[
+        bool, typer.Option("--despite-denial", help="Approve it although an operator has denied it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Approve a request. The device gets its certificate when it asks again with the same key.
@@ -64,7 +70,7 @@ def approve(
     Example:
       fleet-provisioning approval approve 17
     """
-    _decide(connection, number, allowed=True, as_json=as_json)
+    _decide(connection, number, allowed=True, despite_denial=despite_denial, as_json=as_json)
 
 
 @approval_app.command("deny")
@@ -74,7 +80,7 @@ def deny(
     number: Number,
     as_json: Json = False,
 ) -> None:
-    """Deny a request. A denied request may be approved later.
+    """Deny a request. A denied request may be approved later, with --despite-denial.
 
     \b
     Example:
@@ -89,9 +95,10 @@ def _decide(
     *,
     allowed: bool,
     as_json: bool,
+    despite_denial: bool = False,
 ) -> None:
     async def command(client: EnrolmentOperatorClient) -> None:
-        decided = await client.decide(number, approve=allowed)
+        decided = await client.decide(number, approve=allowed, despite_denial=despite_denial)
         if as_json:
             print_json(decided)
         else:
@@ -140,4 +147,5 @@ def _row(approval: Approval) -> tuple[str, ...]:
         approval.key_sha256,
         shown_time(approval.requested_at),
         approval.state,
+        approval.decided_by or "-",
     )

@@ -6,6 +6,7 @@ tells that there were some. It continues too if nobody reads the reports; that i
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import sys
@@ -21,7 +22,7 @@ from provisioning.commands.named_lines import before_the_loop
 from provisioning.commands.printed_rows import print_list
 from provisioning.commands.service_command import Connection, connected, print_json, progress, say
 from provisioning.commands.shut_group import say_if_shut
-from provisioning.errors import ConfigurationError
+from provisioning.errors import Code, ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.counted import counted
 from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of
@@ -69,24 +70,18 @@ def import_devices(
             say(f"{file}:{line}: {detail}")
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        new = replaced = reached = 0
-        is_over = False
-        with progress("lines") as advance:
-            try:
-                for batch in _batches(file, content, complain):
-                    outcome = await client.list_devices(group, [(name, key) for _, name, key in batch])
-                    new, replaced = new + outcome.new, replaced + outcome.replaced
-                    for error in outcome.errors:
-                        complain(batch[error.index][0], error.detail)
-                    reached, *_ = batch[-1]
-                    with telling:
-                        advance(len(batch))
-                is_over = True
-            finally:
-                if reached and not is_over:
-                    with telling:
-                        say(f"fleet-provisioning: {file} is imported as far as line {reached}")
-        if reached:
+        new = replaced = 0
+        with progress("lines", len(content.splitlines())) as advance, _HowFar(file, telling) as far:
+            for batch in _batches(file, content, complain):
+                far.under_way, *_ = batch[-1]
+                outcome = await client.list_devices(group, [(name, key) for _, name, key in batch])
+                new, replaced = new + outcome.new, replaced + outcome.replaced
+                for error in outcome.errors:
+                    complain(batch[error.index][0], error.detail)
+                with telling:
+                    advance(far.under_way - far.reached)
+                far.reached = far.under_way
+        if far.reached:
             with telling:
                 await say_if_shut(client, group, "listed")
         if as_json:
@@ -168,24 +163,65 @@ def _row(entry: ExpectedDevice) -> tuple[str, ...]:
 def remove_listed(
     connection: Connection,
     group: Group,
-    name: Annotated[str, typer.Argument(help="The device's name.")],
+    name: Annotated[list[str], typer.Argument(help="The devices' names.")],
     as_json: Json = False,
 ) -> None:
-    """Take a device off a group's list. If it has enrolled, it stays.
+    """Take devices off a group's list, one after the other. Those that have enrolled stay.
+
+    A name that is not on the list is reported, the others are taken off.
 
     \b
     Example:
       fleet-provisioning listed remove west meter-17
+      fleet-provisioning listed remove west meter-18 meter-19
     """
+    missing: list[str] = []
+    removed: list[str] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        await client.unlist_device(group, name)
-        if as_json:
-            print_document({"group": group, "removed": name})
-            return
-        sys.stdout.write(f"{name} is off the list of {group}.\n")
+        from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
 
-    connection.run(command)
+        for each in dict.fromkeys(name):
+            try:
+                await client.unlist_device(group, each)
+            except RequestRefused as refusal:
+                if len(name) == 1 or refusal.code != Code.DEVICE_UNKNOWN:
+                    raise
+                missing.append(each)
+                say(f"fleet-provisioning: {refusal}")
+                continue
+            removed.append(each)
+            if not as_json:
+                sys.stdout.write(f"{each} is off the list of {group}.\n")
+
+    try:
+        connection.run(command)
+    finally:  # What was removed before a later name failed is removed.
+        if as_json and removed:
+            print_document({"group": group, "removed": removed if len(name) > 1 else removed[0]})
+    if missing:
+        raise typer.Exit(1)
+
+
+class _HowFar(contextlib.AbstractContextManager["_HowFar"]):
+    """A block that sends the lines of a file; if it ends early, it is said how far it has come."""
+
+    reached = under_way = 0
+    """The last line that is imported, and the last that was sent."""
+
+    def __init__(self, path: Path, telling: Telling) -> None:
+        self._path, self._telling = path, telling
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
+
+        told = f"imported as far as line {self.reached}" if self.reached else ""
+        if self.under_way > self.reached and not isinstance(error, RequestRefused):  # A batch is refused as a whole.
+            told += f"{', and ' if told else ''}perhaps {'' if told else 'imported '}as far as line {self.under_way}"
+            told += ": to run it again does no harm"
+        if error is not None and told:
+            with self._telling:
+                say(f"fleet-provisioning: {self._path} is {told}")
 
 
 def _batches(

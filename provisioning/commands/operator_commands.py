@@ -95,7 +95,7 @@ def show_device(
     name: Annotated[str, typer.Argument(help="The device's name.", autocompletion=device_names)],
     as_json: Json = False,
 ) -> None:
-    """Show one device and its certificates.
+    """Show one device and its certificates. Which token or approval let it in: audit show, where the service is.
 
     \b
     Example:

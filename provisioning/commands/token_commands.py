@@ -26,6 +26,7 @@ from provisioning.commands.printed_rows import print_each, printed
 from provisioning.commands.printed_token import print_token
 from provisioning.commands.readmitted import say_who_is_here
 from provisioning.commands.service_command import Connection, connected, duration, print_answer, progress, say, span
+from provisioning.commands.shut_group import say_which_are_full
 from provisioning.commands.token_file import keep, private_file
 from provisioning.errors import Code, ConfigurationError
 from provisioning.operator_role import OperatorRole
@@ -138,6 +139,7 @@ def create_token(
             await print_token(client, token, said, as_json=as_json)
         say_who_is_here([token])
         await _say_if_new(client, group)
+        await say_which_are_full(client, [token])
         if role is Role.BROKER and not (dns_name or ip_address):
             say(f"{whom} will be found under no name, and refused by clients that check it: give --dns-name")
 
@@ -191,6 +193,7 @@ def create_batch(
             sys.stdout.write(f"{counted(len(made), 'token')} in {output}\n")
         say_who_is_here(made)
         await _say_if_new(client, group)
+        await say_which_are_full(client, made)
 
     connection.run(command)
 
@@ -360,7 +363,8 @@ def void_token(
         raise typer.BadParameter("give the numbers of tokens, or --device or --group for all that are open")
     numbers = list(dict.fromkeys(number)) if number else _open_tokens(connection, device, group)
     if not numbers:
-        say("fleet-provisioning: no token was open")
+        whose = f"for {device}" if device is not None else f"of group {group}"
+        say(f"fleet-provisioning: no token {whose} was open")
     if group is not None and numbers:
         which = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
         question = f"Void {counted(len(numbers), 'open token')} of group {group}, {which}?"
@@ -390,7 +394,7 @@ def void_token(
 
 
 def _open_tokens(connection: Connection, device: str | None, group: str | None) -> list[int]:
-    """Return the numbers of open tokens; raises what ends the command if the group is unknown."""
+    """Return the numbers of open tokens; raises what ends the command if the device or the group is unknown."""
     numbers: list[int] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:
@@ -399,9 +403,12 @@ def _open_tokens(connection: Connection, device: str | None, group: str | None) 
         left = client.tokens(state="void", device=device, group=group)
         numbers.extend([each.id async for each in left if each.voided_at is None])
         numbers.sort()
-        if numbers or group is None or await _is_known(client, group):
+        if numbers or (device is None and group is not None and await _is_known(client, group)):
             return
-        async for _token in client.tokens(group=group):
+        async for _token in client.tokens(device=device, group=None if device is not None else group):
+            return
+        if device is not None:
+            await client.device(device)  # A misspelled one's tokens are still open.
             return
         raise ConfigurationError(f"group {group!r} has neither token nor device and is not configured")
 

@@ -64,11 +64,11 @@ class GatheringTransport(asyncio.Transport):
     def lose(self) -> None:
         """Let go of the wrapped transport, whose connection is gone: with it goes what TLS has of the connection.
 
-        That is a third of a megabyte, and it would stay as long as anything refers to this, as the protocol does; and
-        that stays until a collection of garbage examines everything.
+        That is a third of a megabyte, and it would stay as long as anything refers to this: the protocol does, and a
+        request that is under way has that.
         """
         self._parts, self._size = [], 0
-        self._transport = gone = _Gone()
+        self._transport = gone = _GONE
         self.is_closing = gone.is_closing  # type: ignore[method-assign] # as above
         self.get_extra_info = gone.get_extra_info  # type: ignore[method-assign] # as above
 
@@ -106,3 +106,6 @@ class _Gone(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Do nothing."""
+
+
+_GONE: Final = _Gone()

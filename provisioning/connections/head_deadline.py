@@ -40,7 +40,8 @@ class HeadDeadline:
             self._place.silent()  # Not as long as others.
 
     def stop(self) -> None:
-        """Never call again, and give the place back."""
+        """Never call again, and give the place back; hold nobody who has this, either."""
+        self._overdue = _nobody
         if self._place is not None:
             self._place.leave()
         if self._timer is not None:
@@ -55,3 +56,7 @@ class HeadDeadline:
                 self._timer = self._loop.call_later(left, self._look)
             else:
                 self._overdue()
+
+
+def _nobody() -> None:
+    """Have nothing to do with it."""

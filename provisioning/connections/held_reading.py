@@ -24,3 +24,11 @@ class HeldReading(FlowControl):
         """Read on, unless much waits."""
         if not self._much_waits():
             super().resume_reading()
+
+    def lose(self) -> None:
+        """Let go of whoever was asked: the connection is gone, and he has this, so neither would ever be freed."""
+        self._much_waits = _nothing_waits
+
+
+def _nothing_waits() -> bool:
+    return False

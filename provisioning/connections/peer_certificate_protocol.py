@@ -23,7 +23,7 @@ import structlog
 from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
 from provisioning.pki.openssl import address_of
-from provisioning.pki.polite_handshake import take_turns
+from provisioning.pki.polite_handshake import end_turns, take_turns
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +52,7 @@ class PeerCertificateProtocol(ConnectionProtocol):
         """Report whether it changed its keys too often: anybody can, so it is not worth a log line each."""
         if changed_keys_too_often(self._session):
             log.debug("TLS keys changed too often")
+        end_turns(self.transport)
         super().connection_lost(exc)
 
     def connection_extensions(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. A decision may be changed until the certificate is issued; afterwards the certificate has to be revoked.
+1. A decision may be changed until the certificate is issued; afterwards the certificate has to be revoked. Whoever
+   approves what somebody has denied has to say so: he may not know of it, nor why.
 2. An approval covers the key in the request: an operator who wants to be sure compares that key with the device's.
 3. No operator approves what they were not shown: if the name has enrolled since the request was recorded, the request
    waits again under a new number, and says so.
@@ -19,6 +20,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.ways.approval import enrolled_since, newest_of
 from provisioning.errors import Code, Refused
+from provisioning.program.moments import shown_time
 from provisioning.store import approvals, audit
 from provisioning.store.approvals import IN_FORCE, ApprovalState, StoredApproval
 from provisioning.store.audit import Action
@@ -34,10 +36,11 @@ class ApprovalService:
         self._database = database
         self._clock = clock
 
-    async def decide(self, approval_id: int, *, approve: bool, by: str) -> StoredApproval:
-        """Approve or deny a request.
+    async def decide(self, approval_id: int, *, approve: bool, by: str, despite_denial: bool = False) -> StoredApproval:
+        """Approve or deny a request; approve it *despite_denial*, too.
 
-        Raises `Refused` if there is none, it has its certificate already, or it has to be looked at again.
+        Raises `Refused` if there is none, it has its certificate already, it was denied, or it has to be looked at
+        again.
         """
         state = ApprovalState.APPROVED if approve else ApprovalState.DENIED
 
@@ -51,6 +54,13 @@ class ApprovalService:
                     f"request {approval_id} was approved and {found.request.name} has its certificate: "
                     "revoke the certificate",
                 )
+            if approve and found.state is ApprovalState.DENIED and not despite_denial:
+                raise Refused(
+                    Code.APPROVAL_DECIDED,
+                    f"request {approval_id}, for {found.request.name}, was denied by {found.decided_by} on "
+                    f"{'-' if found.decided_at is None else shown_time(found.decided_at)}: ask why; to approve it all "
+                    f"the same: fleet-provisioning approval approve {approval_id} --despite-denial",
+                )
             now = self._clock()
             changed = enrolled_since(connection, found.request) if approve else None
             if changed is not None:
@@ -62,12 +72,14 @@ class ApprovalService:
                 )
             held = newest_of(connection, found.request.name)
             approvals.decide(connection, approval_id, state, by=by, now=now, held=None if held is None else held.id)
-            facts = {
+            facts: dict[str, object] = {
                 "request": approval_id,
                 "group": found.request.group,
                 "key_sha256": found.request.spki_sha256.hex(),
                 "evidence": found.request.evidence,
             }
+            if found.state is ApprovalState.DENIED:
+                facts["denied_by"] = found.decided_by
             action = Action.APPROVED if approve else Action.DENIED
             audit.append(connection, now, by, action, found.request.name, facts)
             return replace(found, state=state, decided_at=now, decided_by=by)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
@@ -31,7 +31,15 @@ from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.program.moments import shown_time
-from provisioning.store import certificates, certificates_of_device, certificates_of_key, claims, operators
+from provisioning.store import (
+    certificates,
+    certificates_of_device,
+    certificates_of_key,
+    claims,
+    groups,
+    lost_ends,
+    operators,
+)
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
@@ -46,6 +54,7 @@ _ASK_ANOTHER: Final = (
 def authenticate(connection: Connection, certificate: x509.Certificate | None, now: datetime) -> StoredCertificate:
     """Return the store's record of a presented *certificate*; raise `Refused` unless it is good *now*."""
     stored = known(connection, certificate)
+    check_not_lost(connection, stored)
     if stored.on_hold and claims.on_trial(connection, stored.id):
         raise Refused(
             Code.CERTIFICATE_SUSPENDED,
@@ -53,6 +62,9 @@ def authenticate(connection: Connection, certificate: x509.Certificate | None, n
             "/simplereenroll, which activates the device",
         )
     check_not_revoked(stored)
+    device = stored.device
+    if now > stored.not_after and device.role is Role.DEVICE and device.group is not None:
+        check_dates(stored, now, groups.rules_of(connection, device.group).renewal_grace)
     check_dates(stored, now)
     return stored
 
@@ -90,6 +102,11 @@ def is_ours(connection: Connection, certificate: x509.Certificate) -> bool:
     except Refused:
         return False
     return True
+
+
+def check_not_lost(connection: Connection, stored: StoredCertificate) -> None:
+    """Raise `Refused` if the store has lost that the certificate was ended, and this process knows of it."""
+    lost_ends.of(connection).check_certificate(stored.issuer_key_id, stored.serial)
 
 
 def check_not_revoked(stored: StoredCertificate) -> None:
@@ -176,8 +193,14 @@ def check_key(connection: Connection, device: Device, spki_sha256: bytes) -> Non
     )
 
 
-def check_dates(stored: StoredCertificate, now: datetime) -> None:
-    """Raise `Refused` unless the certificate is valid *now*."""
+def check_dates(stored: StoredCertificate, now: datetime, grace: timedelta = timedelta()) -> None:
+    """Raise `Refused` unless the certificate is valid *now*; it may be renewed for *grace* after its end."""
+    if stored.not_after < now <= stored.not_after + grace:
+        raise Refused(
+            Code.CERTIFICATE_EXPIRED,
+            f"certificate {stored.serial} of {stored.device.name} expired on {shown_time(stored.not_after)}: until "
+            f"{shown_time(stored.not_after + grace)} it can be renewed by /simplereenroll, and is for nothing else",
+        )
     if now > stored.not_after:
         raise Refused(
             Code.CERTIFICATE_EXPIRED,
@@ -250,6 +273,7 @@ def check_still(connection: Connection, before: AuthenticatedOperator, now: date
     stored = certificates.find(connection, bytes.fromhex(shown.issuer_key_id), int(shown.serial, 16))
     if stored is None or stored.id != shown.id:
         raise Refused(Code.CERTIFICATE_UNKNOWN, "this service no longer knows the client certificate")
+    check_not_lost(connection, stored)
     check_not_revoked(stored)
     check_dates(stored, now)
     check_role(stored, {Role.OPERATOR})

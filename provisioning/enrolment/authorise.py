@@ -61,6 +61,7 @@ from provisioning.store import (
     devices,
     group_rooms,
     groups,
+    lost_ends,
     recalls,
     unfinished_ends,
 )
@@ -132,6 +133,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
         if refusal.code in _ABOUT_THE_GROUP:
             _check_may_know(connection, attempt, evidence, refusal)
         raise
+    lost_ends.of(connection).check_device(attempt.request.common_name)
     return _admit(connection, attempt, rules, vouched, role, group)
 
 

@@ -95,6 +95,16 @@ class GroupService:
         """Return the group called *name*; raise `Refused` if it is not configured."""
         return _known(await self._database.read(lambda connection: groups.find(connection, name)), name)
 
+    async def look(self, name: str) -> tuple[StoredGroup, bool]:
+        """Do the same; return also whether the group has its maximum of devices."""
+
+        def found(connection: Connection) -> tuple[StoredGroup, bool]:
+            stored = _known(groups.find(connection, name), name)
+            maximum = stored.group.maximum_devices
+            return stored, maximum is not None and group_rooms.is_full(connection, name, maximum, self._clock())
+
+        return await self._database.read(found)
+
     async def page(self, *, limit: int, after: str | None) -> list[StoredGroup]:
         """Return configured groups in order of name, after the name *after*."""
         return list(await self._database.read(lambda connection: groups.page(connection, limit=limit, after=after)))

@@ -25,6 +25,7 @@ from provisioning.enrolment.authentication import (
     check_dates,
     check_key,
     check_not_ended_above,
+    check_not_lost,
     check_not_revoked,
     check_not_withdrawn,
     ended,
@@ -64,6 +65,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     """Return who asks for a successor; raise `Refused` unless the certificate is good now and the names are its own."""
     certificate, request = attempt.certificate, attempt.request
     stored = known(connection, certificate, for_update=True)
+    check_not_lost(connection, stored)
     check_not_ended_above(stored)
     trial = claims.of_trial(connection, stored.id) if stored.on_hold else None
     on_trial = trial is not None

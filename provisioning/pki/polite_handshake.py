@@ -89,6 +89,16 @@ def take_turns(transport: asyncio.BaseTransport) -> None:
     session.take_turns(wait)
 
 
+def end_turns(transport: asyncio.BaseTransport) -> None:
+    """Have the session of *transport*, whose connection is gone, let go of it: it has the session, and both would stay.
+
+    What TLS has of a connection, 55 KB and more, would otherwise wait for a collection of garbage.
+    """
+    session = transport.get_extra_info("ssl_object")
+    if isinstance(session, PoliteHandshake):
+        session.take_turns(None)
+
+
 class _Wait(Protocol):
     """Hears that records wait for the next turn; or that there are none any more."""
 
@@ -150,8 +160,8 @@ class PoliteHandshake(ssl.SSLObject):
             self._note(failure)
         raise ssl.SSLWantReadError(*_ALERT_FIRST)
 
-    def take_turns(self, wait: _Wait) -> None:
-        """Have nobody read more than `PORTION` records at once; *wait* is told where there may be more."""
+    def take_turns(self, wait: _Wait | None) -> None:
+        """Have no more than `PORTION` records read at once; *wait* is told where there may be more. None: no longer."""
         self._wait = wait
 
     def _note(self, failure: ssl.SSLError) -> None:

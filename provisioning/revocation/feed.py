@@ -21,6 +21,7 @@ Rules
    reads the newest known event again; if it is another, every subscription ends, and who returns is told by rule 1.
    What follows the last event that is still there is read as new: another process may have added it since. And what
    is handed to a subscriber follows the very event that it had last: its own look may meet another history first.
+   What was lost is held against its certificates until it is repeated (`provisioning.store.lost_ends`).
 3. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
    latest at the next heartbeat.
 4. The feed is current while a look at the store has found its end a moment ago, and at no other time.
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import math
 from collections import deque
@@ -39,14 +41,18 @@ from datetime import UTC, datetime
 from typing import Final
 
 import structlog
+from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.feed_event import FeedEvent, event_of
 from provisioning.revocation.subscribers import Subscribers
 from provisioning.revocation.subscription import AnotherHistory, Subscription
-from provisioning.store import revocations
+from provisioning.store import certificates, revocations
 from provisioning.store.database import Database
 from provisioning.store.failure_lines import FailureLines
+from provisioning.store.lost_ends import LostEnd
+from provisioning.store.revocations import EventKind
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +67,7 @@ _LATE_SECONDS: Final = 5.0
 _TAIL: Final = 8192
 _NAMED: Final = 100
 """Lost revocations that the log names, the newest ones."""
+_NOT_HELD: Final = frozenset({EventKind.RELEASED.value, RevocationReason.SUPERSEDED.value})
 _REMEDY: Final = (
     "repeat them, by revoke --device where a device was revoked, as it may have renewed since; and revoke lost "
     "certificates by fleet-provisioning revoke --certificate FILE"
@@ -129,6 +136,14 @@ class RevocationFeed:
 
     async def run(self) -> None:
         """Read what was announced, until cancelled; if the store cannot be read, retry at the next heartbeat."""
+        lost_ends = self._database.lost_ends
+        lost_ends.wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.announce)
+        try:
+            await self._run()
+        finally:
+            lost_ends.wake = None
+
+    async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat_seconds):
@@ -237,6 +252,8 @@ class RevocationFeed:
 
     async def _read_new(self) -> None:
         begun, full, most = 0.0, True, min(_FIRST_PAGE, BATCH)
+        lost_ends = self._database.lost_ends
+        doubts = lost_ends.doubts
         while full:
             begun = asyncio.get_running_loop().time()
             events = await self._news(most)
@@ -244,11 +261,13 @@ class RevocationFeed:
                 break
             full = len(events) == most  # Events after a page that is not full are announced.
             most = min(2 * most, BATCH)
+            lost_ends.settle((each.issuer_key_id, each.serial) for each in events)
             self._on_new(events)
             self._tail.extend(events)
             self._take_as_newest(events)
             self._subscribers.wake()
             self._tell_who_waits()
+        lost_ends.compared(doubts)
         was_current, self._looked_at = self.is_current, begun
         if not was_current:
             self._subscribers.wake()
@@ -272,8 +291,9 @@ class RevocationFeed:
         known, tail = self.newest, tuple(self._tail)
         newest = await self._newest_there()
         there = {each.mark for each in await self._page(max(known - len(tail), 0), len(tail))} if tail else set()
-        lost = [each for each in tail if each.mark not in there][-_NAMED:]
-        named = [f"{each.serial} {each.what} {each.device}" for each in lost]
+        lost = [each for each in tail if each.mark not in there]
+        held = await self._held_of(lost)
+        named = [f"{each.serial} {each.what} {each.device}" for each in lost[-_NAMED:]]
         kept = [each for each in tail if each.mark in there]
         # From here on nothing fails or waits: a store that fails meanwhile would be taken for the same as before.
         self._take_as_newest(kept[-1:] or newest)  # What another process has added since is new here.
@@ -285,10 +305,27 @@ class RevocationFeed:
             found=newest[-1].sequence if newest else 0,
             lost=named,
         )
+        self._database.lost_ends.hold(held)
         self._tail.clear()
         self._on_lost()
         self._subscribers.close()
         self._tell_who_waits()
+
+    async def _held_of(self, lost: Sequence[FeedEvent]) -> list[LostEnd]:
+        """Return the ends among *lost* that are held against certificates which the store still has."""
+        last = {(each.issuer_key_id, each.serial): each for each in lost if each.what not in _NOT_HELD}
+        for each in lost:  # What was resumed, or renewed, afterwards is not held.
+            if each.what in _NOT_HELD:
+                last.pop((each.issuer_key_id, each.serial), None)
+
+        def there(connection: Connection) -> list[LostEnd]:
+            return [
+                LostEnd(issuer, serial, event.device, event.what)
+                for (issuer, serial), event in last.items()
+                if certificates.find(connection, bytes.fromhex(issuer), int(serial, 16)) is not None
+            ]
+
+        return await self._database.read(there) if last else []
 
     def _take_as_newest(self, events: Sequence[FeedEvent]) -> None:
         self.newest, self._mark = (events[-1].sequence, events[-1].mark) if events else (0, "")

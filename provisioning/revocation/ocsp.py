@@ -20,7 +20,8 @@ Signing is done where the request is handled: the delegated key is an ECDSA key 
 
 Rules
 -----
-1. "Good" only for certificates that this CA issued; "unknown" for a serial number that it never issued; for another
+1. "Good" only for certificates that this CA issued, and "try later" where the store has lost that one was ended
+   (`provisioning.store.lost_ends`); "unknown" for a serial number that it never issued; for another
    CA's certificates the error "unauthorized" (RFC 9919 §3.2.3).
 2. A response is at most `remembered` older than the store; a request after a revocation was answered sees it.
 3. A response with a nonce is signed for its one request and never cached.
@@ -54,7 +55,7 @@ from provisioning.pki.serial_number import serial_text
 from provisioning.program.shielded import shielded
 from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
-from provisioning.store import certificates
+from provisioning.store import certificates, lost_ends
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 
@@ -242,6 +243,8 @@ def _status(connection: Connection, name: CertificateName) -> CertificateStatus:
     known, revocation = certificates.revocation_of(connection, *name)
     if not known:
         return Unknown()
+    if revocation is None:
+        lost_ends.of(connection).check_certificate(*name)
     return Good() if revocation is None else Revoked(*revocation)
 
 

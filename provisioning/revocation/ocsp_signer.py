@@ -79,6 +79,10 @@ class RenewedOcspSigner:
             raise OcspRefused(Failure.TRY_LATER, "the OCSP signer is due for renewal")
         return self._signer
 
+    def is_early(self, now: datetime) -> bool:
+        """Whether the signer is not valid yet: the clock was set back."""
+        return self._signer is not None and now < self._signer.not_before
+
     async def renew(self) -> None:
         """Make a new key, certify and record it, and use it from now on; raise `Refused` or `IssuanceRefused`."""
         now, ends = self._clock(), self.issuer.certificate.not_valid_after_utc

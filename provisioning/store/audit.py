@@ -280,9 +280,29 @@ def append_each(
         _write(connection, end)
 
 
-def unwritable() -> Refused:
+def try_to_append(connection: Connection) -> None:
+    """Write an entry that does not stay; raise `Refused`, or SQLAlchemy's error, where none can be written."""
+    head = _LOCK_HEAD.first(connection, {})
+    if head is None:
+        raise unwritable()
+    nothing = dict.fromkeys(("actor", "action", "subject", "details"), "")
+    entry = nothing | {"number": head[0] + 1, "at": datetime.now(UTC), "mac": b""}
+    connection.exec_driver_sql("SAVEPOINT entry")
+    connection.execute(insert(audit_entries), entry)
+    connection.execute(update(audit_head).where(_HEAD).values(number=audit_head.c.number))
+    connection.exec_driver_sql("ROLLBACK TO entry")
+    connection.exec_driver_sql("RELEASE entry")
+
+
+class Unwritable(Refused):
+    """An action is refused because its entry cannot be written."""
+
+
+def unwritable() -> Unwritable:
     """Return the refusal of an action whose entry cannot be written."""
-    return Refused(Code.UNAVAILABLE, "the audit log cannot be written now, and nothing is done without it; try again")
+    return Unwritable(
+        Code.UNAVAILABLE, "the audit log cannot be written now, and nothing is done without it; try again"
+    )
 
 
 def concerns(statement: str | None) -> bool:

@@ -46,10 +46,11 @@ from sqlalchemy.exc import DBAPIError
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.panic import panics_fail
-from provisioning.store import engines, probing
+from provisioning.store import audit, engines, probing
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
-from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something
+from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something, lacks_the_log
+from provisioning.store.lost_ends import LOST_OPTION, LostEnds
 from provisioning.store.sqlite_files import SqliteFiles
 from provisioning.store.sqlite_lane import SqliteLane
 
@@ -74,7 +75,8 @@ class Database:
         *audit_key* authenticates what transactions append to the audit log.
         """
         parsed = engines.checked_url(url)
-        options = {KEY_OPTION: audit_key}
+        self.lost_ends: Final = LostEnds()
+        options = {KEY_OPTION: audit_key, LOST_OPTION: self.lost_ends}
         self._files: SqliteFiles | None = None
         if parsed.get_backend_name() == "sqlite":
             if parsed.database:
@@ -95,7 +97,7 @@ class Database:
         self.url: Final = parsed
         self._schema: str | None = None
         self._write_failed = False
-        self._lacks_something = False
+        self._lacks_something = self._lacks_the_log = False
         self._takes_no_changes = False
         """Whether the server has said so when something was last to be written."""
         self._doubted_at = -math.inf
@@ -134,9 +136,10 @@ class Database:
     def write_failed(self) -> bool:
         """Whether the store could not be used when something was last to be written; a full disk can be read.
 
-        Without room, or a lock, some things can be written and others cannot: then only `probe` says that it is over.
+        Without room, a lock, or an audit log that can be written, some things can be written and others cannot: then
+        only `probe` says that it is over.
         """
-        return self._write_failed or self._lacks_something
+        return self._write_failed or self._lacks_something or self._lacks_the_log
 
     @property
     def write_is_late(self) -> bool:
@@ -168,13 +171,17 @@ class Database:
     async def probe(self) -> None:
         """Write something that does not stay; raise `Refused` if that cannot be done.
 
-        What the store's user may not try tells nothing: else its service would be unready for ever.
+        What the store's user may not try tells nothing, except of the audit log, without which nothing is done: else
+        its service would be unready for ever.
         """
         thorough = self._lacks_something and self.url.get_backend_name() != "sqlite"
+        lacks_the_log = self._lacks_the_log
 
         def come_and_go(connection: Connection) -> None:  # SQLite writes no page whose content is as it was.
             connection.exec_driver_sql("INSERT INTO counters (name, value) VALUES ('probe', 0)")
             connection.exec_driver_sql("DELETE FROM counters WHERE name = 'probe'")
+            if lacks_the_log:
+                audit.try_to_append(connection)
             if thorough:
                 try:
                     probing.try_all(connection)
@@ -183,7 +190,7 @@ class Database:
                     raise Refused(Code.UNAVAILABLE, "not every table can be written now") from explained(error)
 
         await self.write(come_and_go)
-        self._lacks_something = False
+        self._lacks_something = self._lacks_the_log = False
 
     async def read(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that only reads, from one snapshot."""
@@ -233,6 +240,7 @@ class Database:
     def _note(self, refusal: Refused) -> None:
         """Remember that something is missing, until `probe` finds that it is not."""
         self._lacks_something = self._lacks_something or lacks_something(refusal)
+        self._lacks_the_log = self._lacks_the_log or lacks_the_log(refusal)
 
     def _may_doubt(self) -> bool:
         """Return whether it is time to ask again whether this is the server that takes changes."""

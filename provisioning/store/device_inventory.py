@@ -28,6 +28,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, select, true
 from sqlalchemy.engine import Connection
 
+from provisioning.pki.identity import PROVISIONING
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import admissions
 from provisioning.store.admissions import Admission
@@ -117,6 +118,13 @@ _GOOD_UNTIL: Final = (
     .limit(1)
     .scalar_subquery()
 )
+_LAST_GOOD: Final = (
+    select(func.max(EXPIRY))
+    .select_from(with_ends_above(certificates))
+    .where(certificates.c.device_id == bindparam("wanted"))
+    .where(bindparam("now", type_=UtcDateTime) < EXPIRY, REASON.is_(None), NOT_ENDED_ABOVE)
+)
+"""Of the service itself, whose newest certificate is an OCSP signer's: of a few days, and renewed by itself."""
 _OF_TRIAL: Final = (
     select(case((activations.c.withdrawn_at.is_(None), 1), else_=0))
     .where(activations.c.certificate_id == certificates.c.id)
@@ -223,7 +231,10 @@ def _shown(connection: Connection, statement: Select[Any], now: datetime) -> Ite
         standing = _standing(good_until, newest_until, reason, ended_above=bool(ended_above))
         if standing is Standing.SUSPENDED and trial is not None:
             standing = Standing.TRIAL if trial and now < newest_until else Standing.EXPIRED
-        yield ShownDevice(device_from(row), issued, standing, good_until or newest_until, admissions.of(found, row[0]))
+        device = device_from(row)
+        if device.name == PROVISIONING and good_until is not None:
+            good_until = connection.scalar(_LAST_GOOD, {"wanted": device.id, "now": now})
+        yield ShownDevice(device, issued, standing, good_until or newest_until, admissions.of(found, row[0]))
 
 
 def _standing(

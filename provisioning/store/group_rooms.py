@@ -47,6 +47,14 @@ def take(connection: Connection, group: str, maximum: int, now: datetime) -> boo
     return True
 
 
+def is_full(connection: Connection, group: str, maximum: int, now: datetime) -> bool:
+    """Whether the group, which may have *maximum* devices, has them; nothing is locked, and no place is taken."""
+    row = _FIND.first(connection, {"wanted": group})
+    if row is not None and int(row[0]) < maximum:
+        return False
+    return groups.count_devices(connection, group, now, maximum) >= maximum
+
+
 def forget(connection: Connection, group: str) -> None:
     """Have the next newcomer of the group counted with all others."""
     connection.execute(_FORGET, {"wanted": group})

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from provisioning.directory.audit_chain import AuditHead
-from provisioning.store import audit, row_numbers, server_faults, subscribed
+from provisioning.store import audit, lost_ends, row_numbers, server_faults, subscribed
 from provisioning.store.executor import told
 from provisioning.store.loop_waits import LoopWaits
 from provisioning.store.opened_sessions import UnfitServer
@@ -147,6 +147,7 @@ class KeptConnection:
         if audit.has(connection, known):
             return
         self._committed = None
+        lost_ends.of(connection).doubt()
         log.error(
             "the database has lost changes that were answered: docs/postgresql.md says what to repeat, and "
             "fleet-provisioning revoke --certificate FILE revokes certificates that it has lost",

@@ -297,6 +297,14 @@ def lacks_something(failure: BaseException) -> bool:
     return is_locked(failure) or _state(failure) == _NO_ROOM
 
 
+def lacks_the_log(failure: BaseException) -> bool:
+    """Whether it has failed because the audit log cannot be written, which others may do without."""
+    if isinstance(failure, audit.Unwritable):
+        return True
+    error = failure.__cause__
+    return isinstance(error, DBAPIError) and not error.connection_invalidated and audit.concerns(error.statement)
+
+
 def _state(failure: BaseException | None) -> str | None:
     """Return PostgreSQL's code for what `explained` has explained."""
     return getattr(getattr(getattr(failure, "__cause__", None), "orig", None), "sqlstate", None)

@@ -8,9 +8,9 @@ well if a standby on another system takes over, or a server's files are moved. S
 system orders digits and small letters otherwise; names are, by their hyphens and full stops. PostgreSQL notes with
 which version the database was made, since 15; in C there is none, and no question.
 
-Numbers of rows come from sequences, and those have rights of their own: whoever may change a table may not be allowed
-to draw its next number, nor to move the numbers up, which is needed only after a move
-(`provisioning.store.row_numbers`).
+Whoever may use most tables may lack a right to one, say the audit log, and nothing is issued. Numbers of rows come from
+sequences, and those have rights of their own: whoever may change a table may not be allowed to draw its next number,
+nor to move the numbers up, which is needed only after a move (`provisioning.store.row_numbers`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,17 @@ _NOT_OURS: Final = text(
     "FROM unnest(CAST(:names AS text[])) AS name) AS numbered) AS rights "
     "WHERE NOT (is_moved AND is_drawn) ORDER BY is_drawn, 1"
 )
+_NEEDED: Final = [
+    (each.name, right)
+    for each in EVERY_TABLE.sorted_tables
+    for right in (("SELECT", "UPDATE") if each.name == "audit_head" else ("SELECT", "INSERT"))
+]
+_CLOSED: Final = text(
+    "SELECT CAST(found AS text), needed FROM (SELECT to_regclass(name) AS found, needed "
+    "FROM unnest(CAST(:names AS text[]), CAST(:rights AS text[])) AS each(name, needed)) AS tables "
+    "WHERE found IS NOT NULL AND NOT has_table_privilege(found, needed) ORDER BY needed, 1"
+)
+"""What nothing is recorded without. Of the other rights some are never needed."""
 _LOCKED: Final = text(
     "SELECT CAST(relation AS regclass), pid FROM pg_locks WHERE locktype = 'relation' AND granted "
     "AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') "
@@ -88,12 +99,17 @@ def locker(connection: Connection, seconds: float) -> tuple[str, str] | None:
 
 
 def missing_rights(connection: Connection) -> tuple[str, bool] | None:
-    """Return what is to be said of sequences that the database's user may not use, and whether the service works so.
+    """Return what is to be said of tables and sequences that the database's user may not use, and whether it works so.
 
     None: nothing, or SQLite.
     """
     if connection.dialect.name != "postgresql":
         return None
+    names, rights = zip(*_NEEDED, strict=True)
+    shut = connection.execute(_CLOSED, {"names": list(names), "rights": list(rights)}).all()
+    if shut:
+        lacking = _some([f"{right} on {name}" for name, right in shut])
+        return f"the database's user may not read or record what the service needs: no {lacking}", False
     found = connection.execute(_NOT_OURS, {"names": _NUMBERED}).all()
     if not found:
         return None

@@ -467,3 +467,6 @@ def test_mqtt5_4_6_0_6_mqtt311_4_6_0_5_every_topic_is_ordered(
         elif qos == 2:
             finish(client, *messages)
         publisher.send(*(Pubrel(number + 1) for number in range(30) if qos == 2))
+    mixed = [(topic, payload, 1 + number * number % 3) for number, (topic, payload) in enumerate(sent)]
+    publisher.send(*(publication(*each, packet_id=number + 1) for number, each in enumerate(mixed)))  # Of either QoS.
+    assert [(message.topic, message.payload, message.qos) for message in client.messages()] == mixed

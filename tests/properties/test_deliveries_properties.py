@@ -42,7 +42,7 @@ class Kept:
     def __init__(self) -> None:
         self.deliveries: list[tuple[Delivery, int | None]] = []
 
-    def restore(self, delivery: Delivery, packet_id: int | None) -> None:
+    def restore(self, delivery: Delivery, packet_id: int | None, _used: object = ()) -> None:
         self.deliveries.append((delivery, packet_id))
 
 

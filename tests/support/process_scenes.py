@@ -280,7 +280,12 @@ def approve_and_deny(world: World) -> Scene:
     def asked(found: Found) -> bool:
         if found["third"] == ISSUED:
             return found["first"] == DONE and found["second"] in {DONE, Code.APPROVAL_DECIDED.value}
-        return found["first"] == found["second"] == DONE and found["third"] in {"Pending", Code.APPROVAL_DENIED.value}
+        after_the_denial = found["first"] == Code.APPROVAL_DECIDED.value
+        return (
+            (found["first"] == DONE or after_the_denial)
+            and found["second"] == DONE
+            and found["third"] in {"Pending", Code.APPROVAL_DENIED.value}
+        )
 
     acts = {"first": decide(approve=True), "second": decide(approve=False)}
     csr = csr_der(key, names=[name])

@@ -177,9 +177,11 @@ def test_a_file_of_tokens_that_got_lost_is_voided_by_its_group(service: Provisio
         (each, "void") for each in (third, gone_s, last)
     ]
     nothing = service.command(*lost, check=True)
-    assert (nothing.stdout, nothing.stderr) == ("", "fleet-provisioning: no token was open\n")
+    assert (nothing.stdout, nothing.stderr) == ("", "fleet-provisioning: no token of group tokens-lost was open\n")
     misspelled = service.command("token", "void", "--group", "tokens-last", "--yes", *where)
     assert (misspelled.returncode, "group 'tokens-last' has neither token" in misspelled.stderr) == (1, True)
+    misspelled = service.command("token", "void", "--device", "tokens-nobody", *where)
+    assert (misspelled.returncode, "no device is called 'tokens-nobody'" in misspelled.stderr) == (1, True)
     assert "open" in service.command("token", "list", "--group", "tokens-kept", *where, check=True).stdout
     for arguments in ((), ("1", "--group", "tokens-kept")):
         assert service.command("token", "void", *arguments, *where).returncode == 2

@@ -127,7 +127,9 @@ def decide(asking: Asking, key: Key, *, approve: bool) -> str:
     elif approve and not request.shown_enrolled and asking.name in world.fleet.devices:
         expected = {"APPROVAL_OUTDATED"}
     path = f"/v1/approvals/{request.number}/decision"
-    code, _ = world.reality.operate(path, decision="approve" if approve else "deny")
+    if approve and not request.used and request.approved is False:
+        check(world.reality.operate(path, decision="approve")[0], frozenset({"APPROVAL_DECIDED"}))
+    code, _ = world.reality.operate(path, decision="approve" if approve else "deny", despite_denial=approve)
     check(code, frozenset(expected))
     if code == "APPROVAL_OUTDATED":
         number = asking.number_of(key)

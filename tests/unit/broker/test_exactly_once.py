@@ -247,9 +247,10 @@ def test_a_packet_that_waits_for_the_store_introduces_no_alias(stored: StoredBro
         publication(TOPIC, b"2", 2, packet_id=1), publication(TOPIC, b"0"), publication(TOPIC, b"1", 1, packet_id=2)
     )
     # The one at QoS 0 introduces it, which does not wait; had the one at QoS 2, nobody would know what "" stands for.
-    assert [(message.topic, message.payload) for message in backend.messages()] == [(TOPIC, b"0"), ("", b"1")]
+    assert [(message.topic, message.payload) for message in backend.messages()] == [(TOPIC, b"0")]
     stored.write()
-    assert [(message.topic, message.payload) for message in backend.messages()] in ([("", b"2")], [(TOPIC, b"2")])
+    said = [(message.topic or TOPIC, message.payload) for message in backend.messages()]
+    assert said == [(TOPIC, b"2"), (TOPIC, b"1")]
 
 
 @pytest.mark.parametrize("how", ["it takes nothing for a while", "it acknowledges what it had before"])

@@ -220,6 +220,7 @@ def test_whatever_a_responder_answers_late_the_newest_answer_and_the_feed_count(
         status, clock = engine.admission.status, lambda: scene.broker.now
         client = OcspClient(status, engine.metrics, lambda *_, **__: None, news.set, 0.0, clock)
         client._http = cast("Any", responder)
+        status.on_release = client.released
         intake = CrlIntake(engine, clock)
         urls = CrlUrls(intake, 60.0, clock)
         asker = StatusAsker(engine.admission, CrlFiles(intake, [], 60.0), urls, client, clock)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
+import weakref
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,6 +19,7 @@ from broker.admin.http_messages import Request, Response
 from broker.admin.http_server import HttpServer
 from broker.admin.operator_door import OperatorDoor, Operators
 from provisioning.pki import openssl
+from provisioning.pki.polite_handshake import FullHandshake
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import shared_pki
@@ -98,6 +101,44 @@ def test_in_a_crowd_one_begins_a_turn_and_devices_are_served_in_between(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(visit())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_of_a_connection_that_is_gone_tls_keeps_nothing_until_garbage_is_collected(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """It was 55 KB each, also of a device, which is refused here; and what has lasted a second is collected last."""
+    came: list[weakref.ref[FullHandshake]] = []
+
+    class Noted(FullHandshake):
+        def do_handshake(self) -> None:
+            came.append(weakref.ref(self))
+            super().do_handshake()
+
+    async def visit() -> None:
+        pki, operators = shared_pki(), Operators(MemoryBroker().engine)
+        context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
+        context.sslobject_class = Noted
+        door = OperatorDoor(HttpServer(None, operators.identify), operators, lambda: context)  # type: ignore[arg-type]
+        door.open("127.0.0.1", 0)
+        device = client_context(pki.anchors, pki.device("meter-1").credential)
+        port = int(door.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=device)
+        writer.write(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.read()).startswith(b"HTTP/1.1 403 ")
+            writer.close()
+            while any(each() for each in came):
+                await asyncio.sleep(0.01)
+        await door.close()
+        assert came
+
+    gc.disable()  # Otherwise it would find what keeps itself alive.
+    try:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(visit())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("begun", [False, True])

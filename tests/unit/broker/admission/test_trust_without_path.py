@@ -12,12 +12,15 @@ from cryptography.x509.oid import NameOID
 
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.peer import Peer
 from broker.admission.trust import Trust
 from broker.admission.walked_path import walk
+from provisioning.pki.identity import Identity
 from provisioning.pki.issued_by import as_compared
 from provisioning.pki.issued_by import is_issued_by as genuine
 from provisioning.pki.keys import key_identifier
-from tests.support.bundles import settings
+from provisioning.pki.role import Role
+from tests.support.bundles import PLANT_DOMAIN, admission, bundle, examine, settings
 from tests.support.pki import DOMAIN
 from tests.unit.broker.admission.test_trust import HOUR, OTHER, PKI, PLANT, namesake, partner, seen, verified
 
@@ -160,3 +163,30 @@ def test_what_was_found_of_a_name_or_a_key_is_found_anew_when_a_ca_is_learned_or
     assert set(judge._called) == names | {as_compared(long[1].certificate.subject)}, (
         "of whom it has forgotten no name is kept"
     )
+
+
+def test_a_will_counts_no_more_where_its_author_s_ca_has_been_confined_to_another_bundle_since() -> None:
+    """It was published for a device that was refused by then, since our root's table vouched for the CA as well."""
+    root = bundle(PKI.root, name="ours")
+    held = PKI.device("meter-1", issuer=PLANT)
+    left = examine(admission(root), held, PLANT, PKI.root)
+    assert isinstance(left, Peer)
+    confined = {"trust_domain": PLANT_DOMAIN, "groups": ["meters"]}
+    theirs = Identity(PLANT_DOMAIN, Role.DEVICE, "meter-1", "meters")
+
+    def counts(*bundles: TrustBundle) -> list[list[bool]]:
+        """Whether what ours, and what theirs left, counts: while their CAs are known, and after a restart."""
+        judge = admission(*bundles)
+        judge.believed = judge.trust
+        parties = (left.identity, theirs)
+        return [[judge.vouches(left.authorities, each, above) for each in parties] for above in (left.above, None)]
+
+    plant = bundle(PLANT, **confined)
+    assert counts(root) == [[True, False]] * 2
+    assert counts(plant, root) == [[False, True]] * 2
+    assert counts(root, plant) == [[True, False]] * 2, "the settings' order counts"
+    made = plant.terms
+    url = TrustBundle("plant", [PLANT.certificate], terms=made, fetched=[PLANT.certificate])
+    assert counts(url, root)[0][0], "what a URL alone has named takes nobody's"
+    others = bundle(PKI.root, issuers=["CN=Another CA"], **confined)
+    assert counts(others, root) == [[True, False], [True, True]], "nor who does not accept its issuer, or may not"

@@ -19,6 +19,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.reload.report import Effects
 from broker.reload.trust_change import judge
 from broker.settings.trust_settings import REQUIRE, IdentitySource, TrustSettings
+from provisioning.pki.keys import key_identifier
 from tests.support.panic import panic
 from tests.support.pki import DOMAIN, shared_device
 from tests.support.reloaded_trust import BELOW, OTHER, PKI, Scene, connected, path
@@ -83,6 +84,26 @@ def test_who_came_back_to_his_tls_session_is_judged_by_the_path_of_before(broker
         outcome = judged(broker, client, ROOT)
         assert isinstance(outcome, Refused)
         assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_who_came_back_below_a_ca_that_is_confined_by_its_key_is_judged_by_the_path_of_before(
+    broker: MemoryBroker,
+) -> None:
+    """The certificate that the settings name counted as one CA more, so a reload that changed nothing put him out."""
+    terms = BundleTerms.of(TrustSettings(name="plant", anchors=(Path("x"),), feed=True, max_depth=0))
+    works = PKI.authority("Works CA", PKI.root)
+    renewed = PKI.authority("Works CA 2", PKI.root, key=works.key)
+    held = PKI.device("meter-1", issuer=renewed)
+    bundles = (TrustBundle("plant", [works.certificate], terms=terms), ROOT)
+    broker.engine.admission.believe(Trust(bundles))
+    for verified in (path(held, renewed, PKI.root), ()):
+        client = connected(broker, held, verified)
+        outcome = judged(broker, client, *bundles)
+        assert isinstance(outcome, Peer), outcome
+        assert outcome.bundle == "plant"
+    outcome = judged(broker, client, ROOT)
+    assert isinstance(outcome, Peer)
+    assert (outcome.bundle, outcome.authorities[1]) == ("root", key_identifier(PKI.root.certificate.public_key()))
 
 
 def test_the_path_that_his_own_handshake_has_verified_comes_first(broker: MemoryBroker) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Any, Self
 
 import pytest
+from cryptography import x509
 
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.trust import Trust
@@ -18,6 +20,8 @@ from broker.sources import crl_intake, crl_urls
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from provisioning.pki.crl import CrlProblem
+from provisioning.pki.revocation import Revocation
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.crl import crl
 from tests.support.pki import Held, shared_device, shared_pki
 from tests.support.web import WebServer
@@ -26,6 +30,7 @@ from tests.support.wire import MemoryBroker
 PKI = shared_pki()
 DAY = 86_400.0
 NOW = timedelta(0)
+HOLD = RevocationReason.CERTIFICATE_HOLD
 
 
 def trust_in(*anchors: Held, generation: int = 1) -> Trust:
@@ -96,6 +101,56 @@ async def test_a_list_that_is_unchanged_is_asked_for_again_before_it_ends(daily:
     assert daily.held == [2]
     assert await daily.at(1803 + DAY - 1) == 4
     assert await daily.at(1803 + DAY) == 5, "but as often as the settings want"
+
+
+async def test_a_list_with_a_suspension_that_the_feed_has_ended_is_asked_for_again_soon(daily: Following) -> None:
+    """It kept the device out for a quarter of an hour, or however rarely lists are fetched."""
+    held, status = shared_device("meter-1"), daily.broker.engine.admission.status
+    reasons = {held.certificate.serial_number: x509.ReasonFlags.certificate_hold}
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, reasons, age=NOW, life=timedelta(days=30))
+    hold = replace(held.revocation, reason=HOLD)
+    assert await daily.at(0) == 1
+    status.on_release = daily.urls.released
+    status.index.add(replace(hold, serial=7))
+    assert status.release((hold.issuer_key_id, 7))
+    assert await daily.at(100) == 1, "it is on no list"
+    status.index.add(hold)
+    assert status.release(hold.key)
+    assert await daily.at(102) == 1
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, number=2, age=NOW, life=timedelta(days=30))
+    assert await daily.at(103) == 2
+    assert status.index.find(hold.key) is None
+    assert await daily.at(200) == 2
+
+
+async def test_a_suspension_that_ends_before_the_list_is_there_for_another_is_looked_for_too(daily: Following) -> None:
+    """Of two that ended a second or two apart the later one kept its device out: the CA had not made that list yet."""
+    held, status = shared_device("meter-1"), daily.broker.engine.admission.status
+    first, second = (replace(held.revocation, serial=each, reason=HOLD) for each in (7, 8))
+    reasons = {each.serial: x509.ReasonFlags.certificate_hold for each in (first, second)}
+    status.on_release = daily.urls.released
+
+    def release(hold: Revocation) -> None:
+        status.index.add(hold)
+        assert status.release(hold.key)
+
+    def publish(number: int, *listed: Revocation) -> None:
+        now = {each.serial: reasons[each.serial] for each in listed}
+        daily.web.pages["/ca.crl"] = crl(PKI.issuing, now, number=number, age=NOW, life=timedelta(days=30))
+
+    publish(1, first, second)
+    assert await daily.at(0) == 1
+    daily.now = 100
+    release(first)
+    daily.now = 102.5
+    publish(2, second)
+    release(second)
+    assert await daily.at(103) == 2
+    publish(3)
+    assert await daily.at(105) == 2
+    assert await daily.at(105.5) == 3
+    assert [status.index.find(each.key) for each in (first, second)] == [None, None]
+    assert await daily.at(200) == 3
 
 
 async def test_only_a_list_that_was_sent_is_left_alone_for_its_size(

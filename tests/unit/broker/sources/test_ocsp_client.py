@@ -45,6 +45,7 @@ class Scene:
         self.told: list[tuple[str, str]] = []
         self.revoked = 0
         self.client = OcspClient(self.status, Metrics(), self._tell, self._on_revoked, 60.0, lambda: self.now)
+        self.status.on_release = self.client.released
         bundle = TrustBundle("ours", [PKI.issuing.certificate], ocsp=OcspTerms(REQUIRE, self.url))
         (self.issuer,) = bundle.anchors
 

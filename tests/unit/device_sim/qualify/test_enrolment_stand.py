@@ -20,6 +20,7 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import generate_key
 from tests.support.curl import HOW_IT_IS_SENT, Curl
+from tests.support.requests import OF_A_TPM
 
 PAPERS = Papers("meter-1", ["localhost", "127.0.0.1"])
 EST = "/.well-known/est"
@@ -146,6 +147,7 @@ async def test_a_request_is_read_however_http_lets_it_be_sent(tmp_path: Path, op
         pytest.param("?device=meter-1", lambda csr: base64.b64encode(csr.public_bytes(Encoding.DER)), id="query"),
         pytest.param("", lambda csr: csr.public_bytes(Encoding.PEM), id="PEM"),
         pytest.param("", lambda csr: b"Certificate Request:\n" + csr.public_bytes(Encoding.PEM), id="openssl -text"),
+        pytest.param("", lambda _: base64.b64encode(OF_A_TPM), id="TPM"),
     ],
 )
 async def test_what_our_service_takes_in_excess_of_est_is_taken(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import cast
 
 import psycopg
 import pytest
 
 from provisioning.api import health
 from provisioning.api.health import Check, Patient, Readiness
+from provisioning.ca.ocsp import Failure, OcspRefused
+from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.store.database import Database
 from tests.support.postgresql import PostgresqlServer
 
@@ -46,6 +50,25 @@ async def test_a_database_that_does_not_answer_is_slow_and_is_asked_once(
         other.execute("COMMIT")
         assert await settled(check) == "ok"
         await database.close()
+
+
+@pytest.mark.parametrize(("is_early", "said"), [(True, "not yet valid"), (False, "expired")])
+async def test_an_ocsp_signer_of_a_clock_that_was_set_back_has_not_expired(*, is_early: bool, said: str) -> None:
+    now = datetime(2027, 3, 1, tzinfo=UTC)
+
+    class Signer:
+        issuer = SimpleNamespace(certificate=SimpleNamespace(not_valid_after_utc=now + timedelta(days=1)))
+
+        def current(self, _now: datetime) -> None:
+            raise OcspRefused(Failure.TRY_LATER, "due")
+
+        def is_early(self, at: datetime) -> bool:
+            assert at == now
+            return is_early
+
+    signers = cast("list[RenewedOcspSigner]", [Signer()])
+    readiness = Readiness(cast("Database", None), dict, lambda: signers, {}, lambda: now)
+    assert await readiness.checks()["ocsp_signer"]() == said
 
 
 async def test_a_check_that_has_ended_is_run_again() -> None:

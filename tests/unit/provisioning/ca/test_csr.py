@@ -13,11 +13,12 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 
 from provisioning.ca import csr as csr_module
 from provisioning.ca.csr import MAXIMUM_CSR_SIZE, RequestRefused, read_key_request, verify_csr
+from provisioning.ca.der import NULL, SEQUENCE, children, content, element
 from provisioning.errors import Code
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier, key_to_pem, spki_of
 from tests.support.key_envelope import key_request
-from tests.support.requests import csr_der
+from tests.support.requests import OF_A_TPM, csr_der
 from tests.support.slow_keys import dsa_key, rsa_key
 
 URI = x509.UniformResourceIdentifier("spiffe://fleet.internal/device/north/meter-17")
@@ -237,6 +238,27 @@ def test_an_alternative_name_that_cannot_be_read_is_refused(value: bytes) -> Non
     refused = refusal(csr_der(extensions=[extension]))
     assert refused.code is Code.CSR_MALFORMED
     assert "ParseError" not in refused.detail
+
+
+@pytest.mark.parametrize(
+    ("bits", "hash_algorithm", "names"),
+    [(256, hashes.SHA256(), 1), (384, hashes.SHA384(), 8), (256, hashes.SHA512(), 20)],
+)
+def test_a_request_with_the_null_of_a_tpm_s_provider_says_the_same(
+    bits: int, hash_algorithm: hashes.HashAlgorithm, names: int
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1() if bits == 256 else ec.SECP384R1())
+    usual = csr_der(key, extensions=[x509.SubjectAlternativeName([URI] * names)], hash_algorithm=hash_algorithm)
+    request, algorithm, signature = children(usual)
+    null = element(SEQUENCE, request + element(SEQUENCE, content(algorithm) + NULL) + signature)
+    assert null != usual
+    assert verify_csr(null) == verify_csr(usual)
+    assert refusal(null.replace(b"meter-17", b"meter-18")).code is Code.CSR_SIGNATURE
+    assert refusal(null + b"\x00").code is refusal(null[:-1]).code is Code.CSR_MALFORMED
+
+
+def test_a_request_that_a_tpm_has_signed_is_read() -> None:
+    assert verify_csr(OF_A_TPM).common_name == read_key_request(OF_A_TPM).request.common_name == "meter-1"
 
 
 def test_a_request_of_another_version_is_refused() -> None:

@@ -225,6 +225,32 @@ def test_a_published_key_is_refused(place: int, tmp_path: Path) -> None:
     policy.check(keys[4])  # The one that is not in the list.
 
 
+PRINTED: list[tuple[str, PrivateKey]] = [
+    (
+        "RFC 9500",
+        ec.derive_private_key(0xE6CB5BDD80AA45AE9C95E8C15476679FFEC953C16851E711E743939589C64FC1, ec.SECP256R1()),
+    ),
+    (
+        "RFC 6979",
+        ec.derive_private_key(0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721, ec.SECP256R1()),
+    ),
+    (
+        "RFC 8032",
+        ed25519.Ed25519PrivateKey.from_private_bytes(
+            bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+        ),
+    ),
+]
+"""Private keys, as anybody can read them."""
+
+
+@pytest.mark.parametrize(("document", "key"), PRINTED, ids=[document for document, _ in PRINTED])
+def test_a_key_that_is_printed_in_an_rfc_is_refused_without_any_list(document: str, key: PrivateKey) -> None:
+    for check in CHECKS:
+        with pytest.raises(WeakKey, match=f"printed in {document}, so everybody has it"):
+            check(key.public_key())
+
+
 @pytest.mark.parametrize("cut", range(5))
 def test_a_list_is_searched_to_both_ends(cut: int) -> None:
     keys = sorted((ec.generate_private_key(ec.SECP256R1()).public_key() for _ in range(5)), key=digest_of)

@@ -115,7 +115,10 @@ async def test_a_denied_request_is_refused_until_it_is_approved(fleet: Fleet) ->
     number = await pending(fleet, "meter-1", key=key, label="line")
     await service.decide(number, approve=False, by="boss")
     assert await refusal(fleet, "meter-1", key=key, label="line") is Code.APPROVAL_DENIED
-    await service.decide(number, approve=True, by="boss")
+    with pytest.raises(Refused, match=rf"was denied by boss on .*approval approve {number} --despite-denial"):
+        await service.decide(number, approve=True, by="anna")
+    assert await refusal(fleet, "meter-1", key=key, label="line") is Code.APPROVAL_DENIED
+    await service.decide(number, approve=True, by="anna", despite_denial=True)
     await enrol(fleet, "meter-1", key=key, label="line")
     with pytest.raises(Refused, match="APPROVAL_UNKNOWN"):
         await service.decide(999, approve=True, by="boss")

@@ -121,6 +121,7 @@ async def test_a_group_is_full_when_counting_says_so_and_its_row_is_never_below(
         taken = await fleet.database.read(lambda c: c.execute(text("SELECT taken FROM group_rooms")).scalar())
         after = await fleet.database.read(lambda connection: by_the_book(connection, now))
         assert taken is None or taken >= after
+        assert (await fleet.groups.look("line"))[1] == (after >= most), "as it is shown"
     assert {None, Code.GROUP_FULL} <= outcomes
 
 

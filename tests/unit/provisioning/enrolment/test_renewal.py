@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from provisioning.client.est import renewal_identifier
 from provisioning.enrolment import pace
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.renewal_info import (
     HastenedOutcome,
     RenewalInfo,
@@ -289,6 +290,8 @@ async def code_of_renewal(fleet: Fleet, certificate: x509.Certificate) -> Code:
 
 async def test_a_device_that_was_away_comes_back_within_the_grace_time(fleet: Fleet) -> None:
     certificate = await graced(fleet)
+    with pytest.raises(Refused, match="until 2027-04-07 12:00:00 UTC it can be renewed by /simplereenroll"):
+        await fleet.database.read(lambda connection: authenticate(connection, certificate, fleet.clock()))
     successor = await fleet.reenrol(certificate, successor_csr(certificate))
     assert successor.not_valid_after_utc == fleet.clock() + 30 * DAY
     fleet.clock.advance(6 * DAY + SECOND)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
+from provisioning.ca.ocsp import CertificateStatus, Good
 from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.revocation import feed as feed_module
+from provisioning.revocation import ocsp
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.feed_event import FeedEvent
 from provisioning.store import counters
-from provisioning.store.tables import revocation_events, revocations
-from tests.support.fleet import Fleet
+from provisioning.store.tables import devices, revocation_events, revocations
+from tests.support.fleet import Fleet, successor_csr
 
 
 async def revoke(fleet: Fleet, *names: str) -> None:
@@ -124,3 +128,53 @@ async def test_nor_does_who_comes_back_at_that_moment(fleet: Fleet, monkeypatch:
     await revoke(fleet, "e", "f")
     await feed._read_new()
     assert await told is None
+
+
+async def test_what_the_store_has_lost_lets_nobody_in_until_it_is_repeated_or_undone(fleet: Fleet) -> None:
+    names = ("good", "revoked", "held", "resumed", "superseded")
+    certificates = {name: await fleet.enrol(name) for name in names}
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    await fleet.revocation.revoke_device("revoked", RevocationReason.UNSPECIFIED, by="admin")
+    for name in ("held", "resumed"):
+        await fleet.suspension.suspend_device(name, by="admin")
+    await fleet.suspension.resume_device("resumed", by="admin")
+    serial = f"{certificates['superseded'].serial_number:x}"
+    await fleet.revocation.revoke_serial(serial, RevocationReason.SUPERSEDED, by="admin")
+    await feed._read_new()
+
+    async def lets_in(name: str) -> bool | Code:
+        try:
+            await fleet.reenrol(certificates[name], successor_csr(certificates[name]))
+        except Refused as refused:
+            return refused.code
+        return True
+
+    async def status(name: str) -> CertificateStatus:
+        issuer, serial = certificate_key(certificates[name])
+        key = issuer.hex(), serial_text(serial)
+        return await fleet.database.read(lambda connection: ocsp._status(connection, key))
+
+    await go_back(fleet, 0)
+    as_before = update(devices).values(revoked_at=None, suspended_at=None)
+    await fleet.database.write(lambda connection: connection.execute(as_before))
+    assert await lets_in("revoked") is True, "nobody has compared yet, or knows that it is to be done"
+    fleet.database.lost_ends.doubt()
+    assert {name: await lets_in(name) for name in names} == dict.fromkeys(names, Code.UNAVAILABLE)
+    with capture_logs():
+        await feed._read_new()
+    expected = {"revoked": Code.UNAVAILABLE, "held": Code.UNAVAILABLE}
+    assert {name: await lets_in(name) for name in names} == dict.fromkeys(names, True) | expected
+    assert isinstance(await status("good"), Good)
+    for name in expected:
+        with pytest.raises(Refused, match="has lost that certificate"):
+            await status(name)
+    with pytest.raises(Refused, match=r"has lost that certificate .* of revoked was ended \(unspecified\)"):
+        await fleet.enrol("revoked")
+
+    await fleet.revocation.revoke_device("revoked", RevocationReason.UNSPECIFIED, by="admin")
+    await fleet.suspension.suspend_device("held", by="admin")
+    await fleet.suspension.resume_device("held", by="admin")
+    await feed._read_new()
+    assert (await lets_in("revoked"), await lets_in("held")) == (Code.CERTIFICATE_REVOKED, True)
+    await fleet.enrol("revoked")

@@ -113,6 +113,35 @@ def tamper(connection: Connection, *statements: str) -> None:
         connection.execute(text(statement))
 
 
+async def test_a_log_that_cannot_be_written_is_remembered_though_all_else_can(database: Database) -> None:
+    if database.url.get_backend_name() == "sqlite":
+        shut = "CREATE TRIGGER shut BEFORE INSERT ON audit_entries BEGIN SELECT RAISE(ABORT, 'shut'); END"
+        opened = "DROP TRIGGER shut"
+    else:
+        shut = "ALTER TABLE audit_entries ADD CONSTRAINT shut CHECK (number < 6)"
+        opened = "ALTER TABLE audit_entries DROP CONSTRAINT shut"
+
+    def append(connection: Connection) -> None:
+        audit.append(connection, NOW, "admin", Action.REVOKED, "meter-6", {})
+
+    def failed() -> bool:
+        return database.write_failed
+
+    await database.write(lambda connection: connection.execute(text(shut)))
+    with pytest.raises(Refused, match="the audit log cannot be written now"):
+        await database.write(append)
+    await database.write(lambda connection: connection.execute(text("UPDATE devices SET name = name")))
+    assert failed()
+    with pytest.raises(Refused):
+        await database.probe()
+    await database.write(lambda connection: connection.execute(text(opened)))
+    assert failed()
+    await database.probe()
+    assert not failed()
+    await database.write(append)
+    assert await findings(database) == [], "what the probe has written did not stay"
+
+
 @pytest.mark.parametrize("word", ["meter-1", "", 'a "quoted" \\ word', "Zähler\n\x00\x1f\x7f", "\u2028 𝄞 \ud800"])
 @pytest.mark.parametrize("at", [NOW, NOW.replace(microsecond=0), NOW.astimezone(timezone(timedelta(hours=-3)))])
 def test_what_is_authenticated_is_the_json_that_the_library_would_write(word: str, at: datetime) -> None:

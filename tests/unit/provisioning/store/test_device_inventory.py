@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import update
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
@@ -21,6 +22,7 @@ from provisioning.store.tables import activations
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.manufacturer import Manufacturer
 from tests.support.many import fill
+from tests.support.requests import csr_der
 from tests.support.searched import noted, rows_read, scanned
 from tests.support.ways import HOUR, claim, enrol, group, register
 
@@ -238,3 +240,22 @@ async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet, monkeypatc
         asked, read = await noted(fleet.database.read(lambda connection: look(connection, search)))
         assert read == 0, search
         assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set(), search
+
+
+async def test_the_service_ends_with_its_last_certificate_and_not_with_its_newest(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its newest is an OCSP signer's, of a few days: listed by when they end, it was always among the first."""
+    monkeypatch.setattr(device_inventory, "PROVISIONING", "service")
+    ends = [(await fleet.enrol(name)).not_valid_after_utc for name in ("meter-1", "service")]
+    for name in ("meter-1", "service"):
+        order = TokenOrder([name], "north", lifetime=LIFE / 2)
+        (token,) = await fleet.token_service.create(order, by="admin")
+        await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, token.token))
+
+    async def until(name: str) -> datetime | None:
+        found = await fleet.database.read(lambda c: device_inventory.find(c, name, fleet.clock()))
+        assert found is not None
+        return found.not_after
+
+    assert [await until("meter-1"), await until("service")] == [ends[0] - LIFE / 2, ends[1]]

@@ -125,6 +125,11 @@ async def test_rights_that_sequences_lack_are_told_with_the_remedy(postgresql: P
             finding = await database.read(lambda connection: doctor._whole(connection, database))
             assert finding.verdict is Verdict.FAILED
             assert "permission denied for sequence authorities_id_seq, certificates_id_seq, " in finding.detail
+            done(url, "REVOKE INSERT ON audit_entries FROM poor")
+            finding = await database.read(lambda connection: doctor._whole(connection, database))
+            assert finding.verdict is Verdict.FAILED
+            assert "no INSERT on audit_entries" in finding.detail
+            done(url, "GRANT INSERT ON audit_entries TO poor")
             assert "ALTER TABLE … OWNER TO" in finding.remedy
             for statement, is_owners in (("CREATE INDEX m ON devices (role)", True), ("CREATE TABLE m ()", False)):
                 with pytest.raises(Refused) as forbidden:

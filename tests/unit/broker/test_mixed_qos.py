@@ -1,0 +1,56 @@
+"""Messages at QoS 1 and 2 to one session, in the order in which they came: while they wait, and after a restart."""
+
+from __future__ import annotations
+
+from tests.support.stored import StoredBroker
+from tests.support.wire import KEPT, publication
+
+TOPIC = "fleet/meters/meter-1/telemetry"
+
+
+def test_what_follows_a_packet_that_waits_for_the_store_waits_with_it(stored: StoredBroker) -> None:
+    """A message at QoS 1 does not overtake one at QoS 2, nor wait for more than that does."""
+    backend = stored.service(**KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    meter = stored.device("meter-1")
+    stored.held = True
+    meter.send(publication(TOPIC, b"1", 2, packet_id=1))
+    batch = stored.journal.take()
+    assert batch is not None
+    later = ((b"2", 1), (b"3", 2), (b"4", 1))
+    meter.send(*(publication(TOPIC, payload, qos, packet_id=int(payload)) for payload, qos in later))
+    assert backend.payloads() == []
+    stored.store._apply(batch)
+    stored.engine.stored(stored.now)
+    stored.settle()
+    assert backend.payloads() == [b"1", b"2"]
+    stored.fail()
+    assert backend.payloads() == []
+    stored.write()
+    assert backend.payloads() == [b"3", b"4"]
+    meter.send(publication(TOPIC, b"5", 1, packet_id=5))
+    assert backend.payloads() == [b"5"]
+
+
+def test_what_was_sent_comes_again_in_order_after_a_restart(stored: StoredBroker) -> None:
+    """At QoS 1 under other identifiers, which are not those of QoS 2; what waits comes behind [MQTT-4.6.0-1]."""
+    backend = stored.service(receive_maximum=6, **KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    meter = stored.device("meter-1")
+    meter.publish(TOPIC, b"0", qos=1)
+    backend.acknowledge(*backend.messages())
+    assert backend.session.inflight is not None
+    backend.session.inflight._last_id = 65_534  # The next has 65,535, then they begin again.
+    meter.send(*(publication(TOPIC, b"%d" % number, 1 + number // 2 % 2, packet_id=number) for number in range(1, 9)))
+    sent = backend.messages()
+    assert [(message.payload, message.qos) for message in sent] == [
+        (b"1", 1), (b"2", 2), (b"3", 2), (b"4", 1), (b"5", 1), (b"6", 2)
+    ]  # fmt: skip
+    back = stored.killed().service(receive_maximum=6, **KEPT)
+    again = back.messages()
+    assert [(message.payload, message.dup) for message in again] == [(message.payload, True) for message in sent]
+    assert len({message.packet_id for message in again}) == len(again)
+    known = {message.payload: message.packet_id for message in sent if message.qos == 2}
+    assert known.items() <= {message.payload: message.packet_id for message in again}.items()
+    back.acknowledge(again[0])
+    assert [(message.payload, message.dup) for message in back.messages()] == [(b"7", False)]
