@@ -22,6 +22,7 @@ from device_sim.attack.catalogue import CATALOGUE, WEBSOCKET, NoSuchCase, pick
 from device_sim.attack.choosing import chosen
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.given import Given
+from device_sim.attack.list_reading import what_was_waited_for
 from device_sim.attack.run import CONTROLS, judged, run, worst
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
@@ -78,6 +79,13 @@ def _say_where_to_begin(view: View, outcomes: Sequence[Outcome]) -> None:
                 f"whoever shows no certificate gets in ({_NO_CERTIFICATE}), so what is wrong with one matters little: "
                 "let the broker require client certificates, and try again"
             )
+
+
+def _say_more(view: View, target: Target, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
+    _say_where_to_begin(view, outcomes)
+    _say_what_is_assumed(view, target, cases, outcomes)
+    if waited := what_was_waited_for(target):
+        view.said(waited)
 
 
 def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given) -> None:
@@ -153,8 +161,7 @@ def judge(
                     report.show_stopped(out, f"{kind} {target.capabilities.name}", tried.outcomes, how_far)
                     raise
         report.show(out, f"{kind} {target.capabilities.name}", outcomes)
-        _say_where_to_begin(view, outcomes)
-        _say_what_is_assumed(view, target, cases, outcomes)
+        _say_more(view, target, cases, outcomes)
         await asyncio.to_thread(_write, kind, target, outcomes, given)
         return _exit_code(view, target, outcomes, failed)
 
