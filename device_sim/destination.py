@@ -7,6 +7,7 @@ full disk, are reported when the report is written (`write`), with the file's na
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import typer
@@ -77,3 +78,14 @@ def write(path: Path, text: str) -> None:
             path.unlink()
         error.filename = str(path)
         raise
+
+
+def write_each(contents: Mapping[Path, str]) -> list[OSError]:
+    """Write each of *contents* to its path, as `write`; return why some are not there: one keeps no other back."""
+    errors = []
+    for path, text in contents.items():
+        try:
+            write(path, text)
+        except OSError as error:
+            errors.append(error)
+    return errors

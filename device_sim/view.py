@@ -244,6 +244,22 @@ class View:
         whole = not self._err.is_terminal
         self._err.print(f"fleet-sim: {text}", style="red", highlight=False, markup=False, soft_wrap=whole)
 
+    def not_written(self, errors: Sequence[OSError], code: int) -> int:
+        """Show which reports are not there, and why; return the exit code, which was *code* for the verdict.
+
+        A finding has its own exit code, whatever becomes of the report; what has passed and cannot be shown has not
+        succeeded.
+        """
+        for error in errors:
+            self.failed(error)
+        if not errors:
+            return code
+        missing = ", ".join(str(error.filename) for error in errors)
+        given = code or ExitCode.ERROR
+        why = f"exit code {given} is the verdict's" if code else f"passed, but exit code {given}"
+        self.said(f"not written: {missing}; {why}")
+        return given
+
     def summary(self, report: Report) -> None:
         """Show the verdict."""
         table = Table(title="Summary", title_justify="left", box=None, padding=(0, 2))

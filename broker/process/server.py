@@ -424,7 +424,8 @@ class BrokerServer:
             ReloadedLimits(engine, self._config, listeners),
         ]
         witness = engine.history.witness
-        return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file, witness)
+        reloads = engine.metrics.reloads
+        return Reloader(parts, self._config, self._reread, reloads, self._settings_file, witness, lists.look)
 
 
 async def _call_off(

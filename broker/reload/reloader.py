@@ -8,13 +8,15 @@ Rules
 3. Settings are read from the same places as at the start: flags, environment, file.
 4. A dry run does the same and stops before anything changes.
 5. A bug of ours in reading a part only affects that part: it is refused, and the broker continues with the old one.
+6. CRL files are looked at every few seconds, and are no part. But who asks for a reload of trust may just have revoked
+   somebody: they are looked at then as well, before the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,12 +62,14 @@ class Reloader:
         reloads: Counter[str],
         settings_file: Path | None,
         witness: Witness | None,
+        look: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         """Begin with *config*; *settings* reads it again, from *settings_file* among others, or raises `ConfigError`.
 
         It is called in a thread, perhaps in two at a time.
 
-        *reloads* counts ``part.outcome``; *witness* is told what was replaced or refused.
+        *reloads* counts ``part.outcome``; *witness* is told what was replaced or refused; *look* reads the CRL files
+        that are new.
         """
         self._witness = witness
         self._settings_file = settings_file
@@ -73,6 +77,7 @@ class Reloader:
         self._config = config
         self._settings = settings
         self._reloads = reloads
+        self._look = look
         self._one = asyncio.Lock()
         self._one_dry = asyncio.Lock()
         self._refused: set[Part] = set()
@@ -109,6 +114,8 @@ class Reloader:
                 log.info("reloaded", code="RELOADED", **facts)
             elif each.detail or not quiet:
                 log.info("nothing has changed", code="RELOAD_UNCHANGED", **facts)
+        if self._look is not None and Part.TRUST in parts and not quiet:
+            await self._look()
         return report
 
     def begin(self, parts: Collection[Part]) -> asyncio.Task[ReloadReport]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -22,10 +23,11 @@ from device_sim.attack.catalogue import CATALOGUE, WEBSOCKET, NoSuchCase, pick
 from device_sim.attack.choosing import chosen
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.given import Given
+from device_sim.attack.list_reading import what_was_waited_for
 from device_sim.attack.run import CONTROLS, judged, run, worst
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
-from device_sim.destination import clear, expect_reports
+from device_sim.destination import clear, expect_reports, write_each
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
@@ -80,8 +82,17 @@ def _say_where_to_begin(view: View, outcomes: Sequence[Outcome]) -> None:
             )
 
 
-def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given) -> None:
+def _say_more(view: View, target: Target, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
+    _say_where_to_begin(view, outcomes)
+    _say_what_is_assumed(view, target, cases, outcomes)
+    if waited := what_was_waited_for(target):
+        view.said(waited)
+
+
+def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given, seconds: float = 0.0) -> list[OSError]:
+    """Write the reports of a run that took *seconds*; return why some are not there."""
     name = target.capabilities.name
+    contents = {}
     if given.json is not None:
         document = report.as_dict(kind, name, outcomes, report.environment())
         if target.version:
@@ -90,9 +101,10 @@ def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given)
             document["target_build"] = target.build
         if target.ended is not None:
             document["cleared_away"] = target.ended.as_dict()
-        report.write_json(given.json, document)
+        contents[given.json] = report.json_of(document)
     if given.junit is not None:
-        report.write_junit(given.junit, kind, name, outcomes)
+        contents[given.junit] = report.junit_of(kind, name, outcomes, seconds)
+    return write_each(contents)
 
 
 def _exit_code(view: View, target: Target, outcomes: Sequence[Outcome], failed: ExitCode) -> ExitCode:
@@ -138,7 +150,8 @@ def judge(
         clear(given.json)
         clear(given.junit)
 
-    async def story(_interruption: Interruption) -> ExitCode:
+    async def story(_interruption: Interruption) -> int:
+        started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix=f"fleet-sim-{kind}-") as directory:
             async with AsyncExitStack() as stack:
                 if not err.is_terminal:
@@ -153,10 +166,9 @@ def judge(
                     report.show_stopped(out, f"{kind} {target.capabilities.name}", tried.outcomes, how_far)
                     raise
         report.show(out, f"{kind} {target.capabilities.name}", outcomes)
-        _say_where_to_begin(view, outcomes)
-        _say_what_is_assumed(view, target, cases, outcomes)
-        await asyncio.to_thread(_write, kind, target, outcomes, given)
-        return _exit_code(view, target, outcomes, failed)
+        _say_more(view, target, cases, outcomes)
+        errors = await asyncio.to_thread(_write, kind, target, outcomes, given, time.monotonic() - started)
+        return view.not_written(errors, _exit_code(view, target, outcomes, failed))
 
     with explained(view, also=(CapabilityError, Impossible)):
         code = run_story(story)

@@ -54,6 +54,8 @@ class Case:
     idle: bool = False
     last: bool = False
     clause: str = ""
+    times: int = 1
+    """How often, one after the other, it may take as long as its limit."""
 
     @property
     def number(self) -> str:
@@ -76,11 +78,12 @@ class Chapter:
         limit: Limit = lambda _: _SECONDS,
         idle: bool = False,
         last: bool = False,
+        times: int = 1,
     ) -> Callable[[Attempt], Attempt]:
         """Add the decorated attempt to the chapter."""
 
         def add(attempt: Attempt) -> Attempt:
-            self.add(name, description, expected, attempt, needs=needs, limit=limit, idle=idle, last=last)
+            self.add(name, description, expected, attempt, needs=needs, limit=limit, idle=idle, last=last, times=times)
             return attempt
 
         return add
@@ -97,6 +100,8 @@ class Chapter:
         idle: bool = False,
         last: bool = False,
         clause: str = "",
+        times: int = 1,
     ) -> None:
         """Add an attempt that belongs to a family."""
-        self.cases.append(Case(name, description, expected, attempt, frozenset(needs), limit, idle, last, clause))
+        required = frozenset(needs)
+        self.cases.append(Case(name, description, expected, attempt, required, limit, idle, last, clause, times))

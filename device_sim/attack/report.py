@@ -17,7 +17,6 @@ from rich.text import Text
 
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.destination import write
 from device_sim.terminal import WordsOnly
 from provisioning.program.given_file import LIST_BYTES, text_of
 from provisioning.program.printable import printable
@@ -194,23 +193,24 @@ def as_dict(kind: str, name: str, outcomes: Sequence[Outcome], environment: Mapp
     }
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write the JSON document."""
-    write(path, json.dumps(document, indent=2) + "\n")
+def json_of(document: Mapping[str, Any]) -> str:
+    """Return the text of the JSON document."""
+    return json.dumps(document, indent=2) + "\n"
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """Return the document written by `write_json`; raise `ValueError` if it is something else."""
+    """Return the document whose text was `json_of`; raise `ValueError` if it is something else."""
     document = json.loads(text_of(path, LIST_BYTES))
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "cases" not in document:
         raise ValueError(f"it has no cases, or is not of schema {SCHEMA}")
     return document
 
 
-def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -> None:
-    """Write JUnit XML: a failure is a failure, a skip a skip, and what could not be judged an error.
+def junit_of(kind: str, name: str, outcomes: Sequence[Outcome], seconds: float) -> str:
+    """Return JUnit XML of a run that took *seconds*.
 
-    A warning passes, with its text in the output.
+    A failure is a failure, a skip a skip, and what could not be judged an error. A warning passes, with its text in the
+    output.
     """
     count = Counter(outcome.verdict for outcome in outcomes)
     suite = ET.Element(
@@ -220,7 +220,7 @@ def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -
         failures=str(count[Verdict.FAIL]),
         errors=str(count[Verdict.INVALID]),
         skipped=str(count[Verdict.SKIP]),
-        time=f"{sum(outcome.seconds for outcome in outcomes):.3f}",
+        time=f"{seconds:.3f}",
     )
     for outcome in outcomes:
         row = ET.SubElement(
@@ -236,7 +236,8 @@ def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -
         elif outcome.verdict is Verdict.SKIP:
             ET.SubElement(row, "skipped", message=_xml(outcome.judgement.why))
         ET.SubElement(row, "system-out").text = _xml(told)
-    write(path, ET.tostring(suite, encoding="utf-8", xml_declaration=True).decode())
+    written: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return written.decode()
 
 
 _Rows = dict[str, list[Mapping[str, Any] | None]]

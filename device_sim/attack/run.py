@@ -184,7 +184,7 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
         return Outcome(case.name, case.description, expected, limit, Judgement(Verdict.SKIP, "not claimed: mqtt5"))
     started, watch = time.monotonic(), cores_of(scene.target)
     try:
-        async with asyncio.timeout(limit + _FOREVER):
+        async with asyncio.timeout(limit * case.times + _FOREVER):
             seen = await case.attempt(scene)
     except Impossible as reason:
         return Outcome(case.name, case.description, expected, limit, Judgement(Verdict.SKIP, str(reason)))

@@ -31,6 +31,7 @@ from device_sim.attack.bystander import Bystander
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.far_broker import TIMED
 from device_sim.attack.issuer import Paper
+from device_sim.attack.list_reading import until_read
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target, TurnedAway
 from device_sim.attack.verdict import (
@@ -68,8 +69,7 @@ _ANSWER = 10.0
 _PAUSE = 0.1
 _PAUSES = (0.02, 0.04, 0.08, 0.16, 0.2)
 """Seconds between attempts of a revoked device, the last one repeated."""
-_AT_ONCE = 1.0
-"""Seconds within which no broker drops a client."""
+_AT_ONCE = 1.0  # No broker drops a client as soon as that.
 SOON = 1.0
 """Seconds for data to arrive behind a PINGRESP, where different processes write data and PINGRESP."""
 OTHER = "-other"
@@ -342,16 +342,16 @@ class Scene:
     async def with_grace(self, wait: Callable[[float], Awaitable[Seen]], limit: float) -> Seen:
         """Return what *wait* sees within *limit* seconds that ends a peer's connection.
 
-        On a machine that others hold, or across a long link, it waits longer: to be judged late, it must be known to
-        have come.
+        On a machine that others hold, across a long link, or where a list is still to be read, it waits longer: to be
+        judged late, it must be known to have come.
         """
-        cores = cores_of(self.target)
+        cores, started = cores_of(self.target), time.monotonic()
         seen = await wait(limit)
         starved = max(cores.shares().values()) > MOST_WAITING
         grace = max(GRACE if starved else 0.0, self.bystander.distance.longest(TIMED))
         if seen.got_in and grace:
             seen = await wait(grace)
-        return seen
+        return await until_read(self, wait, seen, started)
 
     async def arrived(self, client: RawClient) -> None:
         """Wait until what *client* sent last has come to the broker: an operator may have a shorter way to it."""

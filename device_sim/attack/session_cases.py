@@ -106,21 +106,26 @@ async def _revoked_live_311(scene: Scene) -> Seen:
     "6-revoked-many",
     f"is one of {_MANY} that are revoked one after the other while connected: 19 of 20 are disconnected at once",
     "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87",
-    needs=(Feature.REVOCATION,), limit=lambda limits: limits.revocation_p95,
+    needs=(Feature.REVOCATION,), limit=lambda limits: limits.revocation_p95, times=_MANY,
 )  # fmt: skip
 async def _revoked_many(scene: Scene) -> Seen:
     papers = [await scene.device() for _ in range(_MANY)]
     clients = await _all_admitted(scene, papers)
     ends: list[Seen] = []
+    took: list[float] = []
+    most = scene.at_most(scene.target.capabilities.limits.revocation_p95)
     try:
         for paper, client in zip(papers, clients, strict=True):
             ends.append(await cut(scene, paper, client))
             if ends[-1].got_in or ends[-1].matches(CLOSED):
                 return ends[-1]
+            took = sorted(each.seconds or 0.0 for each in ends)
+            if len(took) > 1 and took[-2] > most:  # However soon the others are.
+                told = f"not soon: 2 of the first {len(took)}, the slowest {took[-1] * 1000:.0f} ms after the call"
+                return replace(ends[-1], seconds=took[-2], figures=told, revoked="")
     finally:
         for client in clients:
             client.close()
-    took = sorted(each.seconds or 0.0 for each in ends)
     usual, slowest = took[-1 - len(took) // 20], took[-1]
     told = f"19 of 20 within {usual * 1000:.0f} ms of the call, the slowest {slowest * 1000:.0f} ms"
     return replace(ends[-1], seconds=usual, figures=told, revoked="")

@@ -80,6 +80,11 @@ class SigningRegistrar:
         self._before = before
         self._other_crls = other_crls
 
+    @property
+    def told_by(self) -> str | None:
+        """The command by which the broker is told to read its list, empty if there is none; None: it has no list."""
+        return None if self._crl_file is None else " ".join(self._crl_file.reload)
+
     async def certify(self, identity: Identity) -> Paper:
         """Return a certificate for *identity*."""
         return self._issuer.issue(identity)
@@ -161,6 +166,8 @@ class Target:
     """Has a broker of the fleet read CRLs of the second CA, and of those below it; yields how to publish newer ones."""
     ended: Ended | None = None
     """What became of the enrolled devices, once they have been cleaned up."""
+    waited: float = 0.0
+    """How many seconds at most were waited for it to go by a revocation list that it had been told to read."""
     not_put_back: str = ""
     """What failed when the broker's CRL file was put back, once it should have been."""
 

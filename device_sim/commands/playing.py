@@ -76,7 +76,7 @@ def play(
     _check_where(fleet, broker, server_name, against, self_hosted=self_hosted)
     expect_directory("--output", output)
 
-    async def story(interruption: Interruption) -> tuple[Document, list[Path] | OSError]:
+    async def story(interruption: Interruption) -> tuple[Document, tuple[list[Path], list[OSError]]]:
         where = (
             _self_hosted(chosen, against, view)
             if fleet is None
@@ -100,19 +100,16 @@ def play(
     raise typer.Exit(_reported(document, written, view, as_json=as_json))
 
 
-def _reported(document: Document, written: list[Path] | OSError, view: View, *, as_json: bool) -> int:
-    """Print the report, and which files were *written* or why none was; return the exit code."""
+def _reported(document: Document, written: tuple[list[Path], list[OSError]], view: View, *, as_json: bool) -> int:
+    """Print the report, and which files were *written* and why others were not; return the exit code."""
     if as_json:
         view.result(json.dumps(document, indent=1))
     else:
         view.show(summary_of(document))
-    if isinstance(written, OSError):
-        view.failed(written)
-        return ExitCode.ERROR
-    for file in written:
+    files, errors = written
+    for file in files:
         view.said(f"written: {file}")
-    code: int = document["exit_code"]
-    return code
+    return view.not_written(errors, document["exit_code"])
 
 
 @asynccontextmanager
@@ -140,16 +137,13 @@ async def _recorded(output: Path | None, played: Run) -> AsyncIterator[None]:
         yield
 
 
-def _written(document: Document, output: Path | None) -> list[Path] | OSError:
-    """Write the report to *output*; return the files, or why not.
+def _written(document: Document, output: Path | None) -> tuple[list[Path], list[OSError]]:
+    """Write the report to *output*; return the files, and why others are not there.
 
     Before it is printed, and within the story: it is there if the reader of our output has left, and a signal leaves no
     half of it. And it is printed also if the disk is full.
     """
-    try:
-        return [] if output is None else write_all(document, output)
-    except OSError as error:
-        return error
+    return ([], []) if output is None else write_all(document, output)
 
 
 def _check_where(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from device_sim.attack import report
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.destination import clear, expect_reports
+from device_sim.destination import clear, expect_reports, write_each
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
@@ -81,14 +82,19 @@ def judge_device(
                 _instruct(err, bench)
             return await _judged(out, _Live(err, len(stages), (json, junit)), bench, stages, parallel)
 
-    with explained(View(), also=(BadCommand, CannotListen)):
+    view = View()
+    with explained(view, also=(BadCommand, CannotListen)):
+        started = time.monotonic()
         outcomes = run_story(story)
+        seconds = time.monotonic() - started
         report.show(out, f"{_KIND} {client_id}", outcomes, headings=("a device should …", "it did"))
+        contents = {}
         if json is not None:
-            report.write_json(json, report.as_dict(_KIND, client_id, outcomes, report.environment()))
+            contents[json] = report.json_of(report.as_dict(_KIND, client_id, outcomes, report.environment()))
         if junit is not None:
-            report.write_junit(junit, _KIND, client_id, outcomes)
-    raise typer.Exit(exit_code(outcomes))
+            contents[junit] = report.junit_of(_KIND, client_id, outcomes, seconds)
+        errors = write_each(contents)
+    raise typer.Exit(view.not_written(errors, exit_code(outcomes)))
 
 
 async def _judged(out: Console, live: _Live, bench: Bench, stages: Sequence[Stage], parallel: int) -> list[Outcome]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
-from device_sim.destination import clear, write
+from device_sim.destination import clear, write_each
 from device_sim.results.document import PROGRESS, REPORT, Document
 from device_sim.results.page import page_of
 from device_sim.results.tables import junit, timeline_csv
@@ -19,19 +20,18 @@ def clear_all(directory: Path) -> None:
         clear(directory / name)
 
 
-def write_all(document: Document, directory: Path) -> list[Path]:
-    """Write JSON, HTML, CSV and JUnit XML into *directory*; return their paths; the run's progress file is removed."""
-    directory.mkdir(parents=True, exist_ok=True)
-    contents = {
-        REPORT: json.dumps(document, indent=1) + "\n",
-        _PAGE: page_of(document),
-        _TIMELINE: timeline_csv(document),
-        _JUNIT: junit(document),
-    }
-    paths = []
-    for name, content in contents.items():
-        path = directory / name
-        write(path, content)
-        paths.append(path)
-    (directory / PROGRESS).unlink(missing_ok=True)
-    return paths
+def write_all(document: Document, directory: Path) -> tuple[list[Path], list[OSError]]:
+    """Write JSON, HTML, CSV and JUnit XML into *directory*; return the paths of those that are there, and why not all.
+
+    The run's progress file is removed as soon as the JSON has everything, before the others need its room.
+    """
+    report = directory / REPORT
+    with suppress(OSError):  # Then no file can be written either, and each says so.
+        directory.mkdir(parents=True, exist_ok=True)
+    errors = write_each({report: json.dumps(document, indent=1) + "\n"})
+    if not errors:
+        clear(directory / PROGRESS)
+    others = {_PAGE: page_of, _TIMELINE: timeline_csv, _JUNIT: junit}
+    errors += write_each({directory / name: made(document) for name, made in others.items()})
+    missing = {error.filename for error in errors}
+    return [path for name in (REPORT, *others) if str(path := directory / name) not in missing], errors

@@ -196,3 +196,20 @@ def test_a_terminal_that_has_no_tick_is_told_all_the_same(monkeypatch: pytest.Mo
     out.write("\u2713")
     out.flush()
     assert raw.getvalue().endswith(rb"\u2713")
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "words"),
+    [(0, 1, "passed, but exit code 1"), (4, 4, "exit code 4 is the verdict's"), (3, 3, "exit code 3 is the verdict's")],
+)
+def test_a_report_that_is_not_there_hides_no_finding_and_is_no_success(
+    capsys: pytest.CaptureFixture[str], code: int, given: int, words: str
+) -> None:
+    """A broker that let a revoked device in had exit code 1, an error's, on a full disk."""
+    full = OSError(errno.ENOSPC, "No space left on device", "out/junit.xml")
+    assert View().not_written([], code) == code
+    assert View().not_written([full], code) == given
+    assert capsys.readouterr().err.splitlines() == [
+        "fleet-sim: out/junit.xml: No space left on device; free some, or name a place on another disk",
+        f"  not written: out/junit.xml; {words}",
+    ]

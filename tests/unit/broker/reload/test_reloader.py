@@ -428,6 +428,21 @@ async def test_a_hangup_in_the_middle_of_a_reload_is_not_forgotten(tmp_path: Pat
         await watching
 
 
+async def test_who_asks_for_a_reload_has_the_crl_files_read_before_the_answer(tmp_path: Path) -> None:
+    """By `kill -HUP`, as for mosquitto, whom the new list revokes was let in for up to six seconds more."""
+    settings, looks = config(tmp_path), list[None]()
+
+    async def look() -> None:
+        looks.append(None)
+
+    reloader = Reloader([Scripted(Part.TRUST)], settings, lambda: settings, Counter(), None, None, look)
+    await reloader.reload()
+    assert len(looks) == 1
+    await reloader.reload({Part.POLICY})
+    await reloader.reload(quiet=True)  # A file of ours has changed: nobody waits.
+    assert len(looks) == 1
+
+
 def test_a_report_says_in_words_what_a_reload_did_or_would_do() -> None:
     affected = (Affected("m-1", "spiffe://d/device/g/m-1", "why"), Affected("m\n2", "spiffe://d/device/g/m-2", "no"))
     parts = (

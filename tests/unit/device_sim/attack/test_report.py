@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from device_sim.attack.report import as_dict, line, markdown, show, show_stopped, write_junit
+from device_sim.attack.report import as_dict, junit_of, line, markdown, show, show_stopped
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
 
@@ -42,9 +42,10 @@ def test_the_worst_counts_and_nothing_judged_is_a_failure(outcomes: list[Outcome
 
 def test_junit_counts_failures_and_skips_and_is_xml_whatever_the_peer_said(tmp_path: Path) -> None:
     path = tmp_path / "junit.xml"
-    write_junit(path, "attack", "broker", [*ALL, BUSY])
+    path.write_text(junit_of("attack", "broker", [*ALL, BUSY], 7.25))
     suite = ET.parse(path).getroot()  # noqa: S314 - we wrote it
     assert [suite.get(what) for what in ("tests", "failures", "errors", "skipped")] == ["5", "1", "1", "1"]
+    assert suite.get("time") == "7.250"  # Of the run: a device's lines have no time of their own.
     assert [row.get("name") for row in suite if row.find("error") is not None] == ["6-e"]
     assert [row.get("name") for row in suite if row.find("failure") is not None] == ["4-c"]
     assert [row.get("name") for row in suite if row.find("skipped") is not None] == ["5-d"]

@@ -59,7 +59,7 @@ class Tags(HTMLParser):
 
 def test_a_stored_document_is_read_as_it_was_written(tmp_path: Path) -> None:
     document = imagined()
-    assert [path.name for path in write_all(document, tmp_path)] == [
+    assert [path.name for path in write_all(document, tmp_path)[0]] == [
         "report.json", "report.html", "timeline.csv", "junit.xml",
     ]  # fmt: skip
     assert read(tmp_path / "report.json") == read(tmp_path) == json.loads(json.dumps(document))
