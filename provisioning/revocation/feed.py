@@ -313,10 +313,8 @@ class RevocationFeed:
 
     async def _held_of(self, lost: Sequence[FeedEvent]) -> list[LostEnd]:
         """Return the ends among *lost* that are held against certificates which the store still has."""
-        last = {(each.issuer_key_id, each.serial): each for each in lost if each.what not in _NOT_HELD}
-        for each in lost:  # What was resumed, or renewed, afterwards is not held.
-            if each.what in _NOT_HELD:
-                last.pop((each.issuer_key_id, each.serial), None)
+        newest = {(each.issuer_key_id, each.serial): each for each in lost}  # One resumed may be revoked afterwards.
+        last = {certificate: each for certificate, each in newest.items() if each.what not in _NOT_HELD}
 
         def there(connection: Connection) -> list[LostEnd]:
             return [

@@ -178,3 +178,25 @@ async def test_what_the_store_has_lost_lets_nobody_in_until_it_is_repeated_or_un
     await feed._read_new()
     assert (await lets_in("revoked"), await lets_in("held")) == (Code.CERTIFICATE_REVOKED, True)
     await fleet.enrol("revoked")
+
+
+@pytest.mark.parametrize("first", ["resumed", "superseded"])
+async def test_what_was_ended_after_it_was_resumed_or_superseded_is_held_too(fleet: Fleet, first: str) -> None:
+    certificate = await fleet.enrol("meter")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    if first == "resumed":
+        await fleet.suspension.suspend_device("meter", by="admin")
+        await fleet.suspension.resume_device("meter", by="admin")
+    else:
+        serial = f"{certificate.serial_number:x}"
+        await fleet.revocation.revoke_serial(serial, RevocationReason.SUPERSEDED, by="admin")
+    await fleet.revocation.revoke_device("meter", RevocationReason.KEY_COMPROMISE, by="admin")
+    await feed._read_new()
+    await go_back(fleet, 0)
+    as_before = update(devices).values(revoked_at=None, suspended_at=None)
+    await fleet.database.write(lambda connection: connection.execute(as_before))
+    with capture_logs():
+        await feed._read_new()
+    with pytest.raises(Refused, match="has lost that certificate"):
+        await fleet.reenrol(certificate, successor_csr(certificate))
