@@ -24,6 +24,7 @@ Does not handle: what was lost before this process was started, and what relying
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -53,6 +54,7 @@ class LostEnds:
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], LostEnd] = {}
         self._of_devices: dict[str, LostEnd] = {}
+        self._counting = threading.Lock()
         self.doubts = 0
         """How often the store was found to have lost something."""
         self._settled_doubts = 0
@@ -61,9 +63,11 @@ class LostEnds:
 
     def doubt(self) -> None:
         """Let nobody in until the feed has compared what it knows with the store."""
-        self.doubts += 1
-        if self.wake is not None:
-            self.wake()
+        with self._counting:  # Two threads at once: both count, or a look that began between them would settle both.
+            self.doubts += 1
+        wake = self.wake
+        if wake is not None:
+            wake()
 
     def compared(self, doubts: int) -> None:
         """Take note that the feed has, in a look that began after so many *doubts*."""
