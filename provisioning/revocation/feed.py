@@ -49,6 +49,7 @@ from provisioning.revocation.feed_event import FeedEvent, event_of
 from provisioning.revocation.subscribers import Subscribers
 from provisioning.revocation.subscription import AnotherHistory, Subscription
 from provisioning.store import certificates, revocations
+from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.failure_lines import FailureLines
 from provisioning.store.lost_ends import LostEnd
@@ -317,10 +318,11 @@ class RevocationFeed:
         last = {certificate: each for certificate, each in newest.items() if each.what not in _NOT_HELD}
 
         def there(connection: Connection) -> list[LostEnd]:
+            stored = {each: certificates.find(connection, bytes.fromhex(each[0]), int(each[1], 16)) for each in last}
             return [
-                LostEnd(issuer, serial, event.device, event.what)
-                for (issuer, serial), event in last.items()
-                if certificates.find(connection, bytes.fromhex(issuer), int(serial, 16)) is not None
+                LostEnd(*each, event.device, event.what)
+                for each, event in last.items()
+                if (found := stored[each]) is not None and not _is_repeated(found)
             ]
 
         return await self._database.read(there) if last else []
@@ -342,3 +344,9 @@ def _ahead(by: str, after: int, what: str) -> Refused:
     words = f"a follower knows revocations that the database lacks: {_REMEDY}"
     log.error(words, code=Code.FEED_AHEAD, follower=by, after=after)
     return Refused(Code.FEED_AHEAD, f"{what}; discard what was read and start again from 0")
+
+
+def _is_repeated(stored: StoredCertificate) -> bool:
+    """Whether the store has an end with which nothing need be held: another process had it repeated before the look."""
+    known = stored.revocation
+    return known is not None and known.reason.final and known.reason is not RevocationReason.SUPERSEDED

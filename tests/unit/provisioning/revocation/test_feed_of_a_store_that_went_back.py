@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import delete, update
@@ -200,3 +201,21 @@ async def test_what_was_ended_after_it_was_resumed_or_superseded_is_held_too(fle
         await feed._read_new()
     with pytest.raises(Refused, match="has lost that certificate"):
         await fleet.reenrol(certificate, successor_csr(certificate))
+
+
+async def test_what_was_repeated_before_the_look_is_told_as_such(fleet: Fleet) -> None:
+    certificate = await fleet.enrol("meter")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    await fleet.revocation.revoke_device("meter", RevocationReason.UNSPECIFIED, by="admin")
+    await feed._read_new()
+    await go_back(fleet, 0)
+    as_before = update(devices).values(revoked_at=None, suspended_at=None)
+    await fleet.database.write(lambda connection: connection.execute(as_before))
+    fleet.clock.advance(timedelta(seconds=5))
+    await fleet.revocation.revoke_device("meter", RevocationReason.UNSPECIFIED, by="admin")  # As another process does.
+    await feed._read_new()
+    with pytest.raises(Refused) as refused:
+        await fleet.reenrol(certificate, successor_csr(certificate))
+    assert refused.value.code is Code.CERTIFICATE_REVOKED
+    await fleet.enrol("meter")
