@@ -158,11 +158,19 @@ class TrustBundle:
         """Return the place of the first of the keys *authorities* that is an anchor's."""
         return next((place for place, key in enumerate(authorities) if key in self.anchor_keys), None)
 
+    def ends_at(self, certificate: x509.Certificate) -> bool:
+        """Whether a path that has *certificate* ends there for this bundle: an anchor, or one that has renewed it."""
+        return _der(certificate) in self._anchors or self._renewed(certificate, ()) is not None
+
+    def anchors_with(self, key: bytes) -> Sequence[x509.Certificate]:
+        """Return the certificates of the anchors that have this *key*."""
+        return [each.certificate for each in self._anchors.values() if each.key_id == key]
+
     def _issuing(self, between: int, key: bytes, above: CasAbove | None) -> Sequence[x509.Certificate | None]:
         """Return the certificates that the issuing CA, with *key* and *between* CAs below an anchor, may have."""
         if between:
             return [None if above is None else above.issuing]
-        return [each.certificate for each in self._anchors.values() if each.key_id == key]
+        return self.anchors_with(key)
 
     def _anchor(
         self, certificate: x509.Certificate, given: Sequence[x509.Certificate], below: tuple[x509.Certificate, ...] = ()

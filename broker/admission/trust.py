@@ -187,12 +187,19 @@ class Trust:
         """Whether an earlier bundle judges what is below CAs with the keys *authorities*, for which *bundle* vouches.
 
         By rule 1, as far as keys tell; *above* and *own* as in `TrustBundle.vouches_for` and `issuer_of`. An anchor of
-        one of the bundles ends the path; what stands directly above that may still be another's.
+        one of the bundles ends the path; what stands directly above that may still be another's. Where both name the CA
+        at which it ends, by different certificates, the earlier one judges only what certainly ends at its own.
         """
         end = bundle.place_in(authorities)
-        near = authorities if end is None else authorities[: end + 2]
-        earlier = self.bundles[: self.bundles.index(bundle)]
-        return any(each.claims(near, above) for each in earlier if not _firm_keys(each, own).isdisjoint(near))
+        if end is None:
+            return False
+        near, issuing = authorities[: end + 2], None if end or above is None else above.issuing
+        ends = bundle.anchors_with(authorities[end]) if issuing is None else [issuing]
+        return any(
+            each.claims(near, above) and (each.place_in(near) != end or all(map(each.ends_at, ends)))
+            for each in self.bundles[: self.bundles.index(bundle)]
+            if not _firm_keys(each, own).isdisjoint(near)
+        )
 
     def _place(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, bool, int]:
         """Return by what *issuer* comes before or after others of its name: an anchor as OpenSSL is given it."""

@@ -38,6 +38,7 @@ from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.session.framing import framing
 from broker.session.incoming import Incoming
+from broker.session.inflight import unused
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.dispatch import PLACE_BITS, unpacked
@@ -199,7 +200,7 @@ def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
     progress = {sequence: (packet_id, released) for sequence, packet_id, released in store.each(_PROGRESS)}
-    used = frozenset(packet_id for packet_id, _ in progress.values())
+    free = unused({packet_id for packet_id, _ in progress.values()}) if progress else ()
     expired: list[PersonalMessage] = []
     for number, of, qos, retain, identifiers, share, listed, packed, left in store.each(_DELIVERIES):
         message = messages[of]
@@ -210,14 +211,14 @@ def _deliveries(
             sequence = number << PLACE_BITS | place
             packet_id, released = progress.pop(sequence, (None, 0))
             if released:
-                sessions[row].restore(Released(message, sequence), packet_id, used)
+                sessions[row].restore(Released(message, sequence), packet_id, free)
                 continue
             stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
             stored.sequence = sequence
             if packet_id is None and message.expires_at is not None and message.expires_at <= now:
                 expired.append(stored)
             else:
-                sessions[row].restore(stored, packet_id, used)
+                sessions[row].restore(stored, packet_id, free)
     if progress:
         raise ValueError("an exchange that no session has")
     for each in expired:  # Only now: a message goes with the last that needs it.

@@ -28,7 +28,7 @@ Does not handle: encoding packets (`broker.session.framing`), who may subscribe 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final, cast
 
@@ -487,14 +487,14 @@ class Session:
         if self._queue is not None:
             self._queue.look_again()
 
-    def restore(self, stored: PersonalMessage | Released, packet_id: int | None, used: Collection[int] = ()) -> None:
-        """Put back a delivery from the store, in order; one with a *packet_id*, of those *used*, is under way."""
+    def restore(self, stored: PersonalMessage | Released, packet_id: int | None, free: Sequence[int] = ()) -> None:
+        """Put back a delivery from the store, in order; one with a *packet_id*, none that is *free*, is under way."""
         if self.inflight is None:
             self.inflight = Inflight(self._receive_maximum, self._limits)
         if packet_id is None:
             self._queue = MessageQueue(self._limits) if self._queue is None else self._queue
             self._queue.restore(stored)
         else:
-            if self._queue is not None and were_sent(self._queue, self.inflight, used):
+            if self._queue is not None and were_sent(self._queue, self.inflight, free):
                 self._queue = None
             self.inflight.put_back(packet_id, stored, stored.message.size if stored.message is not None else 0)

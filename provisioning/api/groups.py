@@ -89,7 +89,7 @@ async def list_groups(
 async def show_group(name: str, administration: Administration) -> dict[str, Any]:
     """Show one configured group, and whether it is full: whether it has its maximum of devices."""
     stored, is_full = await administration.groups.look(name)
-    return _item(stored) | {"full": is_full}
+    return _item(stored, is_full=is_full)
 
 
 @router.patch("/groups/{name}")
@@ -120,7 +120,7 @@ def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
     return {rule: value() for field, (rule, value) in values.items() if field in given}
 
 
-def _item(stored: StoredGroup) -> dict[str, Any]:
+def _item(stored: StoredGroup, *, is_full: bool | None = None) -> dict[str, Any]:
     group = stored.group
     return {
         "name": group.name,
@@ -141,4 +141,5 @@ def _item(stored: StoredGroup) -> dict[str, Any]:
         "created_by": stored.created_by,
         "changed_at": rfc3339(stored.changed_at),
         "changed_by": stored.changed_by,
+        "full": is_full,
     }

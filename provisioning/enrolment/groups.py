@@ -5,7 +5,9 @@ Rules
 1. A group that is not configured admits devices by token, as if there were no groups.
 2. An alternative names ways that must all vouch; a group without any alternative admits nobody.
 3. A configured group can be closed, never removed: its name is in certificates.
-4. A new group's name can be an EST label: none of EST's operations is called that (RFC 7030 §3.2.2). Without a label a
+4. A change is checked for what it changes: a group can be closed though the configuration has lost its profile since,
+   or its line its last active CA. Neither certifies anybody meanwhile.
+5. A new group's name can be an EST label: none of EST's operations is called that (RFC 7030 §3.2.2). Without a label a
    device gets in only if its evidence names the group.
 """
 
@@ -77,8 +79,9 @@ class GroupService:
         def record(connection: Connection) -> StoredGroup:
             stored = _known(groups.find(connection, name, for_update=True), name)
             group = replace(stored.group, **rules)
-            self._check(group)
-            _check_line(connection, group)
+            self._check(group, stored.group)
+            if group.issuing_line != stored.group.issuing_line:
+                _check_line(connection, group)
             now = self._clock()
             groups.change(connection, group, by=by, now=now)
             group_rooms.forget(connection, name)
@@ -109,17 +112,16 @@ class GroupService:
         """Return configured groups in order of name, after the name *after*."""
         return list(await self._database.read(lambda connection: groups.page(connection, limit=limit, after=after)))
 
-    def _check(self, group: Group) -> None:
+    def _check(self, group: Group, before: Group | None = None) -> None:
+        """Raise `Refused` for a rule that is wrong; *before* are the rules that the group has had (rule 4)."""
         try:
             check_name("name", group.name)
         except InvalidIdentity as error:
             raise invalid(str(error)) from error
         if len(group.ways) > MAXIMUM_ALTERNATIVES:
             raise invalid(f"ways: {MAXIMUM_ALTERNATIVES} alternatives at most")
-        profile = self._profiles.get(group.profile)
-        if profile is None or profile.role is not Role.DEVICE:
-            usable = sorted(name for name, each in self._profiles.items() if each.role is Role.DEVICE)
-            raise invalid(f"profile {group.profile[:80]!r} is not one for devices: use {', '.join(usable)}")
+        if before is None or group.profile != before.profile:
+            self._check_profile(group)
         if group.lifetime is not None and not MINIMUM_LIFE <= group.lifetime <= MAXIMUM_LIFE:
             raise invalid(out_of_bounds("lifetime_seconds", group.lifetime, MINIMUM_LIFE, MAXIMUM_LIFE))
         if group.maximum_devices is not None and group.maximum_devices < 1:
@@ -133,6 +135,12 @@ class GroupService:
             raise invalid(
                 out_of_bounds("same_key_seconds", group.same_key_window, timedelta(), MAXIMUM_SAME_KEY_WINDOW)
             )
+
+    def _check_profile(self, group: Group) -> None:
+        profile = self._profiles.get(group.profile)
+        if profile is None or profile.role is not Role.DEVICE:
+            usable = sorted(name for name, each in self._profiles.items() if each.role is Role.DEVICE)
+            raise invalid(f"profile {group.profile[:80]!r} is not one for devices: use {', '.join(usable)}")
 
 
 def _check_line(connection: Connection, group: Group) -> None:

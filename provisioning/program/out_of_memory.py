@@ -10,10 +10,10 @@ orderly end would save, and its supervisor restarts it, with memory
 
 Rules
 -----
-1. A `MemoryError` that reaches the event loop ends the process: from a callback, from a task of ours (`told`),
-   from a thread, and one that Python cannot raise to anybody. One that a caller answers, for instance by refusing a
-   request with 500, does not reach it. One between a pool's thread and whoever waits for its result, the pool only
-   logs: nobody would ever be told, and no thread takes the place of one that has ended.
+1. A `MemoryError` that reaches the event loop, or a thread that cannot be started, ends the process: from a callback,
+   from a task of ours (`told`), from a thread, and one that Python cannot raise to anybody. One that a caller answers,
+   for instance by refusing a request with 500, does not reach it. One between a pool's thread and whoever waits for its
+   result, the pool only logs: nobody would ever be told, and no thread takes the place of one that has ended.
 2. Nothing is allocated then: the message exists from the start, and some memory is reserved for writing it.
 3. It does not wait for a reader of the message.
 
@@ -38,6 +38,8 @@ TaskT = TypeVar("TaskT")
 CODE: Final = 1
 """The process's exit code."""
 _RESERVE_BYTES: Final = 256 * 1024
+_NO_THREAD: Final = ("can't start new thread",)
+"""What Python says if there is no memory for its stack, or a limit of threads is reached (TasksMax=, ulimit -u)."""
 _STDERR: Final = 2
 _POOLS: Final = logging.getLogger("concurrent.futures")
 
@@ -49,7 +51,7 @@ class _End:
         self._leave = leave
         self._words = (
             f"{program}: out of memory, and ended at once, to be started again; nothing that was promised is lost. "
-            "Give it more (MemoryMax=, ulimit -v, --memory), or less to hold (docs/changes.md)\n"
+            "Give it more (MemoryMax=, ulimit -v, --memory; TasksMax=, ulimit -u), or less to hold (docs/changes.md)\n"
         ).encode()
         self._reserve = bytearray(_RESERVE_BYTES)
 
@@ -117,4 +119,4 @@ def _tell(task: asyncio.Task[Any]) -> None:
 def _is_of_memory(error: object) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(map(_is_of_memory, error.exceptions))
-    return isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and error.args == _NO_THREAD)

@@ -124,6 +124,7 @@ def _deliveries(
                 row = int.from_bytes(listed[at : at + 8], "little")
                 found.extend([(row, number * 64 + place, of, *way)] if left & 1 << place else [])
     used = {packet_id for (packet_id,) in store.rows("SELECT packet_id FROM progress")}
+    free = [each for each in range(1, 65_536) if each not in used]
     expired: list[PersonalMessage] = []
     for row, sequence, of, qos, retain, identifiers, share in sorted(found):
         message = messages[of]
@@ -132,14 +133,14 @@ def _deliveries(
         under_way = store.rows(f"SELECT packet_id, released FROM progress WHERE sequence = {sequence}")
         ((packet_id, released),) = under_way or [(None, 0)]
         if released:
-            sessions[row].restore(Released(message, sequence), packet_id, used)
+            sessions[row].restore(Released(message, sequence), packet_id, free)
             continue
         stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
         stored.sequence = sequence
         if packet_id is None and message.expires_at is not None and message.expires_at <= now:
             expired.append(stored)
         else:
-            sessions[row].restore(stored, packet_id, used)
+            sessions[row].restore(stored, packet_id, free)
     for each in expired:  # Only now: a message goes with the last that needs it.
         journal.remove(each)
 

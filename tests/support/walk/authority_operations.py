@@ -48,8 +48,10 @@ def revoke_authority(world: World, choices: random.Random) -> str | None:
     told = RevocationReason.UNSPECIFIED if reason in _INSTEAD else reason
     with changes(world, by_authority=True) as changed:
         for each in world.fleet.certificates():
-            if world.reality.issuer_name(each.x509) == name and not each.expired:
-                world.fleet.revoke_alone(each, told)
+            if world.reality.issuer_name(each.x509) == name:
+                each.of_revoked = True
+                if not each.expired:
+                    world.fleet.revoke_alone(each, told)
     newest = world.reality.stored_sequence()
     assert newest > world.fleet.events, "the CA's own certificate, and what it has issued to the service itself"
     world.fleet.events = newest

@@ -81,6 +81,8 @@ class Certificate:
     """What the broker has heard of it."""
     lost: bool = False
     """Nobody has its key: the answer to its request was lost."""
+    of_revoked: bool = False
+    """Its CA has been revoked, be it after its own end."""
 
     @property
     def serial(self) -> str:
@@ -221,6 +223,8 @@ class FleetOracle:
             codes.add("CERTIFICATE_SUSPENDED" if presented.reason is HOLD else "CERTIFICATE_REVOKED")
         if presented.expired:
             codes |= device.withdrawn() if device.rules.grace else {"CERTIFICATE_EXPIRED"}
+            if presented.of_revoked and device.rules.grace:
+                codes.add("CERTIFICATE_REVOKED")
             newest = device.newest()
             if newest is not None and newest.key not in (presented.key, key) and not device.rules.repeats:
                 codes.add("CERTIFICATE_EXPIRED")

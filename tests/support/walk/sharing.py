@@ -51,6 +51,8 @@ class Member:
         self.client = WalkingClient(tls, self.unfinished, lazy=lazy)
         told = self.client.connect(client_id=self.name, **KEPT).reason_code
         self.world.sessions.admitted += told is ReasonCode.SUCCESS
+        if told is not ReasonCode.SUCCESS:
+            self.client.close()
         return told
 
 
@@ -96,7 +98,6 @@ def share(world: World, choices: random.Random) -> str | None:
         lazy.connected.leave(session_expiry_interval=0)
     elif how == "is revoked":
         assert lazy.connect() is ReasonCode.NOT_AUTHORIZED
-        lazy.connected.close()
     other.connected.leave(session_expiry_interval=0)
     return f"{lazy.name} {how}{', after the broker died' if dies else ''}: {len(held)} held, {len(left)} left"
 

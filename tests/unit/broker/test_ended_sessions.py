@@ -280,7 +280,7 @@ def test_who_is_admitted_late_out_of_many_is_admitted_as_of_then(broker: StoredB
 def test_who_resumes_late_out_of_many_gets_nothing_that_has_expired_by_then(
     broker: StoredBroker, connect: dict[str, Any]
 ) -> None:
-    names = [f"service-{number}" for number in range(40)]
+    names = [f"service-{number}" for number in range(60)]
     for name in names:
         client = broker.service(name, **KEPT)
         client.subscribe(TOPIC, qos=2)

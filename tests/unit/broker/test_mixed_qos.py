@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from broker.mqtt.message import Deliverable, Message, PersonalMessage
+from broker.session.inflight import Inflight, unused, were_sent
+from broker.session.queue import MessageQueue, QueueLimits
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, publication
 
@@ -54,3 +57,19 @@ def test_what_was_sent_comes_again_in_order_after_a_restart(stored: StoredBroker
     assert known.items() <= {message.payload: message.packet_id for message in again}.items()
     back.acknowledge(again[0])
     assert [(message.payload, message.dup) for message in back.messages()] == [(b"7", False)]
+
+
+def test_identifiers_that_no_session_has_are_found_at_once_after_a_restart() -> None:
+    """A search by each session took it 10 ms if another one had most of them; and where too few are left they wait."""
+    limits, free = QueueLimits(9, 999), unused({*range(1, 60_001), *range(60_003, 65_535)})
+    assert free == (60_001, 60_002, 65_535)
+    inflight: Inflight[Deliverable] = Inflight(1, limits)
+
+    def waiting(number: int) -> MessageQueue:
+        queue = MessageQueue(limits)
+        for _ in range(number):
+            queue.restore(PersonalMessage(Message(b"t", b"", 1)))
+        return queue
+
+    assert [were_sent(waiting(number), inflight, free) for number in (2, 2, 1, 1)] == [True, False, True, False]
+    assert [packet_id for packet_id in range(65_536) if inflight.get(packet_id)] == list(free)

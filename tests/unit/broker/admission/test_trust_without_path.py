@@ -190,3 +190,23 @@ def test_a_will_counts_no_more_where_its_author_s_ca_has_been_confined_to_anothe
     assert counts(url, root)[0][0], "what a URL alone has named takes nobody's"
     others = bundle(PKI.root, issuers=["CN=Another CA"], **confined)
     assert counts(others, root) == [[True, False], [True, True]], "nor who does not accept its issuer, or may not"
+
+
+def test_a_will_counts_where_two_bundles_name_its_author_s_ca_by_different_certificates() -> None:
+    """A device of the second, which names the newer one, was admitted, and its will was dropped."""
+    renewed = PKI.authority("Plant CA", PKI.root, key=PLANT.key, not_after=PKI.now + timedelta(days=800))
+    held = PKI.device("meter-1", issuer=PLANT)
+    older, newer = bundle(PLANT, trust_domain=PLANT_DOMAIN, groups=["meters"]), bundle(renewed, name="ours")
+
+    def counts(*bundles: TrustBundle) -> list[bool]:
+        judge = admission(*bundles)
+        judge.believed = judge.trust
+        left = examine(judge, held, renewed)
+        assert isinstance(left, Peer)
+        assert left.bundle == "ours"
+        before = examine(admission(bundle(PLANT)), held, PLANT)
+        assert isinstance(before, Peer)
+        cas = (left.above, None, before.above)
+        return [judge.vouches(left.authorities, left.identity, above) for above in cas]
+
+    assert counts(older, newer) == [True, True, False], "with the older one it is the first one's to judge"

@@ -12,7 +12,7 @@ import pytest
 from provisioning.api.est import OPERATIONS, check_label
 from provisioning.enrolment.groups import parse_ways
 from provisioning.errors import Refused
-from provisioning.store import audit
+from provisioning.store import audit, groups
 from provisioning.store.groups import Group, NewKey, WayName
 from tests.support.fleet import Fleet
 
@@ -68,6 +68,18 @@ async def test_what_is_wrong_with_a_group_is_named_when_it_is_made_and_when_it_i
         with pytest.raises(Refused, match=f"INVALID_REQUEST: {words}"):
             await fleet.groups.change("line", rules, by="admin")
     assert [each.group for each in await fleet.groups.page(limit=9, after=None)] == [Group("line")]
+
+
+async def test_a_group_is_closed_though_its_profile_is_not_configured_any_more(fleet: Fleet) -> None:
+    """Nor has its line a CA: as when settings, or a CA, have gone since. Neither is given to a group anew."""
+    lost = Group("line", profile="sensor", issuing_line="pumps")
+    await fleet.database.write(lambda connection: groups.add(connection, lost, by="admin", now=fleet.clock()))
+    changed = await fleet.groups.change("line", {"ways": ()}, by="admin")
+    assert changed.group == dataclasses.replace(lost, ways=())
+    await fleet.groups.change("line", {"profile": "device", "issuing_line": "default"}, by="admin")
+    for rule, value in (("profile", "sensor"), ("issuing_line", "pumps")):
+        with pytest.raises(Refused, match=f"INVALID_REQUEST: {rule} '{value}'"):
+            await fleet.groups.change("line", {rule: value}, by="admin")
 
 
 @pytest.mark.parametrize("name", [*OPERATIONS, "fullcmc"])

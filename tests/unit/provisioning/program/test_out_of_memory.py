@@ -64,6 +64,9 @@ async def main(case):
             await in_group()
         case "thread":
             threading.Thread(target=more, daemon=True).start()
+        case "thread unstarted":
+            threading.stack_size(1 << 34)
+            threading.Thread(target=int).start()
         case "pool before":
             await in_pool(Unstarted)
         case "pool after":
@@ -104,7 +107,10 @@ def ended(case: str, loop: str, **streams: Any) -> subprocess.CompletedProcess[s
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize(
     "case",
-    ["callback", "task", "group", "thread", "pool before", "pool after", "pool telling", "nowhere", "itself"],
+    [
+        *("callback", "task", "group", "thread", "thread unstarted"),
+        *("pool before", "pool after", "pool telling", "nowhere", "itself"),
+    ],
 )
 def test_whoever_has_no_memory_the_process_ends_at_once(case: str, loop: str) -> None:
     done = ended(case, loop)
