@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import typer
 from rich.console import RenderableType
@@ -32,6 +30,7 @@ from device_sim.explanation import explained
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
 from device_sim.report import ExitCode
+from device_sim.stage.workplace import workplace
 from device_sim.view import View
 from provisioning.program.hung_line import print_hung
 
@@ -152,11 +151,11 @@ def judge(
 
     async def story(_interruption: Interruption) -> int:
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"fleet-sim-{kind}-") as directory:
+        with workplace(kind, view.said) as directory:
             async with AsyncExitStack() as stack:
                 if not err.is_terminal:
                     await stack.enter_async_context(view.watching(lambda: tried))
-                target = await stack.enter_async_context(opened(Path(directory)))
+                target = await stack.enter_async_context(opened(directory))
                 known = (*CATALOGUE, *WEBSOCKET, *revocation_list.chapter.cases, *OWED)
                 target.capabilities.check_cases(case.name for case in known)
                 try:

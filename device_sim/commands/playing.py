@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -38,6 +36,7 @@ from device_sim.scenario.catalogue import find
 from device_sim.scenario.model import InvalidScenario, Scenario
 from device_sim.stage.contestant import Contestant
 from device_sim.stage.stage import BACKEND, GROUP, raised
+from device_sim.stage.workplace import workplace
 from device_sim.view import Progress, View
 from provisioning.client.est import EstClient
 from provisioning.program.host_and_port import with_port
@@ -197,8 +196,7 @@ async def _on(
 @asynccontextmanager
 async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> AsyncIterator[Target]:
     view.chapter("Provisioning and broker start, the fleet enrols")
-    directory = Path(tempfile.mkdtemp(prefix="fleetgate-run-"))
-    try:
+    with workplace("run", view.said) as directory:
         async with (
             raised(directory, view.said, against.started(scenario.own_topics, websocket=scenario.websocket)) as stage,
             asyncio.TaskGroup() as watchers,
@@ -225,5 +223,3 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
             broker = carried(stage.broker, scenario.path_asked)
             yield Target(broker, fleet, stage.provisioning_url, stage.operator, hosted.restart, hosted.name)
             watching.cancel()
-    finally:
-        shutil.rmtree(directory)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode, Report
 from device_sim.stage.stage import Stage
+from device_sim.stage.workplace import workplace
 from device_sim.view import View
 
 
@@ -37,8 +36,8 @@ def demonstrate(devices: int, seconds: float, seed: int, keep: bool, directory: 
                 view.directions(_directions(stage))
                 await interruption.wait()
 
-        with _workplace(directory) as workplace:
-            await play(plan, workplace, view, finished)
+        with _workplace(directory, view.said) as place:
+            await play(plan, place, view, finished)
 
     with explained(view):
         run(story)
@@ -46,7 +45,7 @@ def demonstrate(devices: int, seconds: float, seed: int, keep: bool, directory: 
 
 
 @contextmanager
-def _workplace(directory: Path | None) -> Iterator[Path]:
+def _workplace(directory: Path | None, said: Callable[[str], None]) -> Iterator[Path]:
     if directory is not None:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,11 +55,8 @@ def _workplace(directory: Path | None) -> Iterator[Path]:
             raise typer.BadParameter(f"--dir {directory}: it is not empty; name one that is, or that does not exist")
         yield directory.absolute()
         return
-    temporary = Path(tempfile.mkdtemp(prefix="fleetgate-demo-"))
-    try:
+    with workplace("demo", said) as temporary:
         yield temporary
-    finally:
-        shutil.rmtree(temporary)
 
 
 def _directions(stage: Stage) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from device_sim.qualify.run import Bench, qualify
 from device_sim.qualify.stages import NoSuchStage, Stage, pick
 from device_sim.qualify.stand import CannotListen
 from device_sim.report import ExitCode
+from device_sim.stage.workplace import workplace
 from device_sim.view import View
 from provisioning.pki.identity import InvalidIdentity
 from provisioning.program.host_and_port import with_port
@@ -68,11 +68,12 @@ def judge_device(
             print_hung(f"{stage.name:{width}}{stage.description}", width)
         return
     expect_reports(json, junit)
+    view = View()
 
     async def story(_interruption: Interruption) -> list[Outcome]:
         with ExitStack() as stack:
             if directory is None:
-                place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-sim-qualify-")))
+                place = stack.enter_context(workplace(_KIND, view.said))
             else:
                 place = directory
                 place.mkdir(mode=0o700, parents=True)
@@ -82,7 +83,6 @@ def judge_device(
                 _instruct(err, bench)
             return await _judged(out, _Live(err, len(stages), (json, junit)), bench, stages, parallel)
 
-    view = View()
     with explained(view, also=(BadCommand, CannotListen)):
         started = time.monotonic()
         outcomes = run_story(story)
