@@ -37,6 +37,7 @@ from typing import Final, Protocol
 from cryptography import x509
 
 from broker.admission.bare_names import idle_names
+from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer, UnreadableAuthority
@@ -303,15 +304,16 @@ class Admission:
         *above* are these CAs, where more is known of them than their keys.
         """
         believed = self.believed
-        if not authorities or believed is None:
+        if believed is None or not (authorities or (above is not None and above.issuing is not None)):
             return True
-        apart = self._stands_apart(identity)
-        return any(
-            self._is_of(identity, bundle.terms.trust_domain)
-            and bundle.vouches_for(authorities, above)
-            and bundle.terms.refuse_identity(identity, apart=apart) is None
-            and not believed.judges_before(bundle, authorities, above, self.trust_domain)
-            for bundle in believed.bundles
+        return any(self._accepts(each, identity) for each in believed.vouching(authorities, above, self.trust_domain))
+
+    def _accepts(self, bundle: TrustBundle, identity: Identity) -> bool:
+        """Whether *identity* is one that *bundle* may vouch for."""
+        terms = bundle.terms
+        return (
+            self._is_of(identity, terms.trust_domain)
+            and terms.refuse_identity(identity, apart=self._stands_apart(identity)) is None
         )
 
     def _is_of(self, identity: Identity, domain: str | None) -> bool:

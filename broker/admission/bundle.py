@@ -97,16 +97,23 @@ class TrustBundle:
 
     def issuer_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
         """Return the issuer at the start of *path*, the CA certificates of a verified path upwards; None: not ours."""
+        below, end = self._ended(path)
+        return None if end is None else self._issuer(below, end, end.certificate)
+
+    def takes(self, path: Sequence[x509.Certificate]) -> bool:
+        """Whether *path* is one that leads to an anchor of this bundle, whatever its terms."""
+        return self._ended(path)[1] is not None
+
+    def _ended(self, path: Sequence[x509.Certificate]) -> tuple[list[x509.Certificate], Issuer | None]:
+        """Return the anchor at which *path* ends, if there is one, and the CAs below it."""
         below: list[x509.Certificate] = []
-        issuer: Issuer | None = None
         for certificate in path:
-            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate, below)
-            if issuer is not None:
-                break
+            end = self._anchors.get(_der(certificate)) or self._renewed(certificate, below)
+            if end is not None:
+                return below, end
             below.append(certificate)
-        if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have cross-certified.
-            issuer = self._anchor_above(below)
-        return None if issuer is None else self._issuer(below, issuer, issuer.certificate)
+        # It ended at another bundle's anchor, which one of ours may have cross-certified.
+        return below, self._anchor_above(below) if below else None
 
     def issuer_by_key(self, path: Sequence[x509.Certificate], keys: Collection[bytes]) -> Issuer | None:
         """Return the issuer at the start of *path* as if its first CA with one of *keys*, of anchors, were an anchor.
@@ -202,7 +209,7 @@ class TrustBundle:
             for each in called
             if each.key_id == key
             and each.not_after > ends
-            and _allows(each.certificate, below)
+            and allows(each.certificate, below)
             and _constrains_no_more(each.certificate, authority)
         ]
         return max(renewals, key=lambda each: each.not_after, default=None)
@@ -210,10 +217,10 @@ class TrustBundle:
     def _anchor_above(self, below: Sequence[x509.Certificate]) -> Issuer | None:
         called = self._called.get(as_compared(below[-1].issuer), ())
         above = _issuer_in([each.certificate for each in called], below[-1])
-        return self._anchors[_der(above)] if above is not None and _allows(above, below) else None
+        return self._anchors[_der(above)] if above is not None and allows(above, below) else None
 
 
-def _allows(anchor: x509.Certificate, below: Sequence[x509.Certificate]) -> bool:
+def allows(anchor: x509.Certificate, below: Sequence[x509.Certificate]) -> bool:
     """Whether *anchor* may be above the CAs *below*, and above clients."""
     constraints, usage = extension(anchor, x509.BasicConstraints), extension(anchor, x509.KeyUsage)
     purposes = extension(anchor, x509.ExtendedKeyUsage)

@@ -16,6 +16,7 @@ Rules
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -25,7 +26,7 @@ from cryptography import x509
 from broker.admission.refusal import Refused
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import extension
-from provisioning.pki.issued_by import as_compared
+from provisioning.pki.issued_by import as_compared, compared_digest
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, certificate_key, whole_key
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from broker.admission.bundle import TrustBundle
 
 _SHOWN: Final = 200
+_CA_BYTES: Final = 16
 
 
 class UnreadableAuthority(Exception):
@@ -43,6 +45,7 @@ class Issuer:
     """A CA that certifies clients here, or certifies a CA that does."""
 
     __slots__ = (
+        "_cas",
         "above",
         "authorities",
         "begins",
@@ -63,6 +66,7 @@ class Issuer:
         self, certificate: x509.Certificate, bundle: TrustBundle, above: Issuer | None, *, is_anchor: bool
     ) -> None:
         """Take the CA *certificate*, vouched for by *above*; an anchor needs no such CA, but may have one."""
+        self._cas: Sequence[bytes] = ()
         self.certificate = certificate
         self.bundle = bundle
         self.above = above
@@ -120,6 +124,13 @@ class Issuer:
                 return
 
     @property
+    def cas(self) -> Sequence[bytes]:
+        """The CAs of the path by their names and keys, and who has certified the last one, if that is known."""
+        if not self._cas:  # Not when it is made: only wills need it, and `stood_below` is not there yet.
+            self._cas = cas_of(list(self.verified()))
+        return self._cas
+
+    @property
     def issuing(self) -> x509.Certificate:
         """Its certificate: of a client's path it is the issuing CA."""
         return self.certificate
@@ -172,3 +183,17 @@ def authorities_of(path: Sequence[x509.Certificate]) -> tuple[bytes, ...]:
             return ()
         keys.append(above.key_identifier)
     return tuple(keys)
+
+
+def cas_of(path: Sequence[x509.Certificate]) -> Sequence[bytes]:
+    """Return the CAs in *path*, upwards, by their names and keys, and who has certified the last one, if it says so."""
+    cas = [_ca(each.subject, key_identifier(each.public_key())) for each in path]
+    if path[-1].issuer != path[-1].subject:
+        above = extension(path[-1], x509.AuthorityKeyIdentifier)
+        if above is not None and above.key_identifier is not None:
+            cas.append(_ca(path[-1].issuer, above.key_identifier))
+    return cas
+
+
+def _ca(name: x509.Name, key_id: bytes) -> bytes:
+    return hashlib.sha256(compared_digest(name) + key_id).digest()[:_CA_BYTES]

@@ -35,7 +35,7 @@ from collections.abc import Sequence
 
 from cryptography import x509
 
-from broker.admission.issuers import UnreadableAuthority, authorities_of, revoked_as
+from broker.admission.issuers import UnreadableAuthority, authorities_of, cas_of, revoked_as
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
@@ -55,11 +55,12 @@ class Forgotten(Exception):
 class VerifiedPath:
     """The CAs of one verified path."""
 
-    __slots__ = ("_revocable", "above", "authorities", "authority", "authority_key_id", "ends")
+    __slots__ = ("_cas", "_revocable", "above", "authorities", "authority", "authority_key_id", "ends")
 
     def __init__(self, ders: Sequence[bytes]) -> None:
         """Take the CA certificates in *ders*, the one that issues to clients first. Raises `UnreadableAuthority`."""
         self.above = tuple(ders)
+        self._cas: Sequence[bytes] = ()
         try:
             with NoPanic():
                 self._read([x509.load_der_x509_certificate(der) for der in ders])
@@ -80,6 +81,17 @@ class VerifiedPath:
     def issuing(self) -> x509.Certificate:
         """The CA that issues to clients."""
         return self.authority
+
+    def verified(self) -> list[x509.Certificate]:
+        """Return the CAs themselves, the one that issues to clients first."""
+        return [x509.load_der_x509_certificate(der) for der in self.above]
+
+    @property
+    def cas(self) -> Sequence[bytes]:
+        """Its CAs by their names and keys, and who has certified the last one, if that is known."""
+        if not self._cas:
+            self._cas = cas_of(self.verified())
+        return self._cas
 
     @property
     def path_revoked_as(self) -> list[CertificateKey]:

@@ -46,7 +46,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.admission.bundle import TrustBundle
+from broker.admission.bundle import TrustBundle, allows
 from broker.admission.issuers import Issuer, UnreadableAuthority
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
@@ -89,6 +89,10 @@ class Trust:
         """What was found of a name, or of a key, since a CA was learned or forgotten last."""
         self._judges: dict[tuple[Issuer, str | None], Issuer | None] = {}
         """By an anchor that may have issued to a client: the issuer in the bundle that judges."""
+        self._absent: dict[tuple[CasAbove, tuple[bytes, ...]], Sequence[TrustBundle]] = {}
+        """By the CAs above a client that is away: which bundles vouch for it."""
+        self._ends: dict[bytes, x509.Certificate] = {}
+        """By a CA's name and key: the anchor that OpenSSL takes."""
         for each in anchors:
             self._called.setdefault(each.called, []).append(each)
         self.topmost = frozenset(each.certificate.public_bytes(Encoding.DER) for each in anchors if each.above is None)
@@ -180,6 +184,63 @@ class Trust:
             if confined and (claim := bundle.issuer_by_key(path, confined)) is not None:
                 return claim
         return judge
+
+    def vouching(self, authorities: Sequence[bytes], above: CasAbove | None, own: str | None) -> Sequence[TrustBundle]:
+        """Return the bundles, one of which judges a client that is away, if they vouch for the path above it.
+
+        It is the one that judges if that is known: *above* are the CAs as they were when a handshake verified them, and
+        *authorities* their keys. *own* as in `issuer_of`.
+        """
+        if above is None or not above.cas:
+            return self._vouching_by_keys(authorities, above, own)
+        key = above, tuple(authorities)
+        if key not in self._absent:
+            if len(self._absent) >= _MOST_PATHS:
+                self._absent.clear()
+            self._absent[key] = self._vouching_again(authorities, above, own)
+        return self._absent[key]
+
+    def _vouching_again(self, authorities: Sequence[bytes], above: CasAbove, own: str | None) -> Sequence[TrustBundle]:
+        """Return what `vouching` does, as if OpenSSL verified the path now.
+
+        Of each CA it takes an anchor, whichever certificate of that name and key it is, before what the client sends.
+        """
+        path = tuple(above.verified())
+        place, end = next(
+            ((place, end) for place, each in enumerate(above.cas) if (end := self._end_at(each, own)) is not None),
+            (len(above.cas), None),
+        )
+        if isinstance(above, Issuer) and above in {*self._paths.values(), *self._judges.values()}:
+            judge: Issuer | None = above  # It is of this generation.
+        elif end is None:
+            judge = self._judging(path, own) if path else None
+        elif not allows(end, path[:place]) or (path and place == len(path) and not is_issued_by(path[-1], end)):
+            judge = None
+        elif path or place == 0:
+            judge = self._judging([*path[:place], end], own)
+        else:  # After a restart no certificates are known: where one of its keys is below its end, keys have to do.
+            below = authorities[:place]
+            claims = (each for each in self.bundles if each.takes([end]) or not _firm_keys(each, own).isdisjoint(below))
+            by_keys = self._vouching_by_keys(authorities, above, own)
+            return [each for each in claims if each in by_keys]
+        return [] if judge is None or judge.fault is not None else [judge.bundle]
+
+    def _end_at(self, ca: bytes, own: str | None) -> x509.Certificate | None:
+        """Return the anchor that OpenSSL takes for a CA (`ca_digest`), if there is one."""
+        if not self._ends:
+            for each in sorted(self._anchors(), key=lambda each: self._place(each, own)):
+                self._ends.setdefault(each.cas[0], each.certificate)
+        return self._ends.get(ca)
+
+    def _vouching_by_keys(
+        self, authorities: Sequence[bytes], above: CasAbove | None, own: str | None
+    ) -> Sequence[TrustBundle]:
+        """Return what `vouching` does, as far as keys tell."""
+        return [
+            each
+            for each in self.bundles
+            if each.vouches_for(authorities, above) and not self.judges_before(each, authorities, above, own)
+        ]
 
     def judges_before(
         self, bundle: TrustBundle, authorities: Sequence[bytes], above: CasAbove | None, own: str | None

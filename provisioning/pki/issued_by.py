@@ -12,6 +12,7 @@ key, is never verified.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Hashable
 from datetime import UTC, datetime
 from typing import Final
@@ -47,6 +48,17 @@ def as_compared(name: x509.Name) -> Hashable:
 
     Except that strings of one text are equal here whatever their types: OpenSSL tells a NumericString from others.
     """
+    return _compared(name)
+
+
+@functools.lru_cache(512)
+def compared_digest(name: x509.Name) -> bytes:
+    """Return a digest of the same, which may be stored."""
+    said = [sorted((each.dotted_string, value) for each, value in part) for part in _compared(name)]
+    return hashlib.sha256(repr(said).encode()).digest()
+
+
+def _compared(name: x509.Name) -> tuple[frozenset[tuple[x509.ObjectIdentifier, tuple[bool, bytes]]], ...]:
     return tuple(frozenset((each.oid, _folded(each.value)) for each in part) for part in name.rdns)
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -201,7 +201,14 @@ class CasAbove(Protocol):
 
     @property
     def issuing(self) -> x509.Certificate | None:
-        """The one that has issued it; None: only `path_revoked_as` is known."""
+        """The one that has issued it; None: that is not known."""
+
+    def verified(self) -> Iterable[x509.Certificate]:
+        """Return their certificates as a handshake has verified them, upwards; empty: not known."""
+
+    @property
+    def cas(self) -> Sequence[bytes]:
+        """By their names and keys, these, and who has certified the last one, as far as it says; empty: not known."""
 
     @property
     def path_revoked_as(self) -> Sequence[CertificateKey]:

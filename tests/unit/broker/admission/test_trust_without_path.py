@@ -187,7 +187,8 @@ def test_a_will_counts_no_more_where_its_author_s_ca_has_been_confined_to_anothe
     assert counts(root, plant) == [[True, False]] * 2, "the settings' order counts"
     made = plant.terms
     url = TrustBundle("plant", [PLANT.certificate], terms=made, fetched=[PLANT.certificate])
-    assert counts(url, root)[0][0], "what a URL alone has named takes nobody's"
+    assert counts(url, root) == [[False, True], [True, True]], "as in a handshake, which ends at what the URL names"
+    assert counts(root, url) == [[True, False]] * 2
     others = bundle(PKI.root, issuers=["CN=Another CA"], **confined)
     assert counts(others, root) == [[True, False], [True, True]], "nor who does not accept its issuer, or may not"
 
