@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.applications import Starlette
@@ -280,7 +280,7 @@ async def test_an_answer_that_the_kernel_still_has_is_not_over(
 ) -> None:
     """What a slow link has not taken in a second, or in half a minute, would be cut off."""
     monkeypatch.setattr(farewell, "_LOOK_SECONDS", 0.0001)
-    monkeypatch.setattr(asyncio.constants, "SSL_SHUTDOWN_TIMEOUT", 0.0001)  # Of a loop that is told no other.
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 0.0001)  # Of a loop that is told no other.
     async with asyncio.timeout(20), serving(tmp_path) as served:
         assert served.trusting is not None
         client = socket.socket()
@@ -333,7 +333,7 @@ async def test_who_still_sends_is_waited_for_and_not_for_ever(monkeypatch: pytes
     watching = farewell.Farewell(loop)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        watching.begin(writer.transport)
+        watching.begin(cast("asyncio.Transport", writer.transport))
         while await reader.read(10):
             pass
         ended.set()
