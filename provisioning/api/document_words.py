@@ -30,7 +30,6 @@ FIELDS: Final = {
     "build": "Which build of that version runs: a digest of its sources.",
     "certificate": "The certificate, PEM.",
     "certificate_not_after": f"When its last certificate expires or expired ({_MOMENT}).",
-    "certificates": "How many certificates.",
     "chain": "Certificate of its issuing CA, PEM; empty if the root issued it.",
     "changed_at": f"When it was last changed ({_MOMENT}).",
     "changed_by": "Operator who last changed it.",
