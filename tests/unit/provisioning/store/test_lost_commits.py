@@ -143,7 +143,7 @@ async def test_a_store_without_what_was_committed_last_is_told_of(
             with capture_logs() as logs:
                 await note(3)
             assert [each["code"] for each in logs if "code" in each] == told
-            assert fleet.database.lost_ends.in_doubt is (change != "SELECT 1"), "until the feed has compared, nobody is let in"
+            assert fleet.database.lost_ends.in_doubt is (change != "SELECT 1"), "nobody is let in"
 
 
 async def test_numbers_go_on_at_a_server_that_has_the_rows_and_not_their_numbers(postgresql: PostgresqlServer) -> None:
