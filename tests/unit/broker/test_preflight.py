@@ -22,7 +22,7 @@ from broker.process import state_directory
 from broker.process.preflight import doubts, problems
 from broker.process.state_directory import NoDirectory
 from broker.settings.config_file import ConfigError, read_file
-from broker.settings.config_loading import load
+from broker.settings.config_loading import load, with_its_file
 from broker.settings.limits import Limits
 from broker.sources.trust_files import read_anchors
 from broker.store.sqlite import SqliteStore
