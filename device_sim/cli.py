@@ -20,6 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from device_sim.late_imports import late_imports
+from device_sim.unread import let_standard_error_be_unread
 from provisioning.program import command_line, interruption
 from provisioning.program.build import build_identity
 from provisioning.program.command_group import command_group
@@ -92,6 +93,7 @@ app = command_group(
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    let_standard_error_be_unread()
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
         # Latin-1 has no tick mark, and the verdict is more than its mark.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -26,6 +26,7 @@ _OF_CODE: dict[tuple[str, str], str] = {
     (Layer.MQTT, "malformed"): _NO_MQTT,
 }
 _OF_NAMES = ("Hostname mismatch", "IP address mismatch")
+_OF_DATES = ("certificate has expired", "certificate is not yet valid")
 _OF_ANCHORS = ("self-signed certificate", "self signed certificate", "unable to get")
 
 
@@ -54,6 +55,8 @@ def remedy(answer: Answer) -> str:
             return "--server-name says which name the broker's certificate bears"
         if any(words in answer.reason for words in _OF_ANCHORS):
             return "are the trust anchors those of this broker?"
+        if any(words in answer.reason for words in _OF_DATES):
+            return "renew the broker's certificate, or set this machine's clock"
     if answer.layer == Layer.TCP and answer.code == "closed" and "Protocol error" in answer.reason:
         return _NO_MQTT  # In paho's words.
     return _OF_CODE.get((answer.layer, answer.code), "")

@@ -17,7 +17,12 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from provisioning.program.given_up_output import give_up_output
 from provisioning.program.printable import printable
+
+
+class ReaderLeft(SystemExit):
+    """Nobody reads the output any more: the command ends, and says nothing of it."""
 
 
 class WordsOnly(Console):
@@ -27,6 +32,12 @@ class WordsOnly(Console):
         """Return the parts of *renderable*."""
         parts = self._words(super().render(renderable, options))
         return parts if self.is_terminal else _without_blanks_at_ends(parts)
+
+    def on_broken_pipe(self) -> None:
+        """Let what is left for the output go nowhere; raise `ReaderLeft`."""
+        self.quiet = True
+        give_up_output()
+        raise ReaderLeft(1)
 
     def _words(self, parts: Iterable[Segment]) -> Iterable[Segment]:
         for part in parts:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -28,7 +28,8 @@ from rich.text import Text
 from device_sim.fitting import Fitting, row
 from device_sim.repeating import repeating
 from device_sim.report import Check, ExitCode, Report
-from device_sim.terminal import WordsOnly
+from device_sim.terminal import ReaderLeft, WordsOnly
+from provisioning.program.given_up_output import give_up_output
 
 if TYPE_CHECKING:
     from device_sim.fleet.intruders import Finding
@@ -259,6 +260,20 @@ class View:
         why = f"exit code {given} is the verdict's" if code else f"passed, but exit code {given}"
         self.said(f"not written: {missing}; {why}")
         return given
+
+    @contextmanager
+    def telling(self, code: int) -> Iterator[None]:
+        """Let a verdict be printed whose exit code is *code*: a finding keeps its own, though nobody can read it."""
+        try:
+            yield
+        except ReaderLeft:
+            if not code:
+                raise
+        except OSError as error:
+            if not code:
+                raise
+            give_up_output()
+            self.said(f"the output cannot be written: {error.strerror}; exit code {code} is the verdict's")
 
     def summary(self, report: Report) -> None:
         """Show the verdict."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from broker.admin.newcomers import newcomers_facts
-from broker.admission.crl_shelf import HeldList
+from broker.admission.held_list import HeldList
 from broker.engine.engine import Engine
 from broker.reload.crl_trial import Trial
 from provisioning.program.moments import rfc3339

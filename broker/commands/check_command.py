@@ -77,7 +77,7 @@ def check(
     except (ConfigError, PolicyError, TlsConfigurationError) as error:
         raise failed(str(error), USAGE) from None
     if running.as_json and answers:
-        print_document(answers if several else answers[0])
+        print_document(answers)  # Also of one: who gives any number of files reads one form.
     elif several and answers:
         _print_end(answers, len(files))
     elif answers:

@@ -32,6 +32,7 @@ import structlog
 from cryptography import x509
 
 from broker.credentials.own_certificate import CredentialError, read_certificate, token_options
+from broker.credentials.own_path import path_to_send
 from broker.timing.growing_pause import GrowingPause
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
@@ -268,7 +269,7 @@ class BrokerCredential:
         return renewal_due(certificate, self._obtained)
 
     def _store(self, key_pem: bytes, certificate: x509.Certificate, chain: list[x509.Certificate]) -> None:
-        path = [certificate, *_path_below_anchor(certificate, chain)]
+        path = [certificate, *path_to_send(certificate, chain)]
         content = key_pem + pem_of(*path)
         try:
             write_draft(self._draft, content)
@@ -298,18 +299,6 @@ async def _current(
     if any(is_issued_by(certificate, each) for each in chain):
         return chain
     return await client.ca_certificates()
-
-
-def _path_below_anchor(end_entity: x509.Certificate, candidates: list[x509.Certificate]) -> list[x509.Certificate]:
-    """Return the certification path above *end_entity*, without the self-signed trust anchor."""
-    path: list[x509.Certificate] = []
-    current = end_entity
-    while True:
-        issuer = next((c for c in candidates if c.subject == current.issuer and c.subject != c.issuer), None)
-        if issuer is None or issuer in path:
-            return path
-        path.append(issuer)
-        current = issuer
 
 
 async def _sleep_until(when: datetime) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -31,7 +31,7 @@ from broker.process.state_directory import NoDirectory
 from broker.process.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.settings.config import BrokerConfig
 from broker.settings.config_file import ConfigError
-from broker.settings.config_loading import load
+from broker.settings.config_loading import load, with_its_file
 from broker.store.database_files import StoreError
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import ForeignDirectory
@@ -72,8 +72,9 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
         settings = load(config, flags)
     except ConfigError as error:
         raise _failed(str(error), _USAGE) from None
+    named = partial(with_its_file, path=config, flags=flags)
     if only_test:
-        _test(settings)
+        _test(settings, named)
         return
     configure_log(settings.log_level)
     take_all()
@@ -84,6 +85,9 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
         manager = ServiceManager.named_in(os.environ)
         refuse_unguarded()
         _run(BrokerServer(settings, partial(load, config, flags), config, ending, manager), ending)
+    except (PolicyError, TlsConfigurationError) as error:  # Which do not know for which setting the file was read.
+        said = str(error)
+        raise _failed(named(next((each for each in problems(settings) if each.endswith(said)), said)), 1) from None
     except _NOT_STARTED as error:
         raise _failed(str(error), 1) from None
 
@@ -95,10 +99,11 @@ def _count_descriptors(connections: int) -> None:
         log.warning("too few descriptors", code="FEW_DESCRIPTORS", detail=RAISE, room=room, max_connections=connections)
 
 
-def _test(settings: BrokerConfig) -> None:
+def _test(settings: BrokerConfig, named: Callable[[str], str]) -> None:
+    """Report what is wrong with *settings*, each *named* with the file that it comes from."""
     if found := problems(settings):
         for problem in found:
-            _say(failure(f"fleet-broker: {printable(problem, also=LAID_OUT)}", sys.stderr))
+            _say(failure(f"fleet-broker: {printable(named(problem), also=LAID_OUT)}", sys.stderr))
         raise typer.Exit(_USAGE)
     if settings.plugins:
         from broker.plugins.loading import find_plugins  # Imports amqtt, only if there are plugins.

@@ -20,7 +20,8 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from broker.admission.crl_shelf import CrlShelf, HeldList
+from broker.admission.crl_shelf import CrlShelf
+from broker.admission.held_list import HeldList
 from broker.admission.peer import Peer
 from broker.admission.trust import Trust
 from broker.engine.engine import Engine

@@ -3,7 +3,7 @@
 Theory
 ------
 A connected session whose queue is half full holds its publishers, for a second at most, and not again before its queue
-has been short (`broker.session.session`). That bounds what one session costs. But a service may have a thousand, and
+has been short (`broker.session.recipient`). That bounds what one session costs. But a service may have a thousand, and
 they get the same messages: one after the other held everybody who publishes to them, for a thousand seconds together,
 and for as long again when they had taken what was queued.
 

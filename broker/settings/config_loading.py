@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         raise ConfigError(_not_json(str(error))) from None
     finally:
         FILE_VALUES.reset(before)
+
+
+def with_its_file(problem: str, path: Path | None, flags: Mapping[str, Any]) -> str:
+    """Return *problem*, which begins with names of settings, behind the file *path* if they are from there.
+
+    A pipe, from which settings came, has them no more.
+    """
+    named = problem.partition(":")[0].split(", ")
+    values = read_file(path) if path is not None and path.is_file() else {}
+    if all(each in values and flags.get(each) is None and _variable(each) not in os.environ for each in named):
+        return f"{path}: {problem}"
+    return problem
 
 
 def _not_json(said: str) -> str:

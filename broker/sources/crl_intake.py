@@ -36,7 +36,7 @@ from typing import Any
 
 import structlog
 
-from broker.admission.crl_shelf import HeldList
+from broker.admission.held_list import HeldList
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.engine.engine import Engine

@@ -86,6 +86,8 @@ def _say_more(view: View, target: Target, cases: Sequence[Case], outcomes: Seque
     _say_what_is_assumed(view, target, cases, outcomes)
     if waited := what_was_waited_for(target):
         view.said(waited)
+    if not judged(outcomes):
+        view.said("nothing was judged: every case was skipped, for the reason it says")
 
 
 def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given, seconds: float = 0.0) -> list[OSError]:
@@ -106,10 +108,9 @@ def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given,
     return write_each(contents)
 
 
-def _exit_code(view: View, target: Target, outcomes: Sequence[Outcome], failed: ExitCode) -> ExitCode:
+def _exit_code(target: Target, outcomes: Sequence[Outcome], failed: ExitCode) -> ExitCode:
     """Return the exit code for *outcomes*; *failed* if a case has."""
     if not judged(outcomes):
-        view.said("nothing was judged: every case was skipped, for the reason it says")
         return ExitCode.ERROR
     # A device left behind is our own error, not a finding, and so is a file.
     left = target.not_put_back or (target.ended is not None and target.ended.left)
@@ -149,7 +150,7 @@ def judge(
         clear(given.json)
         clear(given.junit)
 
-    async def story(_interruption: Interruption) -> int:
+    async def story(_interruption: Interruption) -> tuple[Target, list[Outcome], list[OSError]]:
         started = time.monotonic()
         with workplace(kind, view.said) as directory:
             async with AsyncExitStack() as stack:
@@ -164,11 +165,17 @@ def judge(
                     how_far = f"after {len(tried.outcomes)} of {tried.cases} cases"
                     report.show_stopped(out, f"{kind} {target.capabilities.name}", tried.outcomes, how_far)
                     raise
-        report.show(out, f"{kind} {target.capabilities.name}", outcomes)
-        _say_more(view, target, cases, outcomes)
-        errors = await asyncio.to_thread(_write, kind, target, outcomes, given, time.monotonic() - started)
-        return view.not_written(errors, _exit_code(view, target, outcomes, failed))
+        # Before they are shown: the files are there if the reader of our output has left.
+        return (
+            target,
+            outcomes,
+            await asyncio.to_thread(_write, kind, target, outcomes, given, time.monotonic() - started),
+        )
 
     with explained(view, also=(CapabilityError, Impossible)):
-        code = run_story(story)
-    raise typer.Exit(code)
+        target, outcomes, errors = run_story(story)
+    code = _exit_code(target, outcomes, failed)
+    with view.telling(code):
+        report.show(out, f"{kind} {target.capabilities.name}", outcomes)
+    _say_more(view, target, cases, outcomes)
+    raise typer.Exit(view.not_written(errors, code))

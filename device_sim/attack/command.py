@@ -88,9 +88,13 @@ def attack_table(
     documents = []
     for path in files:
         try:
-            documents.append(report.read_json(path))
+            document = report.read_json(path)
+            report.markdown([document])  # Whoever has edited it is told which one it is.
+            documents.append(document)
         except OSError as error:
             raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise typer.BadParameter(f"{path} is no outcome of attack, revocation or delivery: {error}") from None
+        except (AttributeError, LookupError, TypeError):
+            raise typer.BadParameter(f"{path} is not whole: make it again by `--json`, and leave it as it is") from None
     typer.echo(report.markdown(documents, every=every), nl=False)

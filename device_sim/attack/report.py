@@ -7,6 +7,7 @@ import platform
 import ssl
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree as ET
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.terminal import WordsOnly
+from device_sim.terminal import ReaderLeft, WordsOnly
 from provisioning.program.given_file import LIST_BYTES, text_of
 from provisioning.program.printable import printable
 from provisioning.program.version import version_and_build
@@ -162,11 +163,11 @@ def _figure(outcome: Outcome) -> str:
 
 def show_stopped(console: Console, title: str, outcomes: Sequence[Outcome], how_far: str) -> None:
     """Print what was judged before the tester stopped the run; on a terminal it is there already."""
-    if not console.is_terminal:
-        for outcome in outcomes:
-            console.print(line(outcome), soft_wrap=True, highlight=False, markup=False)
     judged = totals(outcomes) if outcomes else "nothing judged"
-    console.print(f"{title}, stopped {how_far}: {judged}", soft_wrap=True, highlight=False, markup=False)
+    lines = [] if console.is_terminal else list(map(line, outcomes))
+    with suppress(OSError, ReaderLeft):  # What the tester has stopped ends by that.
+        for each in (*lines, f"{title}, stopped {how_far}: {judged}"):
+            console.print(each, soft_wrap=True, highlight=False, markup=False)
 
 
 def _explained(outcome: Outcome) -> list[str]:

@@ -71,13 +71,15 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
         except (InvalidPlan, TooFewDescriptors) as error:
             view.failed(error)
             raise typer.Exit(ExitCode.USAGE) from None
-    if given.as_json:
-        view.result(json.dumps(document(plan, figures), indent=1))
-    else:
-        view.show(summary(plan, figures))
+    code = exit_code_of(plan, figures)
+    with view.telling(code):
+        if given.as_json:
+            view.result(json.dumps(document(plan, figures), indent=1))
+        else:
+            view.show(summary(plan, figures))
     if not figures.admitted.count:
         view.failed(ConnectionError(_nobody(with_port(*broker), figures)))
-    raise typer.Exit(exit_code_of(plan, figures))
+    raise typer.Exit(code)
 
 
 def payloads(size: str | None, message: str | None, file: Path | None) -> dict[str, Any]:

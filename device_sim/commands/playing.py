@@ -101,10 +101,11 @@ def play(
 
 def _reported(document: Document, written: tuple[list[Path], list[OSError]], view: View, *, as_json: bool) -> int:
     """Print the report, and which files were *written* and why others were not; return the exit code."""
-    if as_json:
-        view.result(json.dumps(document, indent=1))
-    else:
-        view.show(summary_of(document))
+    with view.telling(document["exit_code"]):
+        if as_json:
+            view.result(json.dumps(document, indent=1))
+        else:
+            view.show(summary_of(document))
     files, errors = written
     for file in files:
         view.said(f"written: {file}")

@@ -100,6 +100,8 @@ class Entry:
         """Return the entry in a line; raise `ValueError`, `KeyError` or `TypeError` if it holds none."""
         identity = Identity(fields["trust_domain"], Role(fields["role"]), fields["name"], fields["group"])
         not_after = datetime.fromisoformat(fields["not_after"])
+        if not_after.tzinfo is None:
+            raise ValueError("not_after has no offset from UTC")
         client_id = fields.get("client_id")
         if client_id is not None and not isinstance(client_id, str):
             raise TypeError(f"client_id is {type(client_id).__name__}")
@@ -153,11 +155,11 @@ class FleetDirectory:
                 raise FleetUnusable(f"{path}: fleet of schema {header['schema']}, this program knows {SCHEMA}")
             operator = header["operator"]
             origin = Origin(
-                header["provisioning_url"],
+                None if header["provisioning_url"] is None else _text(header, "provisioning_url"),
                 None if operator is None else CredentialFiles(*map(Path, operator)),
                 imported=header.get("imported") is True,
             )
-            fleet = cls(path, origin, header["service"])
+            fleet = cls(path, origin, _text(header, "service"))
             fleet._read_index()
             if not incomplete:
                 fleet._forget_the_incomplete()
@@ -370,6 +372,13 @@ def _may_become_a_fleet(path: Path) -> bool:
         drafts = {Path(name).with_suffix(".draft").name for name in (_ANCHORS, _HEADER)}
         begun = there <= {_DEVICES, _INDEX, _ANCHORS, *drafts} and index.is_file() and not index.stat().st_size
     return begun and (not there or (devices.is_dir() and not any(devices.iterdir())))
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    """Return the field *name*; raise `TypeError` if it is no text."""
+    if not isinstance(text := fields[name], str):
+        raise TypeError(f"{name} is {type(text).__name__}")
+    return text
 
 
 def _sync_file(path: Path) -> None:

@@ -28,10 +28,11 @@ def demonstrate(devices: int, seconds: float, seed: int, keep: bool, directory: 
         async def finished(found: Report, stage: Stage) -> None:
             nonlocal outcome
             outcome = found.exit_code
-            if as_json:
-                view.document(found)
-            else:
-                view.summary(found)
+            with view.telling(outcome):
+                if as_json:
+                    view.document(found)
+                else:
+                    view.summary(found)
             if keep:
                 view.directions(_directions(stage))
                 await interruption.wait()

@@ -87,14 +87,16 @@ def judge_device(
         started = time.monotonic()
         outcomes = run_story(story)
         seconds = time.monotonic() - started
-        report.show(out, f"{_KIND} {client_id}", outcomes, headings=("a device should …", "it did"))
         contents = {}
         if json is not None:
             contents[json] = report.json_of(report.as_dict(_KIND, client_id, outcomes, report.environment()))
         if junit is not None:
             contents[junit] = report.junit_of(_KIND, client_id, outcomes, seconds)
         errors = write_each(contents)
-    raise typer.Exit(view.not_written(errors, exit_code(outcomes)))
+    code = exit_code(outcomes)
+    with view.telling(code):  # After the files: they are there if the reader of our output has left.
+        report.show(out, f"{_KIND} {client_id}", outcomes, headings=("a device should …", "it did"))
+    raise typer.Exit(view.not_written(errors, code))
 
 
 async def _judged(out: Console, live: _Live, bench: Bench, stages: Sequence[Stage], parallel: int) -> list[Outcome]:

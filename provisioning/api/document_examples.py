@@ -99,6 +99,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "EnrolmentGroup": {
         "name": "north", **_RULES, "lifetime_seconds": None, "maximum_devices": None, "certificates_per_minute": 60,
         "webhook_url": None, **_MADE, "changed_at": _FROM, "changed_by": "admin", "full": None,
+        "profile_known": True,
     },
     "ExpectedDevice": {
         "name": "meter-18", "key_sha256": _SHA256, "added_at": _FROM, "added_by": "anna", "also_by": None,

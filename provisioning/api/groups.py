@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from provisioning.api.administration import Administration
+from provisioning.api.administration import Administration, EnrolmentAdministration
 from provisioning.api.operators import (
     DEFAULT_PAGE,
     Limit,
@@ -73,7 +73,7 @@ class GroupChange(GroupRules):
 async def create_group(body: NewGroup, operator: Operator, administration: Administration) -> dict[str, Any]:
     """Make an enrolment group. 409 if there is one of that name."""
     rules = _rules(body, set(GroupRules.model_fields))
-    return _item(await administration.groups.create(Group(body.name, **rules), by=operator.device.name))
+    return _item(administration, await administration.groups.create(Group(body.name, **rules), by=operator.device.name))
 
 
 @router.get("/groups")
@@ -82,14 +82,14 @@ async def list_groups(
 ) -> dict[str, Any]:
     """List configured groups in order of name. ``next`` is the cursor of the page that follows."""
     found = await administration.groups.page(limit=limit + 1, after=after)
-    return page_of([_item(each) for each in found], limit)
+    return page_of([_item(administration, each) for each in found], limit)
 
 
 @router.get("/groups/{name}")
 async def show_group(name: str, administration: Administration) -> dict[str, Any]:
     """Show one configured group, and whether it is full: whether it has its maximum of devices."""
     stored, is_full = await administration.groups.look(name)
-    return _item(stored, is_full=is_full)
+    return _item(administration, stored, is_full=is_full)
 
 
 @router.patch("/groups/{name}")
@@ -97,7 +97,8 @@ async def change_group(
     name: str, body: GroupChange, operator: Operator, administration: Administration
 ) -> dict[str, Any]:
     """Change rules of a group. The change applies to later requests, not to certificates that were already issued."""
-    return _item(await administration.groups.change(name, _rules(body, body.model_fields_set), by=operator.device.name))
+    rules = _rules(body, body.model_fields_set)
+    return _item(administration, await administration.groups.change(name, rules, by=operator.device.name))
 
 
 def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
@@ -120,12 +121,15 @@ def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
     return {rule: value() for field, (rule, value) in values.items() if field in given}
 
 
-def _item(stored: StoredGroup, *, is_full: bool | None = None) -> dict[str, Any]:
+def _item(
+    administration: EnrolmentAdministration, stored: StoredGroup, *, is_full: bool | None = None
+) -> dict[str, Any]:
     group = stored.group
     return {
         "name": group.name,
         "ways": [alternative_text(each) for each in group.ways],
         "profile": group.profile,
+        "profile_known": administration.groups.knows_profile(group),
         "lifetime_seconds": None if group.lifetime is None else int(group.lifetime.total_seconds()),
         "maximum_devices": group.maximum_devices,
         "certificates_per_minute": group.certificates_per_minute,

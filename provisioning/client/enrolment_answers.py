@@ -13,6 +13,7 @@ class EnrolmentGroup(Answer):
     name: str
     ways: list[str]
     profile: str
+    profile_known: bool = True
     lifetime_seconds: int | None = None
     maximum_devices: int | None = None
     certificates_per_minute: int | None = None

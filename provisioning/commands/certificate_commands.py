@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,7 +19,15 @@ from provisioning.commands.choice_option import choice_option
 from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.last_ends import last_ends
 from provisioning.commands.printed_rows import print_each, print_list
-from provisioning.commands.service_command import Connection, connected, duration, print_facts, print_json, progress
+from provisioning.commands.service_command import (
+    Connection,
+    connected,
+    duration,
+    print_facts,
+    print_json,
+    progress,
+    say,
+)
 from provisioning.program.command_group import command_group
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_moment import moment
@@ -183,16 +192,41 @@ def export(
         if csv_wanted:
             writer.writeheader()
         total = sum((await client.count_certificates(**asdict(search))).values())
-        with progress("certificates written", total) as advance:
+        with _writing(total) as advance:
             async for each in client.certificates(**asdict(search)):
                 item = each.model_dump(mode="json")
                 if csv_wanted:
                     writer.writerow(item)
                 else:
                     sys.stdout.write(json.dumps(item) + "\n")
-                advance(1)
+                advance()
 
     connection.run(command)
+
+
+@contextlib.contextmanager
+def _writing(total: int) -> Iterator[Callable[[], None]]:
+    """Yield what is to be told of each of *total* that is written: it shows the progress, unless a terminal shows each.
+
+    If the block ends early, it is said how far it has come, but to nobody who reads no further.
+    """
+    written = 0
+    # A terminal that shows the rows shows the progress by them; a bar above them would break their lines.
+    bar = contextlib.nullcontext(lambda _: None) if sys.stdout.isatty() else progress("certificates written", total)
+    with bar as show:
+
+        def advance() -> None:
+            nonlocal written
+            written += 1
+            show(1)
+
+        try:
+            yield advance
+        except OSError:  # The output's.
+            raise
+        except BaseException:
+            say(f"fleet-provisioning: {written} of {total} certificates are written")
+            raise
 
 
 @certificate_app.command("show")

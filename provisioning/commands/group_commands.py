@@ -10,7 +10,7 @@ import typer
 
 from provisioning.commands.known_names import group_names
 from provisioning.commands.printed_rows import print_list
-from provisioning.commands.service_command import Connection, connected, print_facts, print_json, span
+from provisioning.commands.service_command import Connection, connected, print_facts, print_json, say, span
 from provisioning.program.command_group import command_group
 from provisioning.program.durations import shown
 from provisioning.program.gathered_options import with_options
@@ -207,7 +207,13 @@ def _print(group: EnrolmentGroup, *, as_json: bool) -> None:
     if as_json:
         print_json(group)
         return
-    print_facts(group)
+    print_facts(group, without={"profile_known"})
+    if not group.profile_known:
+        say(
+            f"fleet-provisioning: the service's settings have no profile {group.profile!r} for devices: none of the "
+            f"group is certified or renewed; write [profiles.{group.profile}] there again (SIGHUP has them read), or: "
+            f"fleet-provisioning group set {group.name} --profile device"
+        )
     if not group.ways:
         sys.stdout.write(f"Group {group.name} is closed: no new device is admitted.\n")
     elif group.webhook_url is not None and not any("webhook" in way.split("+") for way in group.ways):
@@ -218,7 +224,7 @@ def _row(group: EnrolmentGroup) -> tuple[str, ...]:
     return (
         group.name,
         ", ".join(group.ways) or "closed",
-        group.profile,
+        group.profile if group.profile_known else f"{group.profile} (not configured)",
         shown(group.lifetime_seconds) if group.lifetime_seconds else "-",
         str(group.maximum_devices or "-"),
         group.new_key,

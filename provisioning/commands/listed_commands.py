@@ -197,8 +197,8 @@ def remove_listed(
     try:
         connection.run(command)
     finally:  # What was removed before a later name failed is removed.
-        if as_json and removed:
-            print_document({"group": group, "removed": removed if len(name) > 1 else removed[0]})
+        if as_json and (removed or missing):
+            print_document({"group": group, "removed": removed})
     if missing:
         raise typer.Exit(1)
 

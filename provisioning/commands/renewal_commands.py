@@ -27,7 +27,7 @@ def hasten(
     group: Annotated[
         str | None, typer.Option(help="The devices of this group.", autocompletion=group_names, show_default=False)
     ] = None,
-    every_group: Annotated[bool, typer.Option("--every-group", help="All parties of the fleet.")] = False,
+    every_group: Annotated[bool, typer.Option("--every-group", help="All devices and services of the fleet.")] = False,
     spread: Annotated[
         int, typer.Option(metavar="TIME", parser=span, help="Time over which the renewals are spread: 6h, or seconds.")
     ] = 0,
@@ -35,7 +35,8 @@ def hasten(
 ) -> None:
     """Tell devices to renew, when they next ask for renewal information.
 
-    Their certificates stay valid until they are replaced: nobody is disconnected.
+    Their certificates stay valid until they are replaced: nobody is disconnected. Brokers and operators do not ask, and
+    are not counted.
 
     \b
     Example:

@@ -22,10 +22,19 @@ from provisioning.commands.in_steps import check_none_refused, in_steps
 from provisioning.commands.known_names import OfGroup, device_names, group_names
 from provisioning.commands.meant_devices import confirm
 from provisioning.commands.named_lines import before_the_loop, read_lines
-from provisioning.commands.printed_rows import print_each, printed
+from provisioning.commands.printed_rows import print_each, print_list, printed
 from provisioning.commands.printed_token import print_token
 from provisioning.commands.readmitted import say_who_is_here
-from provisioning.commands.service_command import Connection, connected, duration, print_answer, progress, say, span
+from provisioning.commands.service_command import (
+    Connection,
+    connected,
+    duration,
+    print_answer,
+    print_facts,
+    progress,
+    say,
+    span,
+)
 from provisioning.commands.shut_group import say_which_are_full
 from provisioning.commands.token_file import keep, private_file
 from provisioning.errors import Code, ConfigurationError
@@ -372,7 +381,11 @@ def void_token(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         if number and len(numbers) == 1:
-            print_answer(await client.void_token(numbers[0]), as_json=as_json)
+            voided = await client.void_token(numbers[0])
+            if as_json:  # A list, like that of several: who gives any number of them reads one form.
+                print_list([voided], _COLUMNS, _listed, as_json=True)
+            else:
+                print_facts(voided)
             return
         spent = 0
         with printed(_COLUMNS, _listed, as_json=as_json) as show:

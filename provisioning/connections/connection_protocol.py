@@ -34,6 +34,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from provisioning.connections.asked_for_body import AskedForBody
 from provisioning.connections.declined_upgrade import head_without_upgrade
+from provisioning.connections.farewell import Farewell
 from provisioning.connections.gathering_transport import GatheringTransport
 from provisioning.connections.head_deadline import HeadDeadline
 from provisioning.connections.held_reading import HeldReading
@@ -134,7 +135,9 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the library's class
         """Begin to wait for the first request."""
-        self._gathering = GatheringTransport(transport, self.loop)
+        self._farewell = None if transport.get_extra_info("ssl_object") is None else Farewell(self.loop)
+        closing = None if self._farewell is None else self._farewell.begin
+        self._gathering = GatheringTransport(transport, self.loop, closing)
         super().connection_made(self._gathering)
         self.flow = self._reading = HeldReading(self.transport, self._much_waits)
         if self._from is not None:
@@ -152,6 +155,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # The library's timer would keep all of this for a minute after a reset.
         self._head.stop()
         self._taken.end()
+        if self._farewell is not None:
+            self._farewell.end()
         super().connection_lost(exc)
         self._gathering.lose()
         self._reading.lose()

@@ -8,6 +8,7 @@ turn, or at once if there is much.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 _MUCH: Final = 64 * 1024
@@ -16,8 +17,15 @@ _MUCH: Final = 64 * 1024
 class GatheringTransport(asyncio.Transport):
     """What `HttpToolsProtocol` needs of a transport; everything but writing is left to the wrapped transport."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        closing: Callable[[asyncio.Transport], None] | None = None,
+    ) -> None:
+        """Tell *closing* of the wrapped transport when that begins to close."""
         super().__init__()
+        self._closing = closing
         self._transport = transport
         self._loop = loop
         self._parts: list[bytes] = []
@@ -39,6 +47,8 @@ class GatheringTransport(asyncio.Transport):
         if not self._transport.is_closing():
             self._send()
             self._transport.close()
+            if self._closing is not None:
+                self._closing(self._transport)
 
     def abort(self) -> None:
         """Close without sending."""
@@ -69,6 +79,7 @@ class GatheringTransport(asyncio.Transport):
         """
         self._parts, self._size = [], 0
         self._transport = gone = _GONE
+        self._closing = None
         self.is_closing = gone.is_closing  # type: ignore[method-assign] # as above
         self.get_extra_info = gone.get_extra_info  # type: ignore[method-assign] # as above
 

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 
 from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.connections.door import HANDSHAKE_SECONDS, Door
+from provisioning.connections.farewell import TLS_END_SECONDS
 from provisioning.connections.places import Place, Places
 from provisioning.program.proxy_header import Address
 from provisioning.program.proxy_networks import ProxyNetworks
@@ -60,6 +61,7 @@ class HttpListener(uvicorn.Server):
                 self._places,
                 self._proxies,
                 self._handshake_seconds,
+                shutdown_seconds=TLS_END_SECONDS,
             )
             door.open()
             self._doors.append(door)
@@ -103,7 +105,7 @@ class HttpListener(uvicorn.Server):
             seeing_out.cancel()
 
     async def _see_out(self) -> None:
-        """Cut off clients that have been sent everything and do not end their side: TLS waits half a minute for that.
+        """Cut off clients that have been sent everything and do not end their side: the farewell waits for longer.
 
         From a client in no call, like a pool that keeps a connection for its next request, it never comes.
         """

@@ -1,4 +1,7 @@
-"""What our kernel has accepted and not sent: the transport's buffer below TLS, which nobody can ask, may have more."""
+"""What our kernel has accepted and not sent, or the other end not confirmed.
+
+The transport's buffer below TLS, which nobody can ask, may have more.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,26 @@ from typing import Final
 
 _NOT_SENT: Final = 0x894B
 """``SIOCOUTQNSD`` of <linux/sockios.h>. Unlike SIOCOUTQ it does not count what a client that is gone never confirms."""
+_NOT_CONFIRMED: Final = 0x5411
+"""``SIOCOUTQ`` of the same."""
 _INT: Final = struct.Struct("i")
 
 
 def unsent(descriptor: int) -> int:
-    """Return how many octets that is for the socket with *descriptor*; none of one that has been closed."""
+    """Return how many octets are not sent on the socket with *descriptor*; none of one that has been closed."""
+    return _told(descriptor, _NOT_SENT)
+
+
+def unconfirmed(descriptor: int) -> int:
+    """Return how many octets are not sent, or sent and not confirmed."""
+    return _told(descriptor, _NOT_CONFIRMED)
+
+
+def _told(descriptor: int, question: int) -> int:
     if descriptor < 0:
         return 0
     try:
-        told = fcntl.ioctl(descriptor, _NOT_SENT, bytes(_INT.size))
+        told = fcntl.ioctl(descriptor, question, bytes(_INT.size))
     except OSError:
         return 0
     return int(_INT.unpack(told)[0])

@@ -39,6 +39,7 @@ from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.doctor.doctor_operators import operator_finding
 from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
 from provisioning.doctor.doctor_ports import port_findings
+from provisioning.doctor.doctor_profiles import group_findings, profile_findings
 from provisioning.doctor.doctor_server import filled_finding, lock_finding, rights_finding, server_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki import open_to_all
@@ -90,6 +91,7 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         *_modes(settings, files),
         *_drafts(files, now),
         *_trust_domain(settings, files),
+        *profile_findings(settings),
         *_keys(settings),
         *certificate_findings(files, now),
         *_disk(settings),
@@ -434,6 +436,7 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
             *ceremony_findings(connection, last),
             *manufacturer_findings(connection, now),
             *claim_findings(connection, now),
+            *group_findings(connection, settings),
             operator_finding(connection, settings, now),
             *(
                 failed("audit log", each, missing_parts.GUARD_REMEDY)

@@ -133,7 +133,6 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
         if refusal.code in _ABOUT_THE_GROUP:
             _check_may_know(connection, attempt, evidence, refusal)
         raise
-    lost_ends.of(connection).check_device(attempt.request.common_name)
     return _admit(connection, attempt, rules, vouched, role, group)
 
 
@@ -216,6 +215,8 @@ def _admit(
     origin = next((each.origin for each in said if each.origin is not None), None)
     superseded: Sequence[StoredCertificate] = ()
     device = devices.find(connection, name, for_update=True)
+    decided = device is not None and device.state is not DeviceState.ACTIVE
+    lost_ends.of(connection).check_device(name, decided=decided)
     is_new = device is None
     if device is None or (answer is None and claims.never_activated(device, now)):
         check_name_is_not_promised(connection, attempt, rules, role, said)

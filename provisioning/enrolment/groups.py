@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE, Profile
+from provisioning.enrolment.lost_profiles import is_for_devices
 from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused, invalid
 from provisioning.pki.identity import InvalidIdentity, check_name
@@ -112,6 +113,10 @@ class GroupService:
         """Return configured groups in order of name, after the name *after*."""
         return list(await self._database.read(lambda connection: groups.page(connection, limit=limit, after=after)))
 
+    def knows_profile(self, group: Group) -> bool:
+        """Whether the group's profile is configured: otherwise its devices are refused."""
+        return is_for_devices(self._profiles, group.profile)
+
     def _check(self, group: Group, before: Group | None = None) -> None:
         """Raise `Refused` for a rule that is wrong; *before* are the rules that the group has had (rule 4)."""
         try:
@@ -137,8 +142,7 @@ class GroupService:
             )
 
     def _check_profile(self, group: Group) -> None:
-        profile = self._profiles.get(group.profile)
-        if profile is None or profile.role is not Role.DEVICE:
+        if not self.knows_profile(group):
             usable = sorted(name for name, each in self._profiles.items() if each.role is Role.DEVICE)
             raise invalid(f"profile {group.profile[:80]!r} is not one for devices: use {', '.join(usable)}")
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.issuer import Issuer
 from provisioning.errors import Code, Refused
 from provisioning.program.moments import shown_minute
-from provisioning.store import authorities
+from provisioning.store import authorities, lost_ends
 from provisioning.store.crl_shards import CrlShard
 
 log = structlog.get_logger(__name__)
@@ -50,6 +50,10 @@ class Issuing:
             )
 
     def check(self, connection: Connection) -> None:
-        """Raise `Refused` unless the store says, in the transaction that records it, that the CA may still sign."""
+        """Raise `Refused` unless the store says, in the transaction that records it, that the CA may still sign.
+
+        It is refused as well if the store has lost that the CA was revoked, and this process knows of it.
+        """
+        lost_ends.of(connection).check_authority(self.issuer.key_id.hex())
         if not authorities.may_sign(connection, self.issuer.key_id):
             raise Refused(Code.UNAVAILABLE, "the issuing CA was retired or revoked a moment ago: try again")

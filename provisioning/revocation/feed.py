@@ -21,7 +21,8 @@ Rules
    reads the newest known event again; if it is another, every subscription ends, and who returns is told by rule 1.
    What follows the last event that is still there is read as new: another process may have added it since. And what
    is handed to a subscriber follows the very event that it had last: its own look may meet another history first.
-   What was lost is held against its certificates until it is repeated (`provisioning.store.lost_ends`).
+   What was lost is held against its certificates until it is repeated (`provisioning.store.lost_ends`), as far as it
+   is among the newest events: those before the start are read for that, one page of them.
 3. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
    latest at the next heartbeat.
 4. The feed is current while a look at the store has found its end a moment ago, and at no other time.
@@ -48,7 +49,7 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.feed_event import FeedEvent, event_of
 from provisioning.revocation.subscribers import Subscribers
 from provisioning.revocation.subscription import AnotherHistory, Subscription
-from provisioning.store import certificates, revocations
+from provisioning.store import certificates, crl_shards, revocations
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.failure_lines import FailureLines
@@ -68,7 +69,8 @@ _LATE_SECONDS: Final = 5.0
 _TAIL: Final = 8192
 _NAMED: Final = 100
 """Lost revocations that the log names, the newest ones."""
-_NOT_HELD: Final = frozenset({EventKind.RELEASED.value, RevocationReason.SUPERSEDED.value})
+_SUPERSEDED: Final = RevocationReason.SUPERSEDED.value
+_NOT_HELD: Final = frozenset({EventKind.RELEASED.value, _SUPERSEDED})
 _REMEDY: Final = (
     "repeat them, by revoke --device where a device was revoked, as it may have renewed since; and revoke lost "
     "certificates by fleet-provisioning revoke --certificate FILE"
@@ -103,6 +105,8 @@ class RevocationFeed:
         self._on_new = on_new
         self._heartbeat_seconds: Final = heartbeat_seconds
         self._tail: Final[deque[FeedEvent]] = deque(maxlen=_TAIL)
+        self._before: list[FeedEvent] = []
+        """The newest events before those: nobody is served with them, but the store may lose them."""
         self._announced: Final = asyncio.Event()
         self._at_rest: Final = asyncio.Event()
         """Set while nothing that was announced is still to be read."""
@@ -114,15 +118,19 @@ class RevocationFeed:
         self.newest = 0
         self._mark = ""
         """The mark of the event *newest*."""
+        self._doubts = 0
+        """Which doubts the present look settles."""
         self._looked_at = -math.inf
         """When the last look at the store began that has found its end."""
         self._failures: Final = FailureLines()
 
     async def start(self) -> None:
-        """Find the feed's newest event; before the first subscriber."""
+        """Find the feed's newest events; before the first subscriber."""
         begun = asyncio.get_running_loop().time()
-        self._take_as_newest(await self._newest_there())
+        self._before = await self._newest_there(BATCH)
+        self._take_as_newest(self._before)
         self._looked_at = begun
+        self._database.lost_ends.is_known = self._is_there
 
     @property
     def is_current(self) -> bool:
@@ -254,7 +262,7 @@ class RevocationFeed:
     async def _read_new(self) -> None:
         begun, full, most = 0.0, True, min(_FIRST_PAGE, BATCH)
         lost_ends = self._database.lost_ends
-        doubts = lost_ends.doubts
+        self._doubts = lost_ends.doubts
         while full:
             begun = asyncio.get_running_loop().time()
             events = await self._news(most)
@@ -268,7 +276,7 @@ class RevocationFeed:
             self._take_as_newest(events)
             self._subscribers.wake()
             self._tell_who_waits()
-        lost_ends.compared(doubts)
+        lost_ends.compared(self._doubts)
         was_current, self._looked_at = self.is_current, begun
         if not was_current:
             self._subscribers.wake()
@@ -283,19 +291,26 @@ class RevocationFeed:
         await self._begin_anew()
         return await self._page(self.newest, most)
 
-    async def _newest_there(self) -> list[FeedEvent]:
+    async def _newest_there(self, most: int = 1) -> list[FeedEvent]:
         newest = await self._database.read(revocations.newest)
-        return await self._page(max(newest - 1, 0), 1)
+        return await self._page(max(newest - most, 0), most)
+
+    def _is_there(self, connection: Connection) -> bool:
+        newest, mark = self.newest, self._mark
+        return newest == 0 or any(event_of(each).mark == mark for each in revocations.after(connection, newest - 1, 1))
 
     async def _begin_anew(self) -> None:
         """Forget all events, and let every subscriber return and be told so (rule 1)."""
+        self._doubts = self._database.lost_ends.doubt()  # A writer may have a session that was not ended.
         known, tail = self.newest, tuple(self._tail)
+        if not tail or (self._before and self._before[-1].sequence == tail[0].sequence - 1):
+            tail = (*self._before, *tail)
         newest = await self._newest_there()
         there = {each.mark for each in await self._page(max(known - len(tail), 0), len(tail))} if tail else set()
         lost = [each for each in tail if each.mark not in there]
-        held = await self._held_of(lost)
+        kept = list(itertools.takewhile(lambda each: each.mark in there, tail))
+        held = await self._held_of(lost, kept[-1].sequence if kept else known - len(tail))
         named = [f"{each.serial} {each.what} {each.device}" for each in lost[-_NAMED:]]
-        kept = [each for each in tail if each.mark in there]
         # From here on nothing fails or waits: a store that fails meanwhile would be taken for the same as before.
         self._take_as_newest(kept[-1:] or newest)  # What another process has added since is new here.
         words = f"the database has lost revocations that were answered: {_REMEDY}"
@@ -308,21 +323,29 @@ class RevocationFeed:
         )
         self._database.lost_ends.hold(held)
         self._tail.clear()
+        self._before = kept[-BATCH:] or newest  # More of it may be lost yet.
         self._on_lost()
         self._subscribers.close()
         self._tell_who_waits()
 
-    async def _held_of(self, lost: Sequence[FeedEvent]) -> list[LostEnd]:
-        """Return the ends among *lost* that are held against certificates which the store still has."""
+    async def _held_of(self, lost: Sequence[FeedEvent], since: int) -> list[LostEnd]:
+        """Return the ends among *lost* that are held against certificates which the store still has.
+
+        Not what was repeated *since* the event with that number, after which the store has another history.
+        """
         newest = {(each.issuer_key_id, each.serial): each for each in lost}  # One resumed may be revoked afterwards.
         last = {certificate: each for certificate, each in newest.items() if each.what not in _NOT_HELD}
 
         def there(connection: Connection) -> list[LostEnd]:
-            stored = {each: certificates.find(connection, bytes.fromhex(each[0]), int(each[1], 16)) for each in last}
+            stored = {each: certificates.find(connection, bytes.fromhex(each[0]), int(each[1], 16)) for each in newest}
+            gone = {event.device: event for each, event in last.items() if stored[each] is None}
+            replaced = [] if not gone else [each for each in newest.values() if each.what == _SUPERSEDED]
+            # By one that the store has lost as well, and that was ended: its device has neither.
+            instead = {(e.issuer_key_id, e.serial): gone[e.device] for e in replaced if e.device in gone}
             return [
-                LostEnd(*each, event.device, event.what)
-                for each, event in last.items()
-                if (found := stored[each]) is not None and not _is_repeated(found)
+                _lost_end(connection, found, event)
+                for each, event in (last | instead).items()
+                if (found := stored[each]) is not None and not _is_repeated(found, since)
             ]
 
         return await self._database.read(there) if last else []
@@ -346,7 +369,27 @@ def _ahead(by: str, after: int, what: str) -> Refused:
     return Refused(Code.FEED_AHEAD, f"{what}; discard what was read and start again from 0")
 
 
-def _is_repeated(stored: StoredCertificate) -> bool:
-    """Whether the store has an end with which nothing need be held: another process had it repeated before the look."""
+def _lost_end(connection: Connection, stored: StoredCertificate, event: FeedEvent) -> LostEnd:
+    facts = event.facts
+    since = facts.get("invalidity_date")
+    return LostEnd(
+        stored.issuer_key_id,
+        stored.serial,
+        event.device,
+        RevocationReason(facts["reason"]),
+        datetime.fromisoformat(facts["revoked_at"]),
+        None if since is None else datetime.fromisoformat(since),
+        facts.get("authority_key"),
+        crl_shards.of_certificate(connection, stored.id),
+    )
+
+
+def _is_repeated(stored: StoredCertificate, since: int) -> bool:
+    """Whether the store has an end with which nothing need be held: another process had it repeated before the look.
+
+    An earlier one may have ended the certificate alone, and what was lost its device.
+    """
     known = stored.revocation
-    return known is not None and known.reason.final and known.reason is not RevocationReason.SUPERSEDED
+    if known is None or known.sequence <= since:
+        return False
+    return known.reason.final and known.reason is not RevocationReason.SUPERSEDED

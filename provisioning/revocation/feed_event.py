@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
-from typing import Final
+from typing import Any, Final
 
 from provisioning.program.moments import rfc3339, rfc3339_milliseconds
 from provisioning.quick_values import quickly_made
@@ -32,9 +32,15 @@ class FeedEvent:
     """The reason of a revocation; or *released*."""
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What it says: read from the frame, as it is asked for only when the store has lost it."""
+        facts: dict[str, Any] = json.loads(self.frame.partition(b"\ndata: ")[2])
+        return facts
+
+    @property
     def device(self) -> str:
-        """Whose certificate it is about: read from the frame, as it is asked for only when the store has lost it."""
-        device: str = json.loads(self.frame.partition(b"\ndata: ")[2])["device"]
+        """Whose certificate it is about."""
+        device: str = self.facts["device"]
         return device
 
 

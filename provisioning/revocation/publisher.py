@@ -19,7 +19,9 @@ Rules
    number when they are made together (RFC 5280 §5.2.3).
    Changes are read while the number is locked, and the contents that they continue are compared with the store, which
    may have lost its last commits: a CRL with a higher number never contains less, whichever of several
-   processes on one store made it. Older entries are read before, without blocking the store's one writer.
+   processes on one store made it. What is lost stays on the lists of a process that holds it
+   (`provisioning.store.lost_ends`), until an operator has decided.
+   Older entries are read before, without blocking the store's one writer.
 2. Building and signing run in a thread.
 3. A failed attempt is logged and retried; the last CRL is served meanwhile, this process's or another's: of several on
    one store, perhaps only one has a root's key. The same reason is logged once a minute: that key may be in a safe for
@@ -35,7 +37,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -44,7 +46,7 @@ import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import NoResultFound
 
-from provisioning.ca.crl import CrlIssuer, CrlRefused, CrlRequest
+from provisioning.ca.crl import CrlIssuer, CrlRefused, CrlRequest, entry_of
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.revocation.crl_contents import CrlContents
 from provisioning.revocation.shared_contents import SharedContents
@@ -63,6 +65,8 @@ _LONGEST_WAIT_SECONDS: Final = 15.0  # Look at the wall clock now and then: it m
 _COMPLETE_SHARE: Final = 20
 _MOST_READINGS: Final = 5
 """How often everything is read for one list. While a standby takes over, readers may still be with the old server."""
+_COMPARING, _COMPARING_SECONDS = 100, 0.1
+"""How often, and how long, the feed is waited for that has to compare."""
 _ACTOR: Final = "provisioning"
 _STORED_BYTES: Final = 256 * 1024
 """A longer list is stored by the timer only, to spare the store's one writer."""
@@ -160,6 +164,7 @@ class CrlPublisher:
     def read_again(self) -> None:
         """Compare a list that was made by this process with the store, which has lost its last events."""
         if self._contents is not None:
+            self._owed = True  # What is held since is on none yet, perhaps.
             self.changed()
 
     async def start(self) -> None:
@@ -251,6 +256,7 @@ class CrlPublisher:
                 "the store that is read has other revocations than the one that is written: "
                 "let all addresses in database_url lead to one server",
             )
+        await self._compared()
         previous_update = self._previous_update()
         now = news.at
         begun = time.monotonic()
@@ -260,9 +266,11 @@ class CrlPublisher:
             request = self._request(news.number, now)
             entries = contents.complete(previous_update)
             listing = replace(request, entries=entries, encoded=contents.pieces())
+            if lost := self._lost(issuer, entries):
+                listing = replace(request, entries={**entries, **lost}, encoded=(*contents.pieces(), *lost.values()))
             complete = _signed(issuer, listing, self._plan.name)
             base = news.base or CompleteCrl(news.number, contents.through)
-            return complete, self._signed_delta(issuer, request, contents, base)
+            return complete, self._signed_delta(issuer, request, contents, base, lost)
 
         complete, delta = await asyncio.to_thread(build)
         timed = self._seconds_to_renewal() <= 0
@@ -295,12 +303,14 @@ class CrlPublisher:
         except _Outdated:
             await self.publish()
             return
+        await self._compared()
         now = news.at
 
         def build() -> PublishedCrl | None:
             contents.apply(news.changes, _number_of(news.last), news.last)
-            base = news.base
-            return None if base is None else self._signed_delta(issuer, self._request(news.number, now), contents, base)
+            base, lost = news.base, self._lost(issuer, contents.complete(self._previous_update()))
+            request = self._request(news.number, now)
+            return None if base is None else self._signed_delta(issuer, request, contents, base, lost)
 
         delta = await asyncio.to_thread(build)
         await self._database.write(lambda connection: _audit_signed(connection, self._plan.name, self._clock(), delta))
@@ -312,12 +322,36 @@ class CrlPublisher:
         url = None if shard is None else shard.url
         return CrlRequest(number, now, now + self._plan.life, {}, distribution_point=url, delta_url=delta_url)
 
+    async def _compared(self) -> None:
+        """Wait until it is known what the store has lost, if that is in doubt: it would leave the list for a moment."""
+        lost_ends = self._database.lost_ends
+        for _ in range(_COMPARING):
+            if not lost_ends.in_doubt:
+                return
+            await asyncio.sleep(_COMPARING_SECONDS)
+        raise Refused(Code.UNAVAILABLE, "the database has lost changes, and which ones cannot be found out")
+
+    def _lost(self, issuer: CrlIssuer, entries: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Return the entries that are held here, though the store has lost them, and that are not among *entries*."""
+        held = self._database.lost_ends.listed(issuer.key_id.hex(), self._plan.shard_id)
+        by_serial = {int(each.serial, 16): each for each in held}
+        return {
+            serial: entry_of(serial, each.ended_at, each.reason, each.invalidity_date)
+            for serial, each in by_serial.items()
+            if serial not in entries
+        }
+
     def _signed_delta(
-        self, issuer: CrlIssuer, request: CrlRequest, contents: CrlContents, base: CompleteCrl
+        self,
+        issuer: CrlIssuer,
+        request: CrlRequest,
+        contents: CrlContents,
+        base: CompleteCrl,
+        lost: Mapping[int, bytes],
     ) -> PublishedCrl | None:
         if self._plan.delta_url is None:
             return None
-        entries = contents.since(base.through_sequence)
+        entries = {**contents.since(base.through_sequence), **lost}
         return _signed(issuer, replace(request, entries=entries, base_number=base.number), self._plan.name)
 
     async def _has_news(self, contents: CrlContents) -> bool:

@@ -53,6 +53,7 @@ from provisioning.config import Settings
 from provisioning.directory.audit_key import read_audit_key
 from provisioning.enrolment.authentication import is_ended
 from provisioning.enrolment.enrolment_trust import EnrolmentTrust
+from provisioning.enrolment.lost_profiles import ProfileWatch
 from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.operator_watch import OperatorWatch
@@ -95,7 +96,9 @@ class Parts:
     """Takes the function that reads the settings again."""
 
 
-def _watches(opened: Opened, metrics: Metrics) -> list[Callable[[], Coroutine[None, None, None]]]:
+def _watches(
+    opened: Opened, metrics: Metrics, profiles: LiveProfiles
+) -> list[Callable[[], Coroutine[None, None, None]]]:
     """Return what looks at the store for faults once a minute: at one of several workers, or each would report them."""
     if not opened.leads:
         return []
@@ -103,7 +106,8 @@ def _watches(opened: Opened, metrics: Metrics) -> list[Callable[[], Coroutine[No
     guard = AuditGuard(opened.database)
     metrics.registry.register(OperatorsCollector(operators))
     metrics.registry.register(AuditGuardCollector(lambda: guard.open_to))
-    return [ClockWatch(opened.database, utc_now).run, guard.run, operators.run]
+    lost = ProfileWatch(opened.database, profiles, profiles.exchanged)
+    return [ClockWatch(opened.database, utc_now).run, guard.run, operators.run, lost.run]
 
 
 async def build(opened: Opened) -> Parts:
@@ -136,7 +140,7 @@ async def build(opened: Opened) -> Parts:
             credential.run,
             TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME).run,
             services.revocation.run,
-            *_watches(opened, metrics),
+            *_watches(opened, metrics, profiles),
             trust.run,
             *about_manufacturers,
             services.webhooks.run,

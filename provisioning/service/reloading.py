@@ -48,10 +48,12 @@ class LiveProfiles(Mapping[str, Profile]):
 
     def __init__(self, profiles: Mapping[str, Profile]) -> None:
         self._now = profiles
+        self.exchanged: Final = asyncio.Event()
 
     def exchange(self, profiles: Mapping[str, Profile]) -> None:
         """Put *profiles* into force at once, even for requests under way."""
         self._now = profiles
+        self.exchanged.set()
 
     def __getitem__(self, name: str) -> Profile:
         """Return the profile called *name*."""

@@ -79,6 +79,14 @@ def lost(connection: Connection, issuer: str, url: str) -> CrlShard | None:
     return shard
 
 
+def of_certificate(connection: Connection, certificate_id: int) -> int | None:
+    """Return which shard a certificate belongs to, None if to none."""
+    found: int | None = connection.scalar(
+        select(certificates.c.crl_shard_id).where(certificates.c.id == certificate_id)
+    )
+    return found
+
+
 def _all(connection: Connection, issuer: str) -> list[CrlShard]:
     statement = select(crl_shards).where(crl_shards.c.issuer == issuer).order_by(crl_shards.c.id)
     return [CrlShard(row.id, row.issuer, row.url) for row in connection.execute(statement)]

@@ -91,7 +91,7 @@ class Database:
             # One pool: when a connection is found broken, all that are as old are made anew.
             writer = engines.postgresql(parsed, options, 2 + _READERS)
             reader = writer.execution_options(isolation_level="REPEATABLE READ")
-            self._writer, self._looks = _postgresql_lanes(writer)
+            self._writer, self._looks = _postgresql_lanes(writer, self.lost_ends)
             self._reader = PooledLane(reader, _READERS, "store-reader")
             engines.refuse_other_schemas(writer, lambda: self._schema)
         self.url: Final = parsed
@@ -284,12 +284,12 @@ def _is_read_only(connection: Connection) -> bool:
     return bool(said == "on")
 
 
-def _postgresql_lanes(engine: Engine) -> tuple[Lane, Lane]:
+def _postgresql_lanes(engine: Engine, lost_ends: LostEnds) -> tuple[Lane, Lane]:
     """Return who writes and who looks things up."""
     from provisioning.store.opened_sessions import OpenedSessions  # Only PostgreSQL needs its driver and greenlets.
     from provisioning.store.postgresql_lane import PostgresqlLane, PostgresqlLooks
 
-    sessions = OpenedSessions()
+    sessions = OpenedSessions(lost_ends.doubt)
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> object:

@@ -140,6 +140,9 @@ class KeptConnection:
                 code="COLLATION_CHANGED",
                 detail=f"{fault}: {server_faults.COLLATION_REMEDY}",
             )
+        lost = lost_ends.of(connection)
+        if not lost.is_known(connection):  # Perhaps another process's: that one's alone may be lost.
+            lost.doubt()
         known = self._committed
         if known is None:
             return
@@ -147,7 +150,7 @@ class KeptConnection:
         if audit.has(connection, known):
             return
         self._committed = None
-        lost_ends.of(connection).doubt()
+        lost.doubt()
         log.error(
             "the database has lost changes that were answered: docs/postgresql.md says what to repeat, and "
             "fleet-provisioning revoke --certificate FILE revokes certificates that it has lost",

@@ -5,7 +5,7 @@ Theory
 A standby takes over that lacks the last commits, and a device that was revoked is good again by the store. Brokers that
 have heard of its revocation remember; but a certificate that it renews now they would admit. A process that was running
 remembers, too: nobody is authenticated by such a certificate here, and nobody enrols under its device's name, until an
-operator has repeated what was lost, or decided otherwise::
+operator has repeated what was lost, or decided otherwise; and the lists that are made here still have them::
 
     commits are lost ─► doubt: nobody is let in ─► the feed compares ─► hold ─► an event about the certificate ─► over
 
@@ -15,11 +15,14 @@ Nothing is written: reasons, operators and audit entries would be invented
 Rules
 -----
 1. Held is what the store still has a certificate of, and what was final or a suspension. Not what was superseded: its
-   successor may be lost as well, and then it is all that its device has.
-2. Any later event about the certificate ends that: an operator has decided. So does the end of the process.
-3. Changed on the event loop, or under the writer's lock; looked up from any thread.
+   successor may be lost as well, and then it is all that its device has. But it is if that successor was ended.
+2. Any later event about the certificate ends that: an operator has decided. So does, for whoever enrols under the
+   name, that the device is ended or suspended by the store; and the end of the process ends all.
+3. Of a CA, nothing that it has issued is good, and it issues nothing.
+4. There is doubt from the first session that leads to another server than before, whoever opens it.
+5. Changed on the event loop, or under the writer's lock; looked up from any thread.
 
-Does not handle: what was lost before this process was started, and what relying parties are told by CRLs.
+Does not handle: what was lost before this process was started, or is older than what the feed remembers.
 """
 
 from __future__ import annotations
@@ -27,11 +30,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
+from provisioning.pki.revocation_reason import RevocationReason
 
 LOST_OPTION: Final = "lost_ends"
 """The execution option of the store's connections that has them, see `provisioning.store.database`."""
@@ -45,7 +50,13 @@ class LostEnd:
     issuer_key_id: str
     serial: str
     device: str
-    reason: str
+    reason: RevocationReason
+    ended_at: datetime
+    invalidity_date: datetime | None = None
+    authority_key: str | None = None
+    """If it is an issuing CA's: the identifier of that one's own key, in hexadecimal."""
+    shard_id: int | None = None
+    """The part of the issuer's CRL that the certificate is on."""
 
 
 class LostEnds:
@@ -54,20 +65,24 @@ class LostEnds:
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], LostEnd] = {}
         self._of_devices: dict[str, LostEnd] = {}
+        self._of_authorities: dict[str, LostEnd] = {}
         self._counting = threading.Lock()
         self.doubts = 0
         """How often the store was found to have lost something."""
         self._settled_doubts = 0
         self.wake: Callable[[], object] | None = None
         """Has the feed compare at once; called in any thread."""
+        self.is_known: Callable[[Connection], bool] = lambda _connection: True
+        """Whether the store has the newest event that the feed knows; called in any thread."""
 
-    def doubt(self) -> None:
-        """Let nobody in until the feed has compared what it knows with the store."""
+    def doubt(self) -> int:
+        """Let nobody in until the feed has compared what it knows with the store; return how many doubts there are."""
         with self._counting:  # Two threads at once: both count, or a look that began between them would settle both.
-            self.doubts += 1
+            self.doubts = doubts = self.doubts + 1
         wake = self.wake
         if wake is not None:
             wake()
+        return doubts
 
     def compared(self, doubts: int) -> None:
         """Take note that the feed has, in a look that began after so many *doubts*."""
@@ -83,34 +98,61 @@ class LostEnds:
             gone = set(certificates)
             self._keep({each: end for each, end in self._held.items() if each not in gone})
 
+    def listed(self, issuer_key_id: str, shard_id: int | None) -> list[LostEnd]:
+        """Return what is held and belongs on a list: of the issuer, or of that part of it."""
+        return [
+            each
+            for each in self._held.values()
+            if each.issuer_key_id == issuer_key_id and shard_id in {None, each.shard_id}
+        ]
+
     def check_certificate(self, issuer_key_id: str, serial: str) -> None:
-        """Raise `Refused` if something is held against the certificate, or may be."""
-        self._check_compared()
+        """Raise `Refused` if something is held against the certificate or its CA, or may be."""
+        self.check_authority(issuer_key_id)
         end = self._held.get((issuer_key_id, serial))
         if end is not None:
-            raise Refused(
-                Code.UNAVAILABLE,
-                f"the database has lost that certificate {serial} of {end.device} was ended ({end.reason}): {_REPEAT}",
-            )
+            raise _held_against(end)
 
-    def check_device(self, name: str) -> None:
-        """Do the same for whoever enrols under *name*."""
+    def check_authority(self, key_id: str) -> None:
+        """Do the same for the CA with that key."""
+        self._check_compared()
+        end = self._of_authorities.get(key_id)
+        if end is not None:
+            raise _held_against(end)
+
+    def check_device(self, name: str, *, decided: bool = False) -> None:
+        """Do the same for whoever enrols under *name*; an operator may have *decided* about the device as a whole.
+
+        Then nothing is held against the name any more: of a certificate that was superseded before there is no event.
+        """
         self._check_compared()
         end = self._of_devices.get(name)
-        if end is not None:
-            raise Refused(
-                Code.UNAVAILABLE,
-                f"the database has lost that certificate {end.serial} of {name} was ended ({end.reason}): {_REPEAT}",
-            )
+        if end is None:
+            return
+        if decided:
+            self._of_devices = {device: each for device, each in self._of_devices.items() if device != name}
+            return
+        raise _held_against(end)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether something may be lost, and the feed has not compared yet."""
+        return self.doubts != self._settled_doubts
 
     def _check_compared(self) -> None:
-        if self.doubts != self._settled_doubts:
+        if self.in_doubt:
             raise Refused(
                 Code.UNAVAILABLE, "the database has lost changes, and what they were is being found out: try again"
             )
 
     def _keep(self, held: dict[tuple[str, str], LostEnd]) -> None:
         self._held, self._of_devices = held, {each.device: each for each in held.values()}
+        self._of_authorities = {each.authority_key: each for each in held.values() if each.authority_key is not None}
+
+
+def _held_against(end: LostEnd) -> Refused:
+    what = f"certificate {end.serial} of {end.device} was ended ({end.reason})"
+    return Refused(Code.UNAVAILABLE, f"the database has lost that {what}: {_REPEAT}")
 
 
 def of(connection: Connection) -> LostEnds:

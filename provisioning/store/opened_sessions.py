@@ -15,7 +15,8 @@ alternate: a session that both get, or that changes, belongs to neither. It may 
 
 After a fail-over the new primary has a higher timeline. If the old one comes back as it was, some of our connections
 would lead there: what was revoked meanwhile is unknown to it, and what it takes is lost later. So a server is refused
-whose timeline is lower than one that this process has used.
+whose timeline is lower than one that this process has used. The new one may lack the last commits: who opens the first
+session there is told before anything is read in it.
 
 Rules
 -----
@@ -34,7 +35,7 @@ import math
 import re
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import psycopg
@@ -82,7 +83,9 @@ class UnfitServer(psycopg.OperationalError):
 class OpenedSessions:
     """Opens the sessions of one store."""
 
-    def __init__(self) -> None:
+    def __init__(self, moved: Callable[[], object] = lambda: None) -> None:
+        """Call *moved* when a session is the first at another server than before."""
+        self._moved = moved
         self._timelines: Final[dict[int, int]] = {}
         """The highest timeline seen of each cluster."""
         self._silences: Final = Silences()
@@ -142,7 +145,10 @@ class OpenedSessions:
                 f"{timeline}, this service has used {known})",
                 "stop it, or make it a standby of the present one (pg_rewind, pg_basebackup)",
             )
+        before = bool(self._timelines)
         self._timelines[cluster] = timeline
+        if before and timeline != known:
+            self._moved()
 
 
 def _silence(driver: LoopConnection, options: str) -> Silence:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import func, insert, or_, select
 from sqlalchemy.engine import Connection
 
+from provisioning.pki.role import Role
 from provisioning.store.tables import certificates, devices, hastened_renewals, revocations
+
+_ASK: Final = (Role.DEVICE.value, Role.SERVICE.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,10 @@ def add(connection: Connection, group: str | None, order: Hastened, *, by: str) 
 
 
 def concerned(connection: Connection, group: str | None, at: datetime) -> int:
-    """Return how many certificates an order at that time concerns; reads all of *group*, or of the fleet."""
+    """Return how many certificates an order at that time concerns; reads all of *group*, or of the fleet.
+
+    Brokers, operators and the service itself do not ask when to renew: theirs are not counted.
+    """
     statement = (
         select(func.count())
         .select_from(certificates.join(devices, devices.c.id == certificates.c.device_id).outerjoin(revocations))
@@ -39,6 +46,7 @@ def concerned(connection: Connection, group: str | None, at: datetime) -> int:
             certificates.c.issued_at <= at,
             certificates.c.not_after > at,
             revocations.c.sequence.is_(None),
+            devices.c.role.in_(_ASK),
         )
     )
     if group is not None:

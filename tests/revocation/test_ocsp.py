@@ -79,7 +79,8 @@ def checked(scene: Asking, held: Held, *more: str) -> tuple[int, dict[str, Any]]
     path.write_bytes(pem_of(held.certificate, *held.chain))
     place = more or ("--state-dir", str(scene.broker.dir / "state"))
     done = CliRunner().invoke(app, ["check", str(path), "--json", *place])
-    return done.exit_code, json.loads(done.stdout)
+    [answer] = json.loads(done.stdout)
+    return done.exit_code, answer
 
 
 def test_check_asks_the_responder_as_the_door_would(scene: Asking, name: str) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from broker.admission.admission import Admission
-from broker.admission.crl_shelf import HeldList
+from broker.admission.held_list import HeldList
 from provisioning.pki.crl import parse
 from provisioning.pki.keys import key_identifier
 from tests.support.pki import Held

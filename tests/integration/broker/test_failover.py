@@ -82,6 +82,7 @@ def test_a_standby_that_lacks_the_last_commits_takes_over(tmp_path: Path) -> Non
                     assert answer(broker, service, second) is ReasonCode.NOT_AUTHORIZED, "what was revoked stays it"
                     assert answer(broker, service, held) is ReasonCode.BANNED, "that it was resumed was before"
                     wait_until(lambda: listed(service, third), "the list has the third")
+                    assert listed(service, second), "and still that of which this process alone knows"
                     assert status_of(service, third) is ocsp.OCSPCertStatus.REVOKED
                     lost = [line for line in service.log.splitlines() if '"STORE_WENT_BACK"' in line]
                     assert any(second.serial in line for line in lost), "what was lost is named"

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from broker.credentials import credentials
 from broker.credentials.credentials import BrokerCredential, Enrolment, renewal_due
 from broker.credentials.own_certificate import CredentialError
+from broker.credentials.own_path import path_to_send
 from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING, Identity
@@ -408,4 +409,4 @@ def test_cas_that_have_certified_each_other_are_named_once_each() -> None:
         return builder.sign(keys[issuer], hashes.SHA256())
 
     cas = [issued("one", "other"), issued("other", "one")]
-    assert credentials._path_below_anchor(issued("leaf", "one"), cas) == cas
+    assert path_to_send(issued("leaf", "one"), cas) == cas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import socket
@@ -21,7 +22,7 @@ from broker.process import state_directory
 from broker.process.preflight import doubts, problems
 from broker.process.state_directory import NoDirectory
 from broker.settings.config_file import ConfigError, read_file
-from broker.settings.config_loading import load
+from broker.settings.config_loading import load, with_its_file
 from broker.settings.limits import Limits
 from broker.sources.trust_files import read_anchors
 from broker.store.sqlite import SqliteStore
@@ -352,3 +353,17 @@ def test_a_bundle_of_another_trust_domain_that_names_no_groups_is_told(
         expected = [("GROUPS_UNNAMED", "info")]  # Few services have a group; whose has one is refused too.
     assert told == expected
     assert unnamed_groups(None, load(None, good | {"trust": [plant]}).trust) == [], "there is nobody to keep apart"
+
+
+def test_a_problem_is_named_with_the_file_that_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text('certfile = "a"\nkeyfile = "b"\n')
+    said = "certfile, keyfile: a and b do not belong together"
+    assert with_its_file(said, path, {}) == f"{path}: {said}"
+    assert with_its_file("policy_file: c cannot be read", path, {}) == "policy_file: c cannot be read"
+    assert with_its_file(said, path, {"keyfile": "b"}) == said
+    assert with_its_file(said, None, {}) == said
+    os.mkfifo(tmp_path / "pipe")
+    assert with_its_file(said, tmp_path / "pipe", {}) == said, "nobody writes to it any more"
+    monkeypatch.setenv("FLEET_BROKER_CERTFILE", "a")
+    assert with_its_file(said, path, {}) == said

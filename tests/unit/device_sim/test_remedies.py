@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.link.closure import Closure, Layer
+from device_sim.link.closure import SERVER_CERTIFICATE, Closure, Layer
 from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.remedies import remedy, with_remedy
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -56,3 +56,9 @@ async def test_each_answer_of_a_wrong_place_has_a_remedy(tmp_path: Path) -> None
 def test_what_the_broker_says_itself_gets_no_second_word() -> None:
     closure = Closure(Layer.MQTT, "0x87 Not authorized", "REVOKED", 0.0, 0x87)
     assert with_remedy("refused", closure) == "refused"
+
+
+@pytest.mark.parametrize("reason", ["certificate has expired", "certificate is not yet valid"])
+def test_a_broker_whose_certificate_is_out_of_date_has_a_remedy(reason: str) -> None:
+    closure = Closure(Layer.TLS, SERVER_CERTIFICATE, f"we refuse the server: {reason}", 0.0)
+    assert remedy(closure) == "renew the broker's certificate, or set this machine's clock"

@@ -3,7 +3,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import os
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console, Group
@@ -16,6 +21,8 @@ from device_sim.fleet.revocation_trial import Cut
 from device_sim.latency import LatencySummary
 from device_sim.link.closure import Closure, Layer
 from device_sim.report import Report
+from device_sim.terminal import ReaderLeft
+from device_sim.unread import Unread
 from device_sim.view import Progress, Traffic, View
 
 LATENCY = LatencySummary(1000, 0.5, 1.2, 3.4, 9.0)
@@ -213,3 +220,42 @@ def test_a_report_that_is_not_there_hides_no_finding_and_is_no_success(
         "fleet-sim: out/junit.xml: No space left on device; free some, or name a place on another disk",
         f"  not written: out/junit.xml; {words}",
     ]
+
+
+def _without_a_reader() -> io.BufferedWriter:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return os.fdopen(writing, "wb")
+
+
+def _on_a_full_disk() -> io.BufferedWriter:
+    return Path("/dev/full").open("wb")
+
+
+@pytest.mark.parametrize("opened", [_without_a_reader, _on_a_full_disk])
+async def test_nobody_has_to_read_of_the_progress(monkeypatch: pytest.MonkeyPatch, opened: Callable[[], Any]) -> None:
+    """A run whose terminal was closed ended without its report, and so did one behind ``2>&1 | head``."""
+    unread = Unread(plain := io.TextIOWrapper(opened()))
+    monkeypatch.setattr(sys, "stderr", unread)
+    view = View()
+    async with view.watching(lambda: TRAFFIC):
+        view.said("on we go" * 10_000)
+    view.failed(OSError("this too"))
+    unread.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), plain.fileno())
+    plain.close()
+
+
+@pytest.mark.parametrize("code", [0, 4])
+def test_a_finding_keeps_its_exit_code_though_nobody_reads_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    for opened, error in ((_without_a_reader, ReaderLeft), (_on_a_full_disk, OSError)):
+        with monkeypatch.context() as patch, io.TextIOWrapper(opened()) as out:
+            patch.setattr(sys, "stdout", out)
+            view = View()
+            with pytest.raises(error) if not code else nullcontext(), view.telling(code):
+                view.result("FAIL")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+    told = "  the output cannot be written: No space left on device; exit code 4 is the verdict's\n"
+    assert capsys.readouterr().err == (told if code else "")

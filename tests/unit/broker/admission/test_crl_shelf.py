@@ -12,8 +12,7 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.admission import crl_shelf
-from broker.admission.crl_shelf import CrlShelf, newly_listed
+from broker.admission.crl_shelf import CrlShelf
 from broker.admission.proven_time import ProvenTime
 from provisioning.pki.crl import CrlProblem, CrlRefused, Scope, parse
 from provisioning.pki.revocation import RevocationIndex
@@ -93,13 +92,6 @@ def test_who_is_new_on_a_list_is_known_when_it_is_installed(lists: list[dict[int
         assert together or added is each.added
         before = set(entries)
         assert shelf.revoked == before
-
-
-def test_who_is_new_is_looked_for_with_pauses() -> None:
-    pauses: list[None] = []
-    entries = dict.fromkeys(range(20_000), 1)
-    assert newly_listed(entries, {1: 1}, lambda: pauses.append(None)) == entries.keys() - {1}
-    assert len(pauses) > 4
 
 
 def test_the_same_list_is_no_news(shelf: Shelf) -> None:
@@ -481,15 +473,3 @@ def test_a_delta_whose_number_a_later_complete_list_has_contradicts_nothing(shel
     assert (shelf.contradiction(delta), shelf.put(delta)) == ("", None)
     later = crl(CA, {2: None}, number=8, base=7, age=MINUTE, life=HOUR, now=shelf.now)
     assert (shelf.contradiction(later), shelf.put(later)) == ("", ({2}, 0))
-
-
-def test_lists_of_very_many_are_compared_and_merged_with_pauses() -> None:
-    """In 0.4 s each, of a million, in which nobody else in the process ran."""
-    many, others = dict.fromkeys(range(20_000), 1), dict.fromkeys(range(10_000, 30_000), 2)
-    pauses: list[None] = []
-    assert crl_shelf._united(many, others, lambda: pauses.append(None)) == {**many, **others}
-    assert len(pauses) > 4
-    pauses.clear()
-    assert crl_shelf._are_among(many, {**many, **others}, lambda: pauses.append(None))
-    assert len(pauses) > 4
-    assert not crl_shelf._are_among(many, others, lambda: None)

@@ -50,13 +50,13 @@ def test_of_several_certificates_each_is_a_line_and_each_remedy_is_told_once(fil
     assert check(files, "a.crt", "b.crt")[0] == 0
 
 
-def test_several_are_one_array_for_programs_and_one_is_an_object(files: Path) -> None:
+def test_for_programs_they_are_an_array_also_one(files: Path) -> None:
     code, said, _ = check(files, "a.crt", "c.crt", "--json")
     assert (code, [(each["file"][-5:], each["admitted"]) for each in json.loads(said)]) == (
         1,
         [("a.crt", True), ("c.crt", False)],
     )
-    assert json.loads(check(files, "a.crt", "--json")[1])["admitted"] is True
+    assert [each["admitted"] for each in json.loads(check(files, "a.crt", "--json")[1])] == [True], "one form"
 
 
 def test_what_cannot_be_read_does_not_hide_the_others(files: Path) -> None:

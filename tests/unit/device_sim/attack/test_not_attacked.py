@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed448
 
 from broker.mqtt.disconnect import Disconnect
 from device_sim.attack import asking, bystander, enrolment_cases, revocation_list, run, scene
-from device_sim.attack.attacking import _exit_code
+from device_sim.attack.attacking import _exit_code, _say_more
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
@@ -257,7 +257,8 @@ def test_a_run_whose_cases_were_all_skipped_has_judged_nothing(
     claims = Capabilities(name="any", supports=frozenset())
     authority = Issuer.founded(common_name("CA"))
     target = Target(claims, Endpoint("127.0.0.1", 1, "x"), Path("none"), authority, SigningRegistrar(authority, None))
-    assert _exit_code(View(), target, outcomes, ExitCode.SECURITY) is code
+    assert _exit_code(target, outcomes, ExitCode.SECURITY) is code
+    _say_more(View(), target, [], outcomes)
     assert ("nothing was judged" in capsys.readouterr().err) is (code is ExitCode.ERROR)
     assert (run.worst(outcomes) is Verdict.FAIL) is (code in {ExitCode.ERROR, ExitCode.SECURITY})
 

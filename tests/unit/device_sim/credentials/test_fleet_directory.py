@@ -106,7 +106,14 @@ def test_one_process_changes_a_fleet_at_a_time(tmp_path: Path) -> None:
     [
         ("fleet.json", b"{}", "is damaged"),
         ("fleet.json", b'{"schema":99}', "this program knows 1"),
+        ("fleet.json", b'{"schema":1,"provisioning_url":5,"operator":null,"service":"x"}', "provisioning_url is int"),
+        ("fleet.json", b'{"schema":1,"provisioning_url":null,"operator":null,"service":["x"]}', "service is list"),
         ("index.jsonl", b"{}\n", "line 1 is damaged"),
+        (
+            "index.jsonl",
+            b'{"name":"m","role":"device","group":"g","trust_domain":"t","serial":"1","not_after":"2027-03-02T19:07:26"}\n',
+            "no offset from UTC",
+        ),
     ],
 )
 def test_damage_is_told(tmp_path: Path, file: str, content: bytes, words: str) -> None:

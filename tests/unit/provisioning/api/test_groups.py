@@ -43,7 +43,7 @@ UNLESS_SAID = {
     "issuing_line": DEFAULT_LINE,
 }
 MADE = {"created_at": "2027-03-01T12:00:00Z", "created_by": "anna"}
-CHANGED = {"full": None, "changed_at": "2027-03-01T12:00:00Z", "changed_by": "anna"}
+CHANGED = {"profile_known": True, "full": None, "changed_at": "2027-03-01T12:00:00Z", "changed_by": "anna"}
 
 
 async def test_a_group_is_as_it_was_ordered(fleet: Fleet) -> None:

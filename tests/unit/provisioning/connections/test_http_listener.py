@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.applications import Starlette
@@ -23,6 +23,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
+from provisioning.connections import farewell
 from provisioning.connections import http_listener as listeners
 from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.connections.http_listener import HttpListener, http_listener
@@ -274,8 +275,12 @@ async def test_who_is_told_to_end_waits_for_nobody_who_does_not_say_farewell(
 
 
 @pytest.mark.parametrize("size", [100_000, 1_000_000])
-async def test_an_answer_that_the_kernel_still_has_is_not_over(tmp_path: Path, size: int) -> None:
-    """What a slow link has not taken in a second would be cut off at the end of the service."""
+async def test_an_answer_that_the_kernel_still_has_is_not_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """What a slow link has not taken in a second, or in half a minute, would be cut off."""
+    monkeypatch.setattr(farewell, "_LOOK_SECONDS", 0.0001)
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 0.0001)  # Of a loop that is told no other.
     async with asyncio.timeout(20), serving(tmp_path) as served:
         assert served.trusting is not None
         client = socket.socket()
@@ -298,6 +303,52 @@ async def test_an_answer_that_the_kernel_still_has_is_not_over(tmp_path: Path, s
             while piece := await asyncio.to_thread(reads.recv, 100_000):
                 got += len(piece)
         assert got > size
+
+
+async def test_who_has_all_and_waits_for_the_end_of_tcp_does_not_wait_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of TLS waits for that of the client, who waits in turn."""
+    monkeypatch.setattr(farewell, "_LOOK_SECONDS", 0.02)
+
+    def ask(served: Serving) -> bytes:
+        assert served.trusting is not None
+        client = socket.create_connection(served.listening.getsockname(), timeout=PLENTY)
+        with served.trusting.wrap_socket(client, server_hostname="localhost") as tls:
+            tls.sendall(ASK + CLOSE)
+            while tls.recv(1000):
+                pass
+            with socket.socket(fileno=tls.detach()) as tcp:
+                tcp.settimeout(PLENTY)
+                return tcp.recv(1)
+
+    async with serving(tmp_path) as served:
+        assert await asyncio.to_thread(ask, served) == b"", "it timed out"
+
+
+async def test_who_still_sends_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reset would take from it what it has not read yet."""
+    monkeypatch.setattr(farewell, "_LOOK_SECONDS", 0.01)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    watching = farewell.Farewell(loop)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        watching.begin(cast("asyncio.Transport", writer.transport))
+        while await reader.read(10):
+            pass
+        ended.set()
+
+    async with asyncio.timeout(PLENTY), await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        looks = 0
+        while not ended.is_set():
+            writer.write(b"x")
+            looks += 1
+            await asyncio.sleep(0.005)
+        watching.end()
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    assert looks > 20
 
 
 async def test_who_is_told_to_end_listens_no_more_and_waits_for_no_answer_for_ever(

@@ -212,6 +212,8 @@ async def test_an_order_concerns_what_was_issued_at_its_very_moment(fleet: Fleet
 async def test_an_order_concerns_certificates_that_are_good(fleet: Fleet) -> None:
     ended, revoked = await fleet.enrol("meter-1"), await fleet.enrol("meter-2")
     await fleet.revocation.revoke_serial(f"{revoked.serial_number:x}", RevocationReason.SUPERSEDED, by="admin")
+    asks_nobody = TokenCredential("broker-1", await fleet.token("broker-1", group=None, role=Role.BROKER))
+    await fleet.enrolment.enrol(csr_der(names=["broker-1"]), asks_nobody)
     assert (await service(fleet).hasten(group=None, spread=HOUR, by="admin")).certificates == 1
     fleet.clock.advance(ended.not_valid_after_utc - fleet.clock())
     assert (await service(fleet).hasten(group=None, spread=HOUR, by="admin")).certificates == 0

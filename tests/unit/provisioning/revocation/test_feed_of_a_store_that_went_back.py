@@ -6,10 +6,12 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import delete, update
+from cryptography import x509
+from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
+from provisioning.ca.crl import CrlIssuer
 from provisioning.ca.ocsp import CertificateStatus, Good
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import certificate_key
@@ -19,9 +21,15 @@ from provisioning.revocation import feed as feed_module
 from provisioning.revocation import ocsp
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.feed_event import FeedEvent
-from provisioning.store import counters
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.of_authority import revoke_authority
+from provisioning.revocation.publisher import CrlPlan, CrlPublisher
+from provisioning.store import counters, tables
+from provisioning.store.groups import Group, NewKey
 from provisioning.store.tables import devices, revocation_events, revocations
 from tests.support.fleet import Fleet, successor_csr
+
+REMOVED = x509.CRLReason(x509.ReasonFlags.remove_from_crl)
 
 
 async def revoke(fleet: Fleet, *names: str) -> None:
@@ -219,3 +227,179 @@ async def test_what_was_repeated_before_the_look_is_told_as_such(fleet: Fleet) -
         await fleet.reenrol(certificate, successor_csr(certificate))
     assert refused.value.code is Code.CERTIFICATE_REVOKED
     await fleet.enrol("meter")
+
+
+async def lost_after(fleet: Fleet, feed: RevocationFeed, sequence: int = 0) -> None:
+    """Lose what came after the event *sequence*, with what devices became by it, and have the feed compare."""
+    await go_back(fleet, sequence)
+    as_before = update(devices).values(revoked_at=None, suspended_at=None)
+    await fleet.database.write(lambda connection: connection.execute(as_before))
+    with capture_logs():
+        await feed._read_new()
+
+
+async def check_held(fleet: Fleet, *certificates: x509.Certificate) -> None:
+    for each in certificates:
+        with pytest.raises(Refused, match="has lost that certificate"):
+            await fleet.reenrol(each, successor_csr(each))
+
+
+async def test_what_was_read_before_the_start_and_what_is_lost_later_is_held_too(fleet: Fleet) -> None:
+    """A process that was started in between knows the newest events, and a second standby may lack more of them."""
+    first, second = await fleet.enrol("first"), await fleet.enrol("second")
+    for name in ("first", "second"):
+        await fleet.revocation.revoke_device(name, RevocationReason.KEY_COMPROMISE, by="admin")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    await lost_after(fleet, feed, 1)
+    assert fleet.database.lost_ends.doubts == 1, "from then on: a writer may have had no new session"
+    await check_held(fleet, second)
+    await lost_after(fleet, feed)
+    await check_held(fleet, first, second)
+
+
+async def test_what_was_replaced_by_a_lost_certificate_that_was_ended_is_held(fleet: Fleet) -> None:
+    """The device has renewed and was revoked: with what it had before, the store would have it back."""
+    await fleet.groups.create(Group("north", new_key=NewKey.REPLACE), by="admin")
+    before = await fleet.enrol("meter")
+    other = await fleet.enrol("other")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    for name in ("meter", "other"):
+        await fleet.enrol(name)  # By another token: that replaces what there was.
+    await fleet.revocation.revoke_device("meter", RevocationReason.UNSPECIFIED, by="admin")
+    await feed._read_new()
+
+    def lose(connection: Connection) -> None:
+        for each in (revocations, revocation_events):
+            connection.execute(delete(each))
+        held = connection.execute(select(tables.certificates.c.id).order_by(tables.certificates.c.id)).scalars().all()
+        connection.execute(update(tables.tokens).values(certificate_id=None, used_at=None))
+        connection.execute(delete(tables.certificates).where(tables.certificates.c.id.in_(held[-2:])))
+
+    await fleet.database.write(lose)
+    await lost_after(fleet, feed)
+    await check_held(fleet, before)
+    await fleet.reenrol(other, successor_csr(other))
+    await fleet.revocation.revoke_device("meter", RevocationReason.UNSPECIFIED, by="admin")
+    await feed._read_new()
+    with pytest.raises(Refused, match="was revoked"):
+        await fleet.reenrol(before, successor_csr(before))
+    await fleet.enrol("meter")
+
+
+async def test_a_device_that_is_revoked_again_comes_back_though_there_is_no_event(fleet: Fleet) -> None:
+    """Its certificate was superseded, and stays that: for another reason it is not revoked once more."""
+    certificate = await fleet.enrol("meter")
+    serial = f"{certificate.serial_number:x}"
+    await fleet.revocation.revoke_serial(serial, RevocationReason.SUPERSEDED, by="admin")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    await fleet.revocation.revoke_device("meter", RevocationReason.KEY_COMPROMISE, by="admin")
+    await feed._read_new()
+    as_before = update(revocations).values(reason="superseded", sequence=1)
+    await fleet.database.write(lambda connection: connection.execute(as_before))
+    await lost_after(fleet, feed, 1)
+    with pytest.raises(Refused, match="has lost that certificate"):
+        await fleet.enrol("meter")
+    await fleet.revocation.revoke_device("meter", RevocationReason.UNSPECIFIED, by="admin")
+    await feed._read_new()
+    for _ in range(2):
+        await fleet.enrol("meter")
+
+
+async def test_a_device_whose_certificate_was_revoked_before_is_held_by_its_name(fleet: Fleet) -> None:
+    """Its token is good again, which the revocation of the device had voided."""
+    certificate = await fleet.enrol("meter")
+    serial = f"{certificate.serial_number:x}"
+    await fleet.revocation.revoke_serial(serial, RevocationReason.UNSPECIFIED, by="admin")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    await fleet.revocation.revoke_device("meter", RevocationReason.KEY_COMPROMISE, by="admin")
+    await feed._read_new()
+    as_before = update(revocations).values(reason="unspecified", sequence=1)
+    await fleet.database.write(lambda connection: connection.execute(as_before))
+    await lost_after(fleet, feed, 1)
+    with pytest.raises(Refused, match="has lost that certificate"):
+        await fleet.enrol("meter")
+
+
+async def test_nothing_of_a_ca_whose_revocation_is_lost_is_good_and_it_issues_nothing(fleet: Fleet) -> None:
+    certificate = await fleet.enrol("meter")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    revoked = Grounds(RevocationReason.CA_COMPROMISE)
+    await fleet.database.write(
+        lambda connection: revoke_authority(connection, "issuing-ca", revoked, by="admin", now=fleet.clock())
+    )
+    await feed._read_new()
+
+    def lose(connection: Connection) -> None:
+        connection.execute(delete(tables.unfinished_authority_ends))
+        connection.execute(
+            update(tables.authorities).values(state="active").where(tables.authorities.c.kind == "issuing")
+        )
+
+    await fleet.database.write(lose)
+    await lost_after(fleet, feed)
+    with pytest.raises(Refused, match="of ca:issuing-ca was ended"):
+        await fleet.reenrol(certificate, successor_csr(certificate))
+    with pytest.raises(Refused, match="of ca:issuing-ca was ended"):
+        await fleet.enrol("other")
+
+
+async def test_what_is_held_stays_on_the_lists_until_it_is_decided(fleet: Fleet) -> None:
+    certificates = [await fleet.enrol(name) for name in ("revoked", "resumed")]
+    issuing = fleet.authority.issuing_ca
+    url = "http://ca.example.org/crl/issuing-ca.delta.crl"
+    plan = CrlPlan(
+        "issuing-ca",
+        counters.crl_counter("issuing-ca"),
+        timedelta(hours=1),
+        0.01,
+        lambda: CrlIssuer(issuing.certificate, issuing.key),
+        url,
+    )
+
+    async def sleep(seconds: float) -> None:
+        fleet.clock.advance(timedelta(seconds=seconds))
+
+    publisher = CrlPublisher(fleet.database, plan, fleet.clock, sleep)
+    await publisher.start()
+    feed = RevocationFeed(fleet.database, 60, on_lost=publisher.read_again)
+    await feed.start()
+
+    async def listed() -> tuple[set[int], set[int]]:
+        """Return what is revoked by the complete list, and by the delta."""
+        publisher._complete_after = 0.0  # A complete list is affordable.
+        await publisher.publish_changes()
+        found = []
+        for each in (publisher.current, publisher.delta):
+            assert each is not None
+            entries = {entry.serial_number: entry for entry in x509.load_der_x509_crl(each.der)}
+            found.append(
+                {
+                    serial
+                    for serial, entry in entries.items()
+                    if REMOVED not in [each.value for each in entry.extensions]
+                }
+            )
+        return found[0], found[1]
+
+    serials = {each.serial_number for each in certificates}
+    await fleet.revocation.revoke_device("revoked", RevocationReason.KEY_COMPROMISE, by="admin")
+    await fleet.suspension.suspend_device("resumed", by="admin")
+    await feed._read_new()
+    assert await listed() == (serials, serials)
+    await lost_after(fleet, feed)
+    assert await listed() == (serials, serials)
+    fleet.database.lost_ends.doubt()
+    with pytest.raises(Refused, match="which ones cannot be found out"):
+        await publisher.publish()
+    await feed._read_new()
+    await fleet.revocation.revoke_device("revoked", RevocationReason.UNSPECIFIED, by="admin")
+    await fleet.suspension.suspend_device("resumed", by="admin")
+    await fleet.suspension.resume_device("resumed", by="admin")
+    await feed._read_new()
+    left = {certificates[0].serial_number}
+    assert await listed() == (left, left)

@@ -197,6 +197,7 @@ async def test_a_former_primary_that_comes_back_is_refused(
         primary.stop()
         standby.promote()
         await becomes_reached()
+        assert database.lost_ends.in_doubt, "what the feed has not compared yet may be lost"
         primary.start()
         standby.stop()
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""What a session keeps for a client that is slow or away, in which order it gives it, and when publishers wait."""
+"""What a recipient keeps for a client that is slow or away, in which order it gets it, and when publishers wait."""
 
 from __future__ import annotations
 
