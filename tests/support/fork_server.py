@@ -23,6 +23,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import io
 import os
 import runpy
 import select
@@ -34,7 +35,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Self
+from typing import NoReturn, Self, TextIO
 
 LARGEST_ORDER = 128 * 1024
 """Bytes: arguments and environment."""
@@ -188,6 +189,7 @@ def _become(ordered: _Order, streams: list[int]) -> NoReturn:
     for standard, descriptor in enumerate(streams):
         os.dup2(descriptor, standard)
         os.close(descriptor)
+    sys.stdout, sys.stderr = _afresh(sys.stdout), _afresh(sys.stderr)
     os.environ.clear()
     os.environ.update(ordered.environment)
     time.tzset()
@@ -208,6 +210,13 @@ def _become(ordered: _Order, streams: list[int]) -> NoReturn:
     if code is not None and not (isinstance(code, int) and abs(code) <= _LARGEST_INT):
         raise SystemExit(code)  # Let the interpreter print it, or convert such a number.
     end(code or 0)
+
+
+def _afresh(stream: TextIO) -> TextIO:
+    """Return *stream* anew: the old one remembers of the file that it had before whether it can be sought in."""
+    descriptor, lines = stream.fileno(), getattr(stream, "line_buffering", False)
+    raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=lines)
 
 
 def show(words: list[str]) -> None:
