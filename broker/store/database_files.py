@@ -188,7 +188,10 @@ class DatabaseFiles:
         )
 
     def _lock_again(self) -> None:
-        again = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            again = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # The directory is gone, and the file with it: that is said of the file.
+            return
         try:
             if os.path.sameopenfile(again, self._lock):  # It is back: our own lock would keep us out.
                 return

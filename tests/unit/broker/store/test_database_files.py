@@ -96,6 +96,18 @@ def test_a_file_that_is_no_longer_there_is_not_written_and_one_that_is_back_is(
     assert store.rows("SELECT * FROM deliveries") == []
 
 
+def test_a_directory_that_was_moved_away_under_way_is_said_with_a_remedy(store: SqliteStore, tmp_path: Path) -> None:
+    """The lock file, which cannot be made again there, was all that was said."""
+    away = tmp_path.with_name(f"{tmp_path.name}-away")
+    store._apply(filled())
+    tmp_path.rename(away)
+    with pytest.raises(StoreError, match=r"broker\.db was deleted, or another file is in its place: put it back"):
+        store._apply(Batch(done=[(9,)]))
+    away.rename(tmp_path)
+    store._apply(Batch(done=[(9,)], remaining={10: 0}))
+    assert store.rows("SELECT * FROM deliveries") == []
+
+
 def test_if_the_log_is_deleted_all_that_was_written_is_in_the_file_already(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "broker.db")
     store._apply(filled())
