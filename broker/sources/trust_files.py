@@ -16,6 +16,7 @@ from broker.settings.trust_settings import StatusSources, TrustSettings
 from broker.sources.anchor_copy import copy_of, is_authority, read_copy, unreadable
 from broker.sources.leniency import feed_terms
 from provisioning.pki.extension import UNUSABLE
+from provisioning.pki.null_parameters import null_in
 from provisioning.pki.open_to_all import written_by_all
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
@@ -108,7 +109,7 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
             for each in {path, *files}:
                 if (why := written_by_all(each)) is not None:
                     raise TlsConfigurationError(f"{where}{why}")
-            found = [anchor for file in files for anchor in certificates_in(contents_of(file, PEM_BYTES))]
+            found = [anchor for file in files for anchor in _certificates(file, where)]
         except OSError as error:
             raise TlsConfigurationError(f"{where}{unread(path, error)}") from error
         except UNUSABLE as error:
@@ -123,6 +124,16 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
                 raise TlsConfigurationError(f"{where}{path}: {name} cannot be read: {why}; leave it out")
         anchors += found
     return anchors
+
+
+def _certificates(file: Path, where: str) -> list[x509.Certificate]:
+    content = contents_of(file, PEM_BYTES)
+    try:
+        return certificates_in(content)
+    except UNUSABLE as error:
+        if why := null_in(content):
+            raise TlsConfigurationError(f"{where}{file}: {why}") from error
+        raise
 
 
 def _files_in(path: Path) -> Sequence[Path]:

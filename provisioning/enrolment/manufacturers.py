@@ -33,6 +33,7 @@ from provisioning.errors import Code, Refused, invalid
 from provisioning.pki.extension import UNUSABLE, check_readable
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.null_parameters import null_in
 from provisioning.pki.tls import TlsConfigurationError, client_context
 from provisioning.store import audit, authorities, manufacturer_list_urls, manufacturers, recalls
 from provisioning.store.audit import Action
@@ -201,6 +202,8 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
         # The listeners' anchors are loaded together: one that OpenSSL cannot read would leave them without any.
         client_context(certificate.public_bytes(Encoding.PEM).decode())
     except _UNREADABLE as error:
+        if why := null_in(pem.encode()):
+            raise invalid(f"certificate cannot be read: {why}") from error
         raise invalid(f"certificate is not one PEM certificate ({str(error).partition('. See http')[0]})") from error
     if wrong:
         raise invalid(f"certificate {wrong}")

@@ -45,6 +45,7 @@ from cryptography.x509.oid import ExtensionOID
 from provisioning.pki.crl_frame import cut_out, portions
 from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.issued_by import as_compared
+from provisioning.pki.null_parameters import null_in
 from provisioning.pki.panic import GaveUp, NoPanic, without_panic
 from provisioning.pki.revocation import Entries, pack
 from provisioning.pki.revocation_reason import RevocationReason
@@ -186,7 +187,8 @@ def parse(der: bytes) -> CertificateList:
             this_update = crl.last_update_utc
             issuer = crl.issuer
     except UNREADABLE as error:
-        raise CrlRefused(CrlProblem.CRL_MALFORMED, f"not a CRL: {error}") from error
+        why = null_in(der[:_LARGEST_PORTION])  # The algorithm is said at the begin.
+        raise CrlRefused(CrlProblem.CRL_MALFORMED, why or f"not a CRL: {error}") from error
     if next_update is None:
         raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "no nextUpdate: how long the list holds cannot be known")
     number, base_number = int(this_update.timestamp()), None

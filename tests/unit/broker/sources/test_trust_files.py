@@ -18,6 +18,7 @@ from broker.sources.trust_files import anchor_files, load_trust, read_anchors
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.examples import examples
 from tests.support.manufacturer import Manufacturer
+from tests.support.null_parameters import with_null
 from tests.support.pki import pem_of, shared_pki
 from tests.support.somebody_else import as_somebody_else
 
@@ -49,8 +50,9 @@ def test_a_whole_file_is_read_with_what_else_it_holds(tmp_path: Path) -> None:
     [
         (FIRST + Manufacturer().unreadable_ca().encode(), r"CN=Acme.* cannot be read: error parsing .*; leave it out$"),
         (shared_pki().root.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x04"), "holds no certificate"),
+        (with_null(shared_pki().root.der), r"its signature algorithm has a NULL parameter, .* issue it anew without$"),
     ],
-    ids=["an issuer whose name is no text", "version 5"],
+    ids=["an issuer whose name is no text", "version 5", "of a TPM's provider"],
 )
 def test_a_certificate_that_cannot_be_read_is_no_anchor_and_named(tmp_path: Path, content: bytes, why: str) -> None:
     file = tmp_path / "anchors.pem"
