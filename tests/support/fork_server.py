@@ -214,9 +214,10 @@ def _become(ordered: _Order, streams: list[int]) -> NoReturn:
 
 def _afresh(stream: TextIO) -> TextIO:
     """Return *stream* anew: the old one remembers of the file that it had before whether it can be sought in."""
-    descriptor, lines = stream.fileno(), getattr(stream, "line_buffering", False)
-    raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
-    return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=lines)
+    assert isinstance(stream, io.TextIOWrapper)
+    file, at_once, lines = io.FileIO(stream.fileno(), "w", closefd=False), stream.write_through, stream.line_buffering
+    to = file if at_once else io.BufferedWriter(file)
+    return io.TextIOWrapper(to, stream.encoding, stream.errors, line_buffering=lines, write_through=at_once)
 
 
 def show(words: list[str]) -> None:
