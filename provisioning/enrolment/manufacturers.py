@@ -202,7 +202,7 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
         # The listeners' anchors are loaded together: one that OpenSSL cannot read would leave them without any.
         client_context(certificate.public_bytes(Encoding.PEM).decode())
     except _UNREADABLE as error:
-        if why := null_in(pem.encode()):
+        if why := null_in(pem.encode(errors="replace")):
             raise invalid(f"certificate cannot be read: {why}") from error
         raise invalid(f"certificate is not one PEM certificate ({str(error).partition('. See http')[0]})") from error
     if wrong:
