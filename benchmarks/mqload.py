@@ -51,7 +51,8 @@ def build() -> Path:
             [compiler, "-O2", "-o", fresh, _SOURCE, "-lssl", "-lcrypto"], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise NotBuilt(f"{_SOURCE} does not compile. Remedy, as root: apt-get install gcc libssl-dev\n{done.stderr}")
+            remedy = "Remedy, as root: apt-get install gcc libssl-dev"
+            raise NotBuilt(f"{_SOURCE} does not compile. {remedy}\n{done.stderr}")
         fresh.replace(program)
     return program
 

@@ -60,7 +60,7 @@ def test_what_to_do_where_pip_fails_is_said_last(tmp_path: Path) -> None:
     pip.parent.mkdir()
     pip.write_text('#!/bin/sh\necho "$@" >&2\nexit 2\n', encoding="utf-8")
     pip.chmod(0o755)
-    command = [REPOSITORY / "deploy" / "by-pip", tmp_path, "install", "a package"]
+    command = [str(REPOSITORY / "deploy" / "by-pip"), str(tmp_path), "install", "a package"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     arguments, remedy = done.stderr.splitlines()
     assert (done.returncode, arguments) == (1, "install a package")
