@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
@@ -17,15 +17,25 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialPem
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from tests.support.walk.comparison import await_broker, compare_status
-from tests.support.walk.fleet_oracle import HOLD, SUPERSEDED, Certificate, Codes, Device, Key, Rules, State, Token
+from tests.support.walk.fleet_oracle import (
+    BRIEF,
+    HOLD,
+    SUPERSEDED,
+    Certificate,
+    Codes,
+    Device,
+    Key,
+    Rules,
+    State,
+    Token,
+    life_of,
+)
 from tests.support.walk.walk import BATCH, GROUPS, World, operation
 from tests.support.wire import V5
 
 NAMES: Final = tuple(f"meter-{number}" for number in range(6))
 REASONS: Final = sorted(OPERATOR_REASONS)
 _NOBODY: Final = "nobody-1"
-_BRIEF: Final = timedelta(minutes=5)
-"""One that is valid for less is predated by more than that lasts, and so are its successors."""
 
 
 @operation(5)
@@ -149,7 +159,7 @@ def renew(world: World, choices: random.Random) -> str | None:
         return f"{what}, answered again"
     device = presented.device
     new = issued(world, device.name, device.rules, key, answer)
-    if life_of(presented.x509) < _BRIEF:
+    if life_of(presented.x509) < BRIEF:
         assert life_of(new.x509) <= life_of(presented.x509), f"{what}: {new.serial} is valid for longer"
         _outlive(new)
     return f"{what}: {new.serial}{' (expired)' * new.expired}, {'the same' if key is presented.key else 'another'} key"
@@ -321,10 +331,6 @@ def issued(world: World, name: str, rules: Rules, key: Key, certificate: x509.Ce
     new = Certificate(device, key, certificate, world.reality.pem_of(key, certificate))
     world.fleet.issued(name, rules, new)
     return new
-
-
-def life_of(certificate: x509.Certificate) -> timedelta:
-    return certificate.not_valid_after_utc - certificate.not_valid_before_utc
 
 
 def _outlive(certificate: Certificate) -> None:
