@@ -36,7 +36,7 @@ endif
 	@$(BIN)/python -m compileall -q $(PACKAGES)             # Services may not write here: else each start compiles all.
 
 .build/gmqtt/gmqtt: | $(VENV)/.installed-dev                # Apart: it brings a package "tests" that would hide ours.
-	@$(BIN)/pip install --quiet --no-deps --upgrade --target .build/gmqtt gmqtt==0.8.0
+	@deploy/by-pip $(VENV) install --quiet --no-deps --upgrade --target .build/gmqtt gmqtt==0.8.0
 	@touch $@
 
 test-servers:

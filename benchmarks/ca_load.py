@@ -214,7 +214,7 @@ def wrk() -> str:
     """Return the path of wrk; raise `LoadMissing`."""
     found = shutil.which("wrk")
     if found is None:
-        raise LoadMissing("wrk is not installed. Remedy: sudo apt-get install wrk")
+        raise LoadMissing("wrk is not installed. Remedy, as root: apt-get install wrk")
     return found
 
 

@@ -35,7 +35,7 @@ def program(name: str, package: str, *beside: str) -> str:
     """Return the path of *name*: from *beside*, PATH, or directories outside a user's PATH."""
     found = shutil.which(name, path=os.pathsep.join([*beside, os.environ.get("PATH", ""), "/usr/sbin"]))
     if found is None:
-        raise NotInstalled(f"{name} is not installed. Remedy: sudo apt-get install {package}")
+        raise NotInstalled(f"{name} is not installed. Remedy, as root: apt-get install {package}")
     return found
 
 

@@ -52,7 +52,7 @@ _COST = re.compile(r"[+\-*]?\d*(?: [+\-*]?\d+)* (\d+)$")
 def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any]:
     """Count both brokers' phases; return instructions per handshake, by part."""
     if shutil.which("valgrind") is None:
-        raise command.Failed("valgrind is not installed. Remedy: sudo apt-get install valgrind")
+        raise command.Failed("valgrind is not installed. Remedy, as root: apt-get install valgrind")
     console.print(f"{options.devices} devices get their certificates")
     made = pki.create(folder, options.devices, _WARM_UP)
     ours = "fleetgate-compiled" if options.compiled else "fleetgate"

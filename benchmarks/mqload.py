@@ -42,7 +42,7 @@ def build() -> Path:
         return program
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise NotBuilt("no C compiler found. Remedy: sudo apt-get install gcc libssl-dev")
+        raise NotBuilt("no C compiler found. Remedy, as root: apt-get install gcc libssl-dev")
     folder.mkdir(exist_ok=True)
     # Compiled under another name and renamed: two benchmarks started at once never run a half-written program.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -51,7 +51,8 @@ def build() -> Path:
             [compiler, "-O2", "-o", fresh, _SOURCE, "-lssl", "-lcrypto"], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise NotBuilt(f"{_SOURCE} does not compile. Remedy: sudo apt-get install gcc libssl-dev\n{done.stderr}")
+            remedy = "Remedy, as root: apt-get install gcc libssl-dev"
+            raise NotBuilt(f"{_SOURCE} does not compile. {remedy}\n{done.stderr}")
         fresh.replace(program)
     return program
 

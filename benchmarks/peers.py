@@ -134,7 +134,7 @@ def mosquitto_program() -> str:
     """Return mosquitto's path; Debian installs it outside a user's PATH."""
     found = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if found is None:
-        raise PeerMissing("mosquitto is not installed. Remedy: sudo apt-get install mosquitto")
+        raise PeerMissing("mosquitto is not installed. Remedy, as root: apt-get install mosquitto")
     return found
 
 

@@ -159,7 +159,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _binary(name: str) -> Path:
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     if not found:
-        raise NotInstalled("PostgreSQL is not installed. Remedy: sudo apt-get install postgresql")
+        raise NotInstalled("PostgreSQL is not installed. Remedy, as root: apt-get install postgresql")
     return found[-1]
 
 

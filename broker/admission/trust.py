@@ -107,8 +107,12 @@ class Trust:
 
     def anchors_pem(self, own: str | None) -> str:
         """Return every bundle's anchors in PEM, for OpenSSL, in the order of rule 1; *own* as in `issuer_of`."""
+        return b"".join(each.public_bytes(Encoding.PEM) for each in self.given(own)).decode()
+
+    def given(self, own: str | None) -> list[x509.Certificate]:
+        """Return every bundle's anchors, each once, as OpenSSL is given them."""
         anchors = sorted(self._anchors(), key=lambda each: _is_from_outside(each, own))
-        return b"".join(dict.fromkeys(each.certificate.public_bytes(Encoding.PEM) for each in anchors)).decode()
+        return list(dict.fromkeys(each.certificate for each in anchors))
 
     @property
     def fingerprints(self) -> dict[str, list[str]]:

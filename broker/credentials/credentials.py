@@ -269,7 +269,7 @@ class BrokerCredential:
         return renewal_due(certificate, self._obtained)
 
     def _store(self, key_pem: bytes, certificate: x509.Certificate, chain: list[x509.Certificate]) -> None:
-        path = [certificate, *path_to_send(certificate, chain)]
+        path = [certificate, *path_to_send(certificate, chain, datetime.now(UTC))]
         content = key_pem + pem_of(*path)
         try:
             write_draft(self._draft, content)

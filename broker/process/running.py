@@ -88,6 +88,8 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
     except (PolicyError, TlsConfigurationError) as error:  # Which do not know for which setting the file was read.
         said = str(error)
         raise _failed(named(next((each for each in problems(settings) if each.endswith(said)), said)), 1) from None
+    except PluginError as error:
+        raise _failed(named(str(error)), 1) from None
     except _NOT_STARTED as error:
         raise _failed(str(error), 1) from None
 
@@ -111,7 +113,7 @@ def _test(settings: BrokerConfig, named: Callable[[str], str]) -> None:
         try:
             find_plugins(settings.plugins)
         except PluginError as error:
-            raise _failed(str(error), _USAGE) from None
+            raise _failed(named(str(error)), _USAGE) from None
     if settings.keyfile is not None and (warning := open_to_all.told_of(settings.keyfile)) is not None:
         _say(f"fleet-broker: warning: keyfile: {printable(warning, also=LAID_OUT)}")
     for doubt in doubts(settings):

@@ -58,6 +58,16 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         FILE_VALUES.reset(before)
 
 
+def _with_its_source(message: str, path: Path | None, flags: Mapping[str, Any]) -> str:
+    """Return *message*, which begins with names of settings that do not fit, behind where one of them comes from."""
+    named = message.partition(":")[0].replace(" and ", ", ").split(", ")
+    others = [name for name in named if flags.get(name) is None]  # A flag is before the eyes of whoever gave it.
+    set_by = next((_variable(name) for name in others if _variable(name) in os.environ), None)
+    if set_by is None and path is not None and any(name in FILE_VALUES.get() for name in others):
+        set_by = str(path)
+    return message if set_by is None else f"{set_by}: {message}"
+
+
 def with_its_file(problem: str, path: Path | None, flags: Mapping[str, Any]) -> str:
     """Return *problem*, which begins with names of settings, behind the file *path* if they are from there.
 
@@ -95,7 +105,7 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     key = ".".join(keys)
     message = error["msg"].removeprefix("Value error, ")
     if not keys:
-        return f"{path}: {message}" if path is not None and _in_file(message) else str(message)
+        return _with_its_source(message, path, flags)
     flag, variable = f"--{keys[0].replace('_', '-')}", _variable(*keys)
     in_table = keys[0] in _TABLES
     if error["type"] == "missing" and not in_table:
@@ -128,12 +138,6 @@ def _of_environment(keys: list[str]) -> str | None:
         return None
     named = keys[0] not in {"limits", "plugins"} or keys[1] in (json.loads(os.environ[whole]) or ())
     return whole if named else None  # The entries of these two tables may come from different sources.
-
-
-def _in_file(message: str) -> bool:
-    """Whether the setting named at the start of *message* comes from the file."""
-    named = message.partition(":")[0].replace(" and ", ", ").split(", ")
-    return any(name in FILE_VALUES.get() for name in named)
 
 
 def _instead(keys: list[str]) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
+import pytest
+
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Pingreq, Publish
-from tests.conformance.scene import durable, exactly_once, finish, keeping, stranger
+from tests.conformance.scene import OPEN_POLICY, durable, exactly_once, finish, keeping, stranger
+from tests.support.stored import StoredBroker
 from tests.support.wire import V5, MemoryBroker, WireClient, publication
 
 FAILED = ReasonCode.UNSPECIFIED_ERROR
@@ -470,3 +476,22 @@ def test_mqtt5_4_6_0_6_mqtt311_4_6_0_5_every_topic_is_ordered(
     mixed = [(topic, payload, 1 + number * number % 3) for number, (topic, payload) in enumerate(sent)]
     publisher.send(*(publication(*each, packet_id=number + 1) for number, each in enumerate(mixed)))  # Of either QoS.
     assert [(message.topic, message.payload, message.qos) for message in client.messages()] == mixed
+
+
+@pytest.mark.xfail(strict=True, reason="by decision: what was sent at QoS 1, and under which identifier, is not stored")
+def test_mqtt5_3_3_1_1_mqtt5_4_4_0_1_mqtt311_3_3_1_1_mqtt311_4_4_0_1_qos_1_comes_again_as_it_was_after_a_restart(
+    tmp_path: Path, version: ProtocolVersion
+) -> None:
+    """DUP is 1 when a PUBLISH is delivered again."""
+    with contextlib.closing(StoredBroker(tmp_path, policy=OPEN_POLICY)) as broker:
+        client = kept(broker, version)
+        publisher = broker.service("publisher")
+        for payload in (b"1", b"2", b"3"):
+            publisher.publish("t", payload, qos=1)
+        first = client.messages()[0]
+        client.acknowledge(first)
+        again = broker.killed().service("client", version=version, **keeping(version)).messages()
+        assert [(message.packet_id, message.payload, message.dup) for message in again] == [
+            (2, b"2", True),
+            (3, b"3", True),
+        ]

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
+from provisioning.client.est import WrongCertificate
 from tests.support.examples import IS_THOROUGH
+from tests.support.pki import Pki
 from tests.support.walk.every_operation import take
-from tests.support.walk.reality import Ground
+from tests.support.walk.reality import Ground, answer_of
 from tests.support.walk.shorten import shortened
 from tests.support.walk.walk import OPERATIONS, Step, steps_of, walk_of_all
 
@@ -44,6 +48,24 @@ def test_another_walk_each_time_agrees_too(tmp_path: Path, number: int, request:
     if workers:
         ground = Ground(request.getfixturevalue("postgresql"), workers, has_clock)
     assert len(take(tmp_path, steps_of(seed, _LONG), ground=ground)) < _LONG * 3 / 4, "hardly anything was possible"
+
+
+@pytest.mark.parametrize(
+    ("life", "says", "takes"),
+    [(1, "it has ended on", True), (1, "it is that of", False), (600, "it has ended on", False)],
+)
+def test_a_brief_certificate_may_be_over_when_it_comes(life: int, says: str, *, takes: bool) -> None:
+    pki = Pki()
+    ended = pki.device("brief", not_before=pki.now - timedelta(seconds=life), not_after=pki.now).certificate
+
+    async def ask() -> x509.Certificate:
+        raise WrongCertificate(f"{says} whatever", ended)
+
+    if takes:
+        assert answer_of(ask()) == ended
+        return
+    with pytest.raises(WrongCertificate):
+        answer_of(ask())
 
 
 def test_a_walk_is_shortened_to_what_matters() -> None:

@@ -43,11 +43,14 @@ def told(service: ProvisioningService, label: str = "") -> list[x509.Certificate
     return x509.load_pem_x509_certificates(pem)
 
 
-def wait_for_state(service: ProvisioningService, name: str, state: str) -> None:
-    """Wait until the running service has noticed that the CA called *name* is in *state*."""
+def wait_for_state(service: ProvisioningService, name: str, state: str, *, processes: int = 1) -> None:
+    """Wait until so many *processes* of the running service have noticed that the CA called *name* is in *state*."""
     word = f'"{name.replace("-", "_")}": "{state}"'
-    wait_until(lambda: any("CAs taken over" in line and word in line for line in service.log.splitlines()),
-               f"the service hears that {name} is {state}")  # fmt: skip
+
+    def heard() -> bool:
+        return sum("CAs taken over" in line and word in line for line in service.log.splitlines()) >= processes
+
+    wait_until(heard, f"the service hears that {name} is {state}")
 
 
 def issuer_of(device: OpensslDevice) -> str:

@@ -21,7 +21,7 @@ def listens(port: int) -> bool:
 
 def names_of_mosquitto(folder: Path) -> set[str]:
     program = shutil.which("mosquitto", path="/usr/bin:/usr/sbin:/usr/local/sbin")
-    assert program is not None, "Remedy: sudo apt-get install mosquitto"
+    assert program is not None, "Remedy, as root: apt-get install mosquitto"
     port = free_port()
     configuration = folder / "mosquitto.conf"
     configuration.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nsys_interval 1\n")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -29,6 +30,8 @@ Codes = frozenset[str]
 NONE: Final[Codes] = frozenset()
 WAITS: Final = "waits"
 """Said of a request that an operator is to decide about."""
+BRIEF: Final = timedelta(minutes=5)
+"""One that is valid for less is predated by more than that lasts, and so are its successors."""
 
 
 class State(StrEnum):
@@ -369,6 +372,10 @@ class FleetOracle:
     def set_reason(self, certificate: Certificate, reason: RevocationReason | None) -> None:
         certificate.reason = reason
         self.events += 1
+
+
+def life_of(certificate: x509.Certificate) -> timedelta:
+    return certificate.not_valid_after_utc - certificate.not_valid_before_utc
 
 
 def _doubts(key: Key) -> Codes:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import ssl
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from broker.admin.client import AdminClient
 from broker.admission.policy_file import DEFAULT_POLICY_FILE
 from broker.mqtt.codes import ProtocolVersion
 from provisioning.client.csr import build_csr
-from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EstClient
+from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EstClient, WrongCertificate
 from provisioning.pki.keys import key_to_pem
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import Credential, CredentialPem
@@ -37,7 +37,7 @@ from tests.support.ocsp import request_der
 from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
-from tests.support.walk.fleet_oracle import WAITS, Certificate, Key, Token
+from tests.support.walk.fleet_oracle import BRIEF, WAITS, Certificate, Key, Token, life_of
 from tests.support.walk.line_to_service import Line
 from tests.support.walk.session_oracle import Message
 from tests.support.walk.walking_client import WalkingClient
@@ -279,7 +279,7 @@ class Reality:
                 secret = None if token is None else token.secret
                 return await client.enrol(build_csr(key.private, name), user=name, token=secret, label=label)
 
-        return _answer(ask())
+        return answer_of(ask())
 
     def renew(self, presented: Certificate, key: Key) -> x509.Certificate | str:
         """Return the successor, or the code of the refusal."""
@@ -289,7 +289,7 @@ class Reality:
             async with EstClient(self.service.https, self.service.bundle, CredentialPem(presented.pem)) as client:
                 return await client.reenrol(csr)
 
-        return _answer(ask())
+        return answer_of(ask())
 
     def pem_of(self, key: Key, certificate: x509.Certificate) -> bytes:
         return key_to_pem(key.private) + self.path_of(certificate)
@@ -404,13 +404,18 @@ class Reality:
         return self.backend.await_messages(count)
 
 
-def _answer(asking: Any) -> x509.Certificate | str:
+def answer_of(asking: Coroutine[Any, Any, x509.Certificate]) -> x509.Certificate | str:
+    """Return the certificate, even if it is brief and over already: the machine may be busy; or the refusal's code."""
     try:
         found: x509.Certificate = asyncio.run(asking)
     except EnrolmentRefused as refusal:
         return refusal.code
     except EnrolmentPending:
         return WAITS
+    except WrongCertificate as wrong:
+        found = wrong.certificate
+        if life_of(found) >= BRIEF or "it has ended on" not in str(wrong):
+            raise
     return found
 
 

@@ -409,4 +409,4 @@ def test_cas_that_have_certified_each_other_are_named_once_each() -> None:
         return builder.sign(keys[issuer], hashes.SHA256())
 
     cas = [issued("one", "other"), issued("other", "one")]
-    assert path_to_send(issued("leaf", "one"), cas) == cas
+    assert path_to_send(issued("leaf", "one"), cas, GOT) == cas

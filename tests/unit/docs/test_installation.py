@@ -55,6 +55,18 @@ def test_who_names_a_python_is_not_given_another_s_environment_in_silence(tmp_pa
     assert said.startswith(f"{tmp_path} was made by Python 3.9, and {sys.executable} is Python 3.")
 
 
+def test_what_to_do_where_pip_fails_is_said_last(tmp_path: Path) -> None:
+    pip = tmp_path / "bin" / "pip"
+    pip.parent.mkdir()
+    pip.write_text('#!/bin/sh\necho "$@" >&2\nexit 2\n', encoding="utf-8")
+    pip.chmod(0o755)
+    command = [str(REPOSITORY / "deploy" / "by-pip"), str(tmp_path), "install", "a package"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    arguments, remedy = done.stderr.splitlines()
+    assert (done.returncode, arguments) == (1, "install a package")
+    assert "Remedy, if it reaches no package index: name a proxy (HTTPS_PROXY)" in remedy
+
+
 def test_services_that_may_not_write_in_the_clone_find_byte_code_there(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()

@@ -149,7 +149,7 @@ def test_what_a_contributed_plugin_lacks_has_a_remedy_of_its_own(monkeypatch: py
     ("plugins", "code", "said"),
     [
         ('"odd_plugins.Good" = { path = "x" }', 0, "the settings are valid"),
-        ('"odd_plugins.Good" = { path = 7 }', 2, "fleet-broker: plugins: odd_plugins.Good: .* str.*int.*; it takes "),
+        ('"odd_plugins.Good" = { path = 7 }', 2, "broker.toml: plugins: odd_plugins.Good: .* str.*int.*; it takes "),
         ('"odd_plugins.Good" = 7', 2, 'plugins.odd_plugins.Good: write a table, .plugins."odd_plugins.Good".'),
     ],
 )

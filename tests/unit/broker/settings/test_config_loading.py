@@ -40,6 +40,23 @@ def test_the_file_is_to_blame_for_what_is_in_it_and_not_for_what_else_is_given(p
     assert refusal(path, {}) == f"{path}: certfile and keyfile: give both or neither"
 
 
+@pytest.mark.parametrize(
+    ("flags", "variable", "said"),
+    [
+        ({"host": "0.0.0.0"}, None, "host: 0.0.0.0 is not a loopback address; "),
+        ({}, "0.0.0.0", "FLEET_BROKER_HOST: host: 0.0.0.0 is not a loopback address; "),
+        ({"host": "0.0.0.0"}, "::", "host: 0.0.0.0 is not a loopback address; "),
+    ],
+)
+def test_a_file_is_not_to_blame_for_what_overrides_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], variable: str | None, said: str
+) -> None:
+    path.write_text("host = '127.0.0.1'")
+    if variable is not None:
+        monkeypatch.setenv("FLEET_BROKER_HOST", variable)
+    assert refusal(path, flags).startswith(said)
+
+
 def test_nothing_of_a_file_is_kept(path: Path) -> None:
     """It may hold a token."""
     path.write_text("token = 's3cret'")

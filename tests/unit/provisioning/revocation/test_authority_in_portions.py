@@ -70,6 +70,17 @@ async def begin(fleet: Fleet, reason: RevocationReason = RevocationReason.CA_COM
     )
 
 
+async def withdrawal(fleet: Fleet, name: str) -> Withdrawal | None:
+    """Return why the device may not ask for another certificate by itself."""
+
+    def look(connection: Any) -> Withdrawal | None:
+        found = devices.find(connection, name)
+        assert found is not None
+        return certificates_of_device.withdrawn(connection, found)
+
+    return await fleet.database.read(look)
+
+
 async def party(fleet: Fleet, name: str, role: Role) -> x509.Certificate:
     token = TokenCredential(name, await fleet.token(name, None, role))
     return await fleet.enrolment.enrol(csr_der(names=[name]), token)
@@ -211,9 +222,11 @@ async def test_what_had_ended_before_is_not_revoked_with_it(fleet: Fleet) -> Non
     ended = await fleet.enrol("meter-1")
     fleet.clock.now = ended.not_valid_after_utc + timedelta(seconds=1)
     await begin(fleet)
+    assert await withdrawal(fleet, "meter-1") is None, "it may ask for another by itself, as without that revocation"
     await fleet.revocation.portions.finish_left()
     assert len(await events(fleet)) == 1
     assert await said_by_ocsp(fleet, ended) is None
+    assert await withdrawal(fleet, "meter-1") is None
 
 
 async def test_a_hold_is_not_ended_in_between(fleet: Fleet) -> None:
@@ -255,13 +268,7 @@ async def test_a_device_with_trials_of_a_revoked_ca_alone_needs_a_token_before_i
     fleet.clock.advance(2 * HOUR)
 
     async def codes() -> str:
-        def look(connection: Any) -> object:
-            found = devices.find(connection, "meter-1")
-            assert found is not None
-            return certificates_of_device.withdrawn(connection, found)
-
-        withdrawn = await fleet.database.read(look)
-        return "needs a token" if withdrawn else "is free"
+        return "needs a token" if await withdrawal(fleet, "meter-1") else "is free"
 
     expected = "needs a token" if lived else "is free"
     assert await codes() == expected
@@ -288,15 +295,10 @@ async def test_a_trial_of_a_revoked_ca_is_the_last_word_before_its_portion_as_af
     assert shared != claimed
     await begin(fleet)
 
-    def look(connection: Any) -> Withdrawal | None:
-        found = devices.find(connection, "meter-1")
-        assert found is not None
-        return certificates_of_device.withdrawn(connection, found)
-
     expected = Withdrawal(f"{trial.serial_number:x}", UNSPECIFIED)
-    assert await fleet.database.read(look) == expected
+    assert await withdrawal(fleet, "meter-1") == expected
     await fleet.revocation.portions.finish_left()
-    assert await fleet.database.read(look) == expected
+    assert await withdrawal(fleet, "meter-1") == expected
 
 
 async def test_what_is_shown_of_it_is_what_it_is_worth_before_its_portion(fleet: Fleet) -> None:
