@@ -1,4 +1,4 @@
-"""A certification path walked as OpenSSL walks it before admission sees it: for `broker.admission.check`.
+"""A certification path walked as OpenSSL walks it before admission sees it: for `check`, and for who is connected.
 
 Rules
 -----

@@ -4,8 +4,9 @@ Theory
 ------
 The new generation is built completely from the present files and settings; an error in it is the reason why the old one
 stays. When it is activated, the listeners get a TLS context with its anchors, so that no earlier TLS session is
-resumed, and every connection is examined again, with the certificate that its socket still has. A client that no anchor
-vouches for any more, or whose identity would be another by now, is disconnected. The others notice nothing.
+resumed, and every connection is examined again, with the certificate that its socket still has, and the path that a
+handshake would verify now (`broker.admission.path_again`). A client that no anchor vouches for any more, or whose
+identity would be another by now, is disconnected. The others notice nothing.
 
 Rules
 -----
@@ -37,6 +38,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.admission.admission import Admission
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.issuers import Issuer
+from broker.admission.path_again import PathsAgain
 from broker.admission.path_ends import VerifiedPath
 from broker.admission.peer import DEFAULT_BUNDLE, Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavailable
@@ -205,6 +207,7 @@ class ReloadedTrust:
         if loaded.trust is None:
             own = OwnAnchors(loaded.judge, engine.admission.judging_by(None))
             own.admission.believed = loaded.judge
+        again = PathsAgain(loaded.judge, admission.trust_domain)
         connections = engine.connections()
         connected, disconnected, wills = len(connections), 0, 0
         affected: list[Affected] = []
@@ -212,7 +215,7 @@ class ReloadedTrust:
             now, wall = self._clock(), datetime.now(UTC)
             for connection in connections[start : start + _CONNECTIONS_A_STEP]:
                 session = connection.session
-                outcome = self._judged(admission, connection, wall, own)
+                outcome = self._judged(admission, connection, wall, again, own)
                 if isinstance(outcome, Refused) and session is not None:
                     disconnected += 1
                     going[session] = sends_will(engine, outcome)
@@ -234,11 +237,11 @@ class ReloadedTrust:
         return Effects(connected, disconnected, wills_dropped=wills, affected=tuple(affected), more=more)
 
     def _judged(
-        self, admission: Admission, connection: Client, wall: datetime, own: OwnAnchors | None
+        self, admission: Admission, connection: Client, wall: datetime, again: PathsAgain, own: OwnAnchors | None
     ) -> Peer | Refused | None:
         """Do as `judge`; whoever cannot be judged is refused, and nobody behind it stays for that."""
         try:
-            return without_panic(judge, admission, connection, wall, own)
+            return without_panic(judge, admission, connection, wall, again, own)
         except MemoryError:  # Not the fault of this client: `provisioning.program.out_of_memory`.
             raise
         except Exception:  # A bug that one client meets, or each of them.
@@ -262,26 +265,23 @@ def record_trust(engine: Engine, trust: Trust) -> None:
 
 
 def judge(
-    admission: Admission, connection: Client, wall: datetime, own: OwnAnchors | None = None
+    admission: Admission, connection: Client, wall: datetime, again: PathsAgain, own: OwnAnchors | None = None
 ) -> Peer | Refused | None:
     """Return *admission*'s present verdict on a connection's certificate; None without one: a plain listener.
 
-    *own*: clients may be anchors themselves. A bundle does not allow that.
+    It is that of a handshake now (*again*). *own*: clients may be anchors themselves. A bundle does not allow that.
     """
     certificate, verified = connection.presented()
     peer, session = connection.peer, connection.session
     if certificate is None or peer is None or session is None:
         return None
-
-    def path() -> Sequence[bytes]:
-        # A resumed session brings no path; the issuer is known from the full handshake before.
-        above = () if len(verified) > 1 else _known_above(certificate, peer)
-        return [certificate, *above] if above else verified
-
     if own is not None and certificate in own.trust.topmost:
         outcome = own.admission.examine(certificate, wall, lambda: [certificate], status=False)
     else:
-        outcome = admission.examine(certificate, wall, path, status=False)
+        # A resumed session brings no path; the issuer is known from the full handshake before.
+        above = verified[1:] or _known_above(certificate, peer)
+        path = [certificate, *again.followed(certificate, above, wall)] if above else verified
+        outcome = admission.examine(certificate, wall, lambda: path, status=False)
     if isinstance(outcome, Peer) and outcome.identity != session.owner:
         return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {outcome.identity} now")
     return outcome

@@ -51,7 +51,7 @@ class Bystander:
         """The distance as earlier connections have told it."""
 
     async def come(self) -> None:
-        """Connect; raise what `device_sim.attack.scene.Scene.admitted` raises."""
+        """Connect; raise what `device_sim.attack.entry.Entry.admitted` raises."""
         client = self._client = await self._admitted()
         self._pinging = asyncio.create_task(self._stays_alive(client), name="bystander")
 

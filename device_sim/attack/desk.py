@@ -3,7 +3,7 @@
 Rules
 -----
 1. A name is noted before the service is asked to enrol it: an interruption leaves no unknown device behind.
-2. Only the noted names are ended: a name comes from `device_sim.attack.scene.Scene.fresh`.
+2. Only the noted names are ended: a name comes from `device_sim.attack.entry.Entry.fresh`.
 3. To end is to revoke: this covers every certificate of the name, and its unused tokens. A name that has a token, and
    was never enrolled, is revoked like a device; one without a token is unknown to the service: nothing to revoke.
 """

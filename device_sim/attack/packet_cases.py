@@ -105,7 +105,7 @@ async def _beside_who_says_nothing(scene: Scene, made: Callable[[_Own], bytes], 
 
 
 async def _dialled(scene: Scene, silent: Paper, other: Paper) -> tuple[RawClient, RawClient]:
-    """Return connections of *silent* and, begun a little later, of *other*; raise what `Scene.dialled` raises.
+    """Return connections of *silent* and, begun a little later, of *other*; raise what `Entry.dialled` raises.
 
     The silent one comes first, so that a broker which closes whoever says nothing closes it first. But the other one
     does not wait until it is there: across a long link it would then have waited longer than many a broker does.

@@ -1,4 +1,4 @@
-"""What every case has available: the target, a watcher that receives everything, and fresh devices.
+"""What every case has available: those who come in, a watcher that receives everything, and who is kept out.
 
 Theory
 ------
@@ -6,34 +6,25 @@ Theory
 the attacker sends an allowed one on the same connection; when that has arrived and the other has not, the other should
 never arrive. Whether it did after all is checked once more when the run is over (`heard`).
 
-Rules
------
-1. Each case has devices of its own: no case can spoil another's.
-2. Refusing a good party is a finding, once another of its role was admitted here (`TurnedAway`, `Starved`). Before
-   that, all that is known is that this broker does not know such parties (`Impossible`).
+How anybody comes in, and with what, is `device_sim.attack.entry`, which this builds on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
-from broker.mqtt.codes import ProtocolVersion, QoS
-from broker.mqtt.connect import Connect
-from broker.mqtt.packets import Disconnect, Pingreq, Pingresp, Publish, Suback, Subscribe, SubscriptionRequest
-from device_sim.attack.bystander import Bystander
-from device_sim.attack.capabilities import Feature
+from broker.mqtt.packets import Pingreq, Pingresp, Publish
+from device_sim.attack.entry import Entry
 from device_sim.attack.far_broker import TIMED
 from device_sim.attack.issuer import Paper
 from device_sim.attack.list_reading import until_read
 from device_sim.attack.raw_client import RawClient
-from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target, TurnedAway
+from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target
 from device_sim.attack.verdict import (
     CLOSED,
     DELIVERED,
@@ -44,17 +35,10 @@ from device_sim.attack.verdict import (
     Said,
     Seen,
     came_to_the_broker,
-    is_answer,
-    seen_in,
 )
 from device_sim.attack.watcher import Watcher
 from device_sim.core_wait import MOST_WAITING, CoreWatch
-from device_sim.link.closure import REFUSED, Closure
-from device_sim.link.tls_dial import Endpoint, NotAdmitted
-from device_sim.remedies import with_remedy
-from provisioning.pki.identity import identity_of
-from provisioning.pki.role import Role
-from provisioning.pki.tls import CredentialPem, client_context
+from device_sim.link.tls_dial import Endpoint
 
 PATIENCE = 60.0
 """Seconds that an innocent device waits to be served while another misbehaves, and for what must arrive.
@@ -65,11 +49,9 @@ serves nobody for as long as the trouble lasts is detected.
 GRACE = 12.0
 """Extra seconds to wait, beyond the broker's limit, for what must arrive, if the machine is to blame for the delay
 (`device_sim.attack.verdict`, rule 4)."""
-_ANSWER = 10.0
 _PAUSE = 0.1
 _PAUSES = (0.02, 0.04, 0.08, 0.16, 0.2)
 """Seconds between attempts of a revoked device, the last one repeated."""
-_AT_ONCE = 1.0  # No broker drops a client as soon as that.
 SOON = 1.0
 """Seconds for data to arrive behind a PINGRESP, where different processes write data and PINGRESP."""
 OTHER = "-other"
@@ -83,14 +65,11 @@ def cores_of(target: Target) -> CoreWatch:
     return CoreWatch("the attacker", {} if target.broker_pid is None else {"the broker": target.broker_pid})
 
 
-class Scene:
+class Scene(Entry):
     """One run against one target."""
 
     def __init__(self, target: Target, named: Counter[str] | None = None, patience: float = PATIENCE) -> None:
-        self.target = target
-        self.patience = patience
-        self._named: Counter[str] = Counter() if named is None else named
-        """How many names of each stem have been handed out."""
+        super().__init__(target, Counter() if named is None else named, patience)
         self.heard: Counter[bytes] = Counter()
         """What devices have said in this whole run that an authorised party has received, and how often."""
         self.heard_at: set[str] = set()
@@ -99,10 +78,6 @@ class Scene:
         """The revoked certificates, by name, whose devices have been refused for it."""
         self.listens_until = 0.0
         """Until when what is forbidden may still arrive: what of an offender's is late may only be held up."""
-        self.bystander = Bystander(self._innocent, patience)
-        self.knows_own_tls = False
-        """Whether a good device was let in that connects with a TLS stack of our own."""
-        self._let_in: set[Role] = set()
         self._watcher: Watcher | None = None
         self._heard_nothing = False
         self._opening = asyncio.Lock()
@@ -122,24 +97,7 @@ class Scene:
         """Return the same at another broker of the fleet; names continue, and the caller must `close` it."""
         return Scene(replace(self.target, endpoint=endpoint), self._named, self.patience)
 
-    # Parties
-
-    def fresh(self, stem: str = "device") -> str:
-        """Return an unused name."""
-        self._named[stem] += 1
-        return f"{self.target.prefix}{stem}-{self._named[stem]:03d}"
-
-    async def device(self, name: str = "") -> Paper:
-        """Return a good device."""
-        return await self.target.registrar.certify(self.target.device(name or self.fresh()))
-
-    def forged(self, name: str = "") -> Paper:
-        """Return a certificate that the CA signs for a device without the registrar's knowledge."""
-        return self.target.issuer.issue(self.target.device(name or self.fresh()))
-
-    def topic(self, name: str, suffix: str = "telemetry") -> str:
-        """Return a topic of the device called *name*."""
-        return f"fleet/{self.target.group}/{name}/{suffix}"
+    # What is heard
 
     async def watcher(self) -> Watcher:
         """Return the watcher; the first call connects it, and checks that it receives an allowed message.
@@ -226,80 +184,58 @@ class Scene:
                 return ended
         return Seen(Layer.MQTT, OPEN, "an allowed message did not arrive", ClosedBy.NOBODY, got_in=True)
 
-    # Connecting
+    def has_come(self, said: Said) -> bool:
+        """Whether an authorised party has received *said*, altered or not."""
+        return said.payload in self.heard or said.topic in self.heard_at
 
-    def at_most(self, seconds: float) -> float:
-        """Return how long to wait for what a broker nearby has *seconds* for.
+    async def fate(self, client: RawClient, name: str, said: Said, *, offender: bool = False) -> Seen:
+        """Return whether *said*, which *client* of the device *name* has just sent, reaches the watcher.
 
-        Across a long link an answer may come later: then it is judged late, and not missing.
+        *offender*: it was forbidden. Who is not listened to any more because of that is punished, and not harmed.
+        Raises `Starved` if not even an allowed message arrives.
         """
-        return seconds + self.bystander.distance.longest(TIMED)
+        watcher = await self.watcher()
+        if offender:
+            marked = await self._marked(client, name, watcher, SOON, 1)
+            until = time.monotonic() + self.patience / _MARKERS
+            shunned = isinstance(marked, Seen) and marked.code == OPEN and await self._shunned(client, name, watcher)
+            if shunned and not self.has_come(said):
+                self.listens_until = until
+                why = "nor is what it may say: the broker no longer listens to it, and leaves it connected"
+                return Seen(Layer.MQTT, NOT_DELIVERED, why, ClosedBy.NOBODY, withheld=said)
+            if isinstance(marked, Seen) and marked.code == OPEN and not shunned:
+                marked = await self._marked(client, name, watcher)
+        else:
+            marked = await self._marked(client, name, watcher)
+        if self.has_come(said):
+            how = "" if said.payload in self.heard else "altered"
+            return Seen(Layer.MQTT, DELIVERED, how, ClosedBy.NOBODY, got_in=True)
+        if isinstance(marked, bytes):
+            return Seen(Layer.MQTT, NOT_DELIVERED, "", ClosedBy.NOBODY, withheld=said)
+        if marked.code == OPEN:
+            raise Starved(f"even {_MARKERS} allowed messages of a good device, one after the other, did not arrive")
+        return replace(marked, withheld=said)
 
-    @property
-    def version(self) -> ProtocolVersion:
-        """The MQTT version used unless a case says otherwise: the newest that the target claims."""
-        return ProtocolVersion.V5 if Feature.MQTT5 in self.target.capabilities.supports else ProtocolVersion.V311
-
-    def connect(self, client_id: str, *, version: ProtocolVersion | None = None, **fields: Any) -> Connect:
-        """Return a CONNECT; *fields* are those of `broker.mqtt.connect.Connect`."""
-        return Connect(client_id=client_id, protocol_version=version or self.version, **fields)
-
-    async def dial(
-        self,
-        context: ssl.SSLContext,
-        *,
-        version: ProtocolVersion | None = None,
-        session: ssl.SSLSession | None = None,
-        source: str | None = None,
-    ) -> RawClient:
-        """Return a connection to the target; raise `device_sim.link.tls_dial.NotAdmitted`."""
-        version = version or self.version
-        return await RawClient.dial(
-            self.target.endpoint, context, version=version, session=session, source=source,
-            deadline=self.at_most(_ANSWER),
-        )  # fmt: skip
-
-    def context(self, pem: CredentialPem | None, *, allow_tls12: bool = False) -> ssl.SSLContext:
-        """Return a client context for the target."""
-        return client_context(self.target.anchors, pem, allow_tls12=allow_tls12)
-
-    async def present(
-        self,
-        context: ssl.SSLContext,
-        client_id: str,
-        *,
-        version: ProtocolVersion | None = None,
-        session: ssl.SSLSession | None = None,
-        goodbye: bool = True,
-        clean: bool = True,
-    ) -> Seen:
-        """Connect with *context*, send a harmless CONNECT, and return the answer, timed from the first packet.
-
-        If it is let in, it says DISCONNECT unless not *goodbye*: a broker may ban who breaks off again and again, and
-        that ban is not the refusal which is asked for. Not *clean*: it asks for the session that the broker has kept.
-        """
-        started = time.monotonic()
+    async def retained(self, topic: str) -> bytes:
+        """Return what the broker sends to a good service that subscribes to *topic* only now; nothing if it is b""."""
+        name = self.fresh("watcher")
+        client = await self.admitted(await self.target.registrar.certify(self.target.service(name)))
         try:
-            client = await self.dial(context, version=version, session=session)
-        except NotAdmitted as error:
-            return seen_in(error.closure).since(started)
-        try:
-            hello = self.connect(client_id, version=version, keep_alive=60, clean_start=clean)
-            seen = await client.connect(hello, self.at_most(_ANSWER))
-            if goodbye and seen.got_in and seen.code != OPEN:
-                await client.send(Disconnect().encode(client.version))
+            if not (await self.subscribe(client, topic)).got_in:
+                return b""
+            await client.send(Pingreq().encode(client.version))
+            answered = False
+            while True:
+                packet = await client.receive(SOON if answered else self.patience)
+                if isinstance(packet, Publish):
+                    return packet.payload
+                if isinstance(packet, Seen):
+                    return b""
+                answered = answered or isinstance(packet, Pingresp)
         finally:
-            resumed = client.socket.session_reused
             client.close()
-        seen = seen.since(started)
-        if session is None:
-            return seen
-        how = "TLS session resumed" if resumed else "full handshake: the broker did not resume"
-        return replace(seen, reason=f"{how}; {seen.reason}" if seen.reason else how)
 
-    async def show(self, paper: Paper, pem: CredentialPem | None = None, *, clean: bool = True) -> Seen:
-        """Connect with *paper*, or *pem* in its place, under the name in *paper*; *clean* as for `present`."""
-        return await self.present(self.context(pem or paper.pem), paper.name, clean=clean)
+    # Those who are revoked
 
     async def until_refused(self, paper: Paper, *, clean: bool = True) -> Seen:
         """Connect with *paper*, already revoked, until it is refused; return that, timed from now.
@@ -353,12 +289,6 @@ class Scene:
             seen = await wait(grace)
         return await until_read(self, wait, seen, started)
 
-    async def arrived(self, client: RawClient) -> None:
-        """Wait until what *client* sent last has come to the broker: an operator may have a shorter way to it."""
-        distance = self.bystander.distance
-        await asyncio.sleep(distance.usual if distance.is_far else 0.0)
-        await client.arrived(self.at_most(_ANSWER))  # A lost packet comes later.
-
     async def until_released(self, paper: Paper) -> Seen:
         """Connect with *paper*, no longer suspended, until it is admitted; return that, timed from now.
 
@@ -379,122 +309,3 @@ class Scene:
             if (await self.show(paper)).got_in or time.monotonic() > until:
                 return
             await asyncio.sleep(_PAUSE)
-
-    async def admitted(
-        self, paper: Paper, connect: Connect | None = None, context: ssl.SSLContext | None = None
-    ) -> RawClient:
-        """Return a connection of the good *paper*, in its own *context* if given.
-
-        Raises, if it is refused, `TurnedAway`, or `Starved` if without a reason; `Impossible` if no party of its role
-        has ever been admitted (rule 2).
-        """
-        started = time.monotonic()
-        client = await self.dialled(paper, context)
-        await self.let_in(client, paper, connect or self.connect(paper.name, keep_alive=600), started)
-        return client
-
-    async def let_in(self, client: RawClient, paper: Paper, connect: Connect, started: float | None = None) -> None:
-        """Send *connect* on the dialled connection of the good *paper*, begun at *started*; raise as `admitted`."""
-        started = time.monotonic() if started is None else started
-        try:
-            seen = await client.connect(connect, self.at_most(_ANSWER))
-        except BaseException:
-            client.close()
-            raise
-        if not seen.got_in or seen.code == OPEN:
-            client.close()
-            raise self._refusal(paper, seen.since(started))
-        self._let_in.add(identity_of(paper.certificate).role)
-
-    async def _innocent(self) -> RawClient:
-        return await self.admitted(await self.device())
-
-    async def dialled(self, paper: Paper, context: ssl.SSLContext | None = None) -> RawClient:
-        """Return a TLS connection of the good *paper*, in its own *context* if given; raise as `admitted`."""
-        started = time.monotonic()
-        try:
-            return await self.dial(context or self.context(paper.pem))
-        except NotAdmitted as error:
-            raise self._refusal(paper, seen_in(error.closure).since(started), error.closure) from error
-
-    def _refusal(self, paper: Paper, seen: Seen, closure: Closure | None = None) -> Exception:
-        role = identity_of(paper.certificate).role
-        text = f"a good {role} is not let in: {closure or f'{seen.text} {seen.reason}'.rstrip()}"
-        if role not in self._let_in:
-            return Impossible(with_remedy(text, closure or seen))
-        # On a slow machine a broker's own deadline may have expired, but none is as short as that. That nobody listens
-        # is the machine's own answer, however slow it is.
-        at_once = seen.closed_by is ClosedBy.PEER and (seen.seconds or 0.0) < _AT_ONCE
-        nobody = closure is not None and closure.code == REFUSED
-        return TurnedAway(text) if is_answer(seen) or at_once or nobody else Starved(text)
-
-    async def subscribe(self, client: RawClient, *filters: str, qos: QoS = QoS.AT_MOST_ONCE) -> Seen:
-        """Subscribe in one packet and return the answer, about the last of *filters*."""
-        request = Subscribe(1, tuple(SubscriptionRequest(each, qos) for each in filters))
-        await client.send(request.encode(client.version))
-        return await client.answer(Suback, deadline=self.at_most(_ANSWER))
-
-    def has_come(self, said: Said) -> bool:
-        """Whether an authorised party has received *said*, altered or not."""
-        return said.payload in self.heard or said.topic in self.heard_at
-
-    async def fate(self, client: RawClient, name: str, said: Said, *, offender: bool = False) -> Seen:
-        """Return whether *said*, which *client* of the device *name* has just sent, reaches the watcher.
-
-        *offender*: it was forbidden. Who is not listened to any more because of that is punished, and not harmed.
-        Raises `Starved` if not even an allowed message arrives.
-        """
-        watcher = await self.watcher()
-        if offender:
-            marked = await self._marked(client, name, watcher, SOON, 1)
-            until = time.monotonic() + self.patience / _MARKERS
-            shunned = isinstance(marked, Seen) and marked.code == OPEN and await self._shunned(client, name, watcher)
-            if shunned and not self.has_come(said):
-                self.listens_until = until
-                why = "nor is what it may say: the broker no longer listens to it, and leaves it connected"
-                return Seen(Layer.MQTT, NOT_DELIVERED, why, ClosedBy.NOBODY, withheld=said)
-            if isinstance(marked, Seen) and marked.code == OPEN and not shunned:
-                marked = await self._marked(client, name, watcher)
-        else:
-            marked = await self._marked(client, name, watcher)
-        if self.has_come(said):
-            how = "" if said.payload in self.heard else "altered"
-            return Seen(Layer.MQTT, DELIVERED, how, ClosedBy.NOBODY, got_in=True)
-        if isinstance(marked, bytes):
-            return Seen(Layer.MQTT, NOT_DELIVERED, "", ClosedBy.NOBODY, withheld=said)
-        if marked.code == OPEN:
-            raise Starved(f"even {_MARKERS} allowed messages of a good device, one after the other, did not arrive")
-        return replace(marked, withheld=said)
-
-    async def retained(self, topic: str) -> bytes:
-        """Return what the broker sends to a good service that subscribes to *topic* only now; nothing if it is b""."""
-        name = self.fresh("watcher")
-        client = await self.admitted(await self.target.registrar.certify(self.target.service(name)))
-        try:
-            if not (await self.subscribe(client, topic)).got_in:
-                return b""
-            await client.send(Pingreq().encode(client.version))
-            answered = False
-            while True:
-                packet = await client.receive(SOON if answered else self.patience)
-                if isinstance(packet, Publish):
-                    return packet.payload
-                if isinstance(packet, Seen):
-                    return b""
-                answered = answered or isinstance(packet, Pingresp)
-        finally:
-            client.close()
-
-    async def served(self, client: RawClient) -> float:
-        """Return how long the innocent *client* waits for a PINGRESP; raise `Starved` if none comes."""
-        started = time.monotonic()
-        await client.send(Pingreq().encode(client.version))
-        while True:
-            packet = await client.receive(max(0.0, started + self.patience - time.monotonic()))
-            if isinstance(packet, Disconnect):
-                packet = client.seen(packet)
-            if isinstance(packet, Seen):
-                what = f"an innocent device was not served: {packet.text} {packet.reason}".rstrip()
-                raise Starved(what) if packet.got_in else TurnedAway(what)
-            if isinstance(packet, Pingresp):
-                return time.monotonic() - started

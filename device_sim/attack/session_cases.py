@@ -132,7 +132,7 @@ async def _revoked_many(scene: Scene) -> Seen:
 
 
 async def _all_admitted(scene: Scene, papers: Sequence[Paper]) -> list[RawClient]:
-    """Return a connection of each of the good *papers*; raise as `Scene.admitted`.
+    """Return a connection of each of the good *papers*; raise as `Entry.admitted`.
 
     Across a long link they connect together: one after the other would take all the time that a case has.
     """

@@ -37,7 +37,7 @@ import functools
 import itertools
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -133,6 +133,26 @@ class RevocationFeed:
         self._database.lost_ends.is_known = self._is_there
 
     @property
+    def position(self) -> tuple[int, str]:
+        """The newest event that is known, and its mark."""
+        return self.newest, self._mark
+
+    async def has(self, sequence: int, mark: str) -> bool:
+        """Whether the store has the event *sequence* now, with that *mark*; 0 stands for none."""
+        return sequence == 0 or await self._mark_of(sequence) == mark
+
+    async def take_over(self, ends: Iterable[LostEnd], since: int) -> None:
+        """Hold what another process held that knew the events up to *since*, but not what was decided afterwards.
+
+        Between `start` and `run`, which reads what comes later.
+        """
+        lost_ends = self._database.lost_ends
+        lost_ends.hold(ends)
+        while since < self.newest and (events := await self._page(since)):
+            lost_ends.settle((each.issuer_key_id, each.serial) for each in events)
+            since = events[-1].sequence
+
+    @property
     def is_current(self) -> bool:
         """Whether all events are known that were committed until a moment ago."""
         age = asyncio.get_running_loop().time() - self._looked_at
@@ -147,6 +167,8 @@ class RevocationFeed:
         """Read what was announced, until cancelled; if the store cannot be read, retry at the next heartbeat."""
         lost_ends = self._database.lost_ends
         lost_ends.wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.announce)
+        if lost_ends.in_doubt:  # Since before there was anybody to be woken.
+            self.announce()
         try:
             await self._run()
         finally:

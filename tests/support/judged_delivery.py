@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.attack import run, scene
+from device_sim.attack import entry, run
 from device_sim.attack.catalogue import pick
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.mosquitto_target import mosquitto
@@ -77,7 +77,7 @@ async def _found(
         place.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(run, "MOST_WAITING", 10.0)  # Whatever else this machine does, it is the broker that is judged.
-        patched.setattr(scene, "_ANSWER", 60.0)  # Those who connect at the same time wait for each other.
+        patched.setattr(entry, "_ANSWER", 60.0)  # Those who connect at the same time wait for each other.
         patched.setattr(run, "Scene", partial(Scene, patience=patience))
         async with asyncio.TaskGroup() as group:  # One that cannot be held ends the others: none outlives the test.
             tasks = [

@@ -28,6 +28,7 @@ from tests.support.pki import DOMAIN, pem_of, shared_device, shared_service
 from tests.support.reloaded_trust import BELOW, OTHER, PKI, Scene, connected, path
 from tests.support.wire import MemoryBroker, will
 from tests.support.witness import Witness
+from tests.unit.broker.admission.test_trust import namesake
 
 
 def settings(name: str, anchors: Path) -> TrustSettings:
@@ -354,21 +355,22 @@ async def test_whoever_stays_is_revoked_under_the_name_that_lists_have_for_its_i
 ) -> None:
     """A certificate calls its issuer's key what it likes; a list is of the key that has signed it."""
     scene = Scene(tmp_path, broker)
-    held = PKI.device("meter-1", authority_key_id=b"as the CA's maker would have it")
+    unnamed = namesake(None)
+    held = PKI.device("meter-1", issuer=unnamed, authority_key_id=b"as the CA's maker would have it")
     delayed = will("fleet/meters/meter-1/event", will_delay_interval=60)
-    client = broker.open(held, path=path(held, PKI.issuing, PKI.root))
+    client = broker.open(held, path=path(held, unnamed))
     client.connect(client_id="meter-1", session_expiry_interval=600, will=delayed)
     watcher = broker.service()
     watcher.subscribe("fleet/#")
     assert broker.engine.live.of(held.revocation.key) == [client.connection]
     everybody = settings("ours", scene.anchors).model_copy(update={"roles": ("device", "service")})
     scene.config = scene.config.model_copy(update={"trust": (everybody,)})
-    scene.believe(PKI.root, PKI.issuing)
+    scene.believe(PKI.issuing, unnamed)
     await scene.trust.apply(scene.load())
     assert broker.engine.live.of(held.revocation.key) == []
     if not is_there:
         client.vanish()
-    listed = replace(held.revocation, issuer_key_id=key_identifier(PKI.issuing.key.public_key()))
+    listed = replace(held.revocation, issuer_key_id=key_identifier(unnamed.key.public_key()))
     assert revoke(broker.engine, listed, broker.now) == is_there
     assert client.closed
     assert broker.engine.connections() == [watcher.connection]

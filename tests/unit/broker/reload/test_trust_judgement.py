@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Never
 
 import pytest
+from cryptography import x509
 from structlog.testing import capture_logs
 
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.path_again import PathsAgain
 from broker.admission.path_ends import VerifiedPath
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
@@ -29,7 +31,9 @@ ROOT = TrustBundle("root", [PKI.root.certificate])
 
 
 def judged(broker: MemoryBroker, client: WireClient, *bundles: TrustBundle) -> Peer | Refused | None:
-    return judge(broker.engine.admission.judging_by(Trust(bundles)), client.connection, broker.wall)
+    admission = broker.engine.admission.judging_by(Trust(bundles))
+    assert admission.trust is not None
+    return judge(admission, client.connection, broker.wall, PathsAgain(admission.trust, admission.trust_domain))
 
 
 def test_whom_the_new_generation_vouches_for_stays(broker: MemoryBroker) -> None:
@@ -115,6 +119,43 @@ def test_the_path_that_his_own_handshake_has_verified_comes_first(broker: Memory
     outcome = judged(broker, client, ROOT)
     assert isinstance(outcome, Peer)
     assert outcome.bundle == "root"
+
+
+def test_who_is_connected_is_judged_by_the_path_of_a_handshake_now(broker: MemoryBroker) -> None:
+    """The first stayed, whose CA is a partner's now; the second was put out, whom a handshake admits."""
+    plant = PKI.authority("Plant CA", PKI.root)
+    crossed = PKI.authority("Plant CA", OTHER, key=plant.key)
+    settings = TrustSettings(name="theirs", anchors=(Path("x"),), feed=True, trust_domain="plant.example")
+    theirs = TrustBundle("theirs", [plant.certificate], terms=BundleTerms.of(settings))
+    for shown, before, *now in (
+        ((crossed,), crossed, TrustBundle("ours", [OTHER.certificate]), theirs),
+        ((plant,), plant, TrustBundle("ours", [crossed.certificate])),
+    ):
+        held = PKI.device("meter-1", issuer=before)
+        broker.engine.admission.believe(Trust([TrustBundle("ours", [before.certificate])]))
+        client = connected(broker, held, path(held, *shown))
+        outcomes = [judged(broker, client, *now)]
+        client.leave()
+        client = connected(broker, held)
+        outcomes.append(judged(broker, client, *now))
+        for outcome in outcomes:
+            if before is crossed:
+                assert isinstance(outcome, Refused)
+                assert outcome.code is RefusalCode.WRONG_TRUST_DOMAIN
+            else:
+                assert isinstance(outcome, Peer), outcome
+
+
+def test_an_anchor_that_constrains_names_now_is_for_a_handshake_to_judge(broker: MemoryBroker) -> None:
+    elsewhere = x509.NameConstraints([x509.UniformResourceIdentifier("elsewhere.example")], None)
+    plant = PKI.authority("Plant CA", PKI.root)
+    narrowed = PKI.authority("Plant CA", PKI.root, key=plant.key, extensions=[elsewhere])
+    for issuer, stays in ((plant, False), (narrowed, True)):  # Whether that one's handshake was fine is not asked here.
+        held = PKI.device("meter-1", issuer=issuer)
+        client = connected(broker, held, path(held, issuer, PKI.root))
+        outcome = judged(broker, client, TrustBundle("ours", [narrowed.certificate]))
+        assert isinstance(outcome, Peer) is stays
+        client.leave()
 
 
 def test_of_whose_issuer_nothing_is_known_an_anchor_must_have_signed_the_certificate(broker: MemoryBroker) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.attack import bystander, conduct_cases, handshake_cases, run, session_cases
-from device_sim.attack import scene as scene_module
+from device_sim.attack import entry as entry_module
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
@@ -273,7 +273,7 @@ async def test_what_is_late_across_a_long_link_is_not_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: Distance, let_in: bool
 ) -> None:
     """The link takes a second, and a device nearby would give up after half of one."""
-    monkeypatch.setattr(scene_module, "_ANSWER", 0.5)
+    monkeypatch.setattr(entry_module, "_ANSWER", 0.5)
     monkeypatch.setattr(bystander, "distance_of", lambda _: distance)
     async with broker(tmp_path, lambda _: True) as near, Proxy(near.endpoint.host, near.endpoint.port) as link:
         target = replace(near, endpoint=replace(near.endpoint, port=link.port))

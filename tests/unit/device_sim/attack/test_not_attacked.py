@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed448
 
 from broker.mqtt.disconnect import Disconnect
-from device_sim.attack import asking, bystander, enrolment_cases, revocation_list, run, scene
+from device_sim.attack import asking, bystander, enrolment_cases, entry, revocation_list, run, scene
 from device_sim.attack.attacking import _exit_code, _say_more
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
@@ -157,7 +157,7 @@ async def test_who_has_not_answered_has_not_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, name: str, why: str
 ) -> None:
     if fault in {Fault.SILENT_TO_THIEVES, Fault.SILENT_TO_HEIRS}:
-        monkeypatch.setattr(scene, "_ANSWER", 2.0)  # Also what the handshake may take.
+        monkeypatch.setattr(entry, "_ANSWER", 2.0)  # Also what the handshake may take.
         monkeypatch.setattr("device_sim.attack.topic_cases._ANSWER", 0.2)
     async with at(tmp_path, fault) as here:
         outcome = await run._tried(here, case(name))

@@ -19,6 +19,7 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
 from provisioning.revocation import feed as feed_module
 from provisioning.revocation import ocsp
+from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.grounds import Grounds
@@ -28,6 +29,7 @@ from provisioning.store import counters, tables
 from provisioning.store.groups import Group, NewKey
 from provisioning.store.tables import devices, revocation_events, revocations
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.notes import PATIENCE
 
 REMOVED = x509.CRLReason(x509.ReasonFlags.remove_from_crl)
 
@@ -258,6 +260,18 @@ async def test_what_was_read_before_the_start_and_what_is_lost_later_is_held_too
     await check_held(fleet, first, second)
 
 
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_doubt_from_before_the_feed_runs_is_settled_at_once(fleet: Fleet) -> None:
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    fleet.database.lost_ends.doubt()
+    running = asyncio.create_task(feed.run())
+    async with asyncio.timeout(PATIENCE):
+        while fleet.database.lost_ends.in_doubt:
+            await asyncio.sleep(0)
+    running.cancel()
+
+
 async def test_what_was_replaced_by_a_lost_certificate_that_was_ended_is_held(fleet: Fleet) -> None:
     """The device has renewed and was revoked: with what it had before, the store would have it back."""
     await fleet.groups.create(Group("north", new_key=NewKey.REPLACE), by="admin")
@@ -306,6 +320,8 @@ async def test_a_device_that_is_revoked_again_comes_back_though_there_is_no_even
     await feed._read_new()
     for _ in range(2):
         await fleet.enrol("meter")
+        await revoke(fleet, "other")  # What is held changes by it, but not what was decided.
+        await feed._read_new()
 
 
 async def test_a_device_whose_certificate_was_revoked_before_is_held_by_its_name(fleet: Fleet) -> None:
@@ -348,7 +364,10 @@ async def test_nothing_of_a_ca_whose_revocation_is_lost_is_good_and_it_issues_no
         await fleet.enrol("other")
 
 
-async def test_what_is_held_stays_on_the_lists_until_it_is_decided(fleet: Fleet) -> None:
+async def test_what_is_held_stays_on_the_lists_until_it_is_decided(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "_COMPARING_SECONDS", 0)
     certificates = [await fleet.enrol(name) for name in ("revoked", "resumed")]
     issuing = fleet.authority.issuing_ca
     url = "http://ca.example.org/crl/issuing-ca.delta.crl"
