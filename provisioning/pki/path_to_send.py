@@ -6,9 +6,9 @@ A device has the next root when it has renewed since that was made. The service 
 and then their path ends at a root that such a device does not know. So the certificate by which an older root vouches
 for that one's key is sent, too (RFC 7030 §4.1.3); who knows the newer root does without.
 
-Several may vouch for one root. Most clients follow the first that fits and try no other, Mbed TLS only one that is
-behind what it vouches for, and a small device has little room for all. So one is sent for each root, and then what
-vouches for the root that has made it.
+Several may vouch for one root. OpenSSL follows the first that fits and tries no other, Mbed TLS only one that is behind
+what it vouches for, and a small device has little room for all. So one is sent for each root, and then what vouches for
+the root that has made it.
 
 Rules
 -----
