@@ -100,9 +100,9 @@ class TrustBundle:
         below, end = self._ended(path)
         return None if end is None else self._issuer(below, end, end.certificate)
 
-    def takes(self, path: Sequence[x509.Certificate]) -> bool:
-        """Whether *path* is one that leads to an anchor of this bundle, whatever its terms."""
-        return self._ended(path)[1] is not None
+    def end_of(self, end: x509.Certificate) -> Issuer | None:
+        """Return the anchor of this bundle at which a path ends that has ended at *end*, somebody's anchor, if any."""
+        return self._ended([end])[1]
 
     def _ended(self, path: Sequence[x509.Certificate]) -> tuple[list[x509.Certificate], Issuer | None]:
         """Return the anchor at which *path* ends, if there is one, and the CAs below it."""

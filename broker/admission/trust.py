@@ -47,6 +47,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.bundle import TrustBundle, allows, constrains_no_more
+from broker.admission.claims import end_of, firm_keys, is_from_outside, may_judge
 from broker.admission.issuers import Issuer, UnreadableAuthority
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
@@ -111,7 +112,7 @@ class Trust:
 
     def given(self, own: str | None) -> list[x509.Certificate]:
         """Return every bundle's anchors, each once, as OpenSSL is given them."""
-        anchors = sorted(self._anchors(), key=lambda each: _is_from_outside(each, own))
+        anchors = sorted(self._anchors(), key=lambda each: is_from_outside(each, own))
         return list(dict.fromkeys(each.certificate for each in anchors))
 
     @property
@@ -178,13 +179,13 @@ class Trust:
         judge = next(claims, None)
         if judge is None:
             return None
-        if _is_from_outside(judge, own):
-            firm = (each for each in claims if not _firm_keys(each.bundle, own).isdisjoint(keys))
-            judge = next((each for each in firm if not _is_from_outside(each, own)), judge)
-        key = _end_of(judge).key_id
+        if is_from_outside(judge, own):
+            firm = (each for each in claims if not firm_keys(each.bundle, own).isdisjoint(keys))
+            judge = next((each for each in firm if not is_from_outside(each, own)), judge)
+        key = end_of(judge).key_id
         below = keys[: keys.index(key)] if key in keys else keys
         for bundle in self.bundles[: self.bundles.index(judge.bundle)]:
-            confined = _firm_keys(bundle, own).intersection(below)
+            confined = firm_keys(bundle, own).intersection(below)
             if confined and (claim := bundle.issuer_by_key(path, confined)) is not None:
                 return claim
         return judge
@@ -222,11 +223,8 @@ class Trust:
             judge = None
         elif path or place == 0:
             judge = self._judging([*path[:place], end], own)
-        else:  # After a restart no certificates are known: where one of its keys is below its end, keys have to do.
-            below = authorities[:place]
-            claims = (each for each in self.bundles if each.takes([end]) or not _firm_keys(each, own).isdisjoint(below))
-            by_keys = self._vouching_by_keys(authorities, above, own)
-            return [each for each in claims if each in by_keys]
+        else:  # After a restart no certificates are known.
+            return may_judge(self.bundles, authorities[:place], end, own)
         return [] if judge is None or judge.fault is not None else [judge.bundle]
 
     def _end_at(self, ca: bytes, own: str | None) -> x509.Certificate | None:
@@ -263,20 +261,20 @@ class Trust:
         return any(
             each.claims(near, above) and (each.place_in(near) != end or all(map(each.ends_at, ends)))
             for each in self.bundles[: self.bundles.index(bundle)]
-            if not _firm_keys(each, own).isdisjoint(near)
+            if not firm_keys(each, own).isdisjoint(near)
         )
 
     def _place(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, bool, int]:
         """Return by what *issuer* comes before or after others of its name: an anchor as OpenSSL is given it."""
-        is_from_outside, is_of_others, place = self._rank(issuer, own)
+        outside, is_of_others, place = self._rank(issuer, own)
         is_learned = not issuer.is_anchor or issuer.certificate not in self._certificates
-        return is_from_outside, is_learned, is_learned and is_of_others, place
+        return outside, is_learned, is_learned and is_of_others, place
 
     def _rank(self, issuer: Issuer, own: str | None) -> tuple[bool, bool, int]:
         """Return by what *issuer* comes before or after others where there is no path (rule 3)."""
         bundle = issuer.bundle
         is_of_others = bundle.terms.trust_domain not in {None, own}
-        return _is_from_outside(issuer, own), is_of_others, self.bundles.index(bundle)
+        return is_from_outside(issuer, own), is_of_others, self.bundles.index(bundle)
 
     def _anchors(self) -> Iterator[Issuer]:
         return (anchor for bundle in self.bundles for anchor in bundle.anchors)
@@ -290,7 +288,7 @@ class Trust:
             called = (each.key_id, name) if identified is None else (each.key_id, (name, identified), (name, None))
             near = (other for key in called for other in met.get(key, {}).values())
             other = next((other for other in near if other.bundle is not each.bundle), None)
-            if other is not None and _is_from_outside(each, own):
+            if other is not None and is_from_outside(each, own):
                 log.warning(
                     "an anchors_url lists a CA of another trust bundle",
                     code="ANCHOR_OF_ANOTHER",
@@ -450,24 +448,6 @@ def _likely_first(called: Sequence[Issuer], certificate: x509.Certificate, now: 
         group = [each for each in called if (each.key_id in likely) is is_likely]
         yield from (each for each in group if each.is_in_date(now))
         yield from (each for each in group if not each.is_in_date(now))
-
-
-def _firm_keys(bundle: TrustBundle, own: str | None) -> frozenset[bytes]:
-    """Return the key identifiers of the anchors of *bundle* that are not from outside."""
-    return bundle.anchor_keys if bundle.terms.trust_domain in {None, own} else bundle.named_keys
-
-
-def _is_from_outside(issuer: Issuer, own: str | None) -> bool:
-    """Whether a bundle of another trust domain than *own* vouches for *issuer* by an anchor that only its URL names."""
-    bundle = issuer.bundle
-    if not bundle.fetched or bundle.terms.trust_domain in {None, own}:
-        return False
-    return _end_of(issuer).certificate.public_bytes(Encoding.DER) in bundle.fetched
-
-
-def _end_of(issuer: Issuer) -> Issuer:
-    """Return the anchor of the path above *issuer*, or itself if it is that."""
-    return next(each for each in issuer.path() if each.is_anchor)
 
 
 def _may_end(path: Sequence[x509.Certificate], place: int, end: x509.Certificate) -> bool:

@@ -83,8 +83,9 @@ def test_what_a_device_has_left_counts_as_long_as_it_would_be_admitted_itself() 
             seen = [each.public_bytes(Encoding.DER) for each in above.verified()]
             is_admitted = isinstance(connects(after, held, *seen), Peer)
             assert after.vouches(left.authorities, left.identity, above) is is_admitted
-            assert before.vouches(left.authorities, left.identity, above), "where nothing has changed"
-            counts = after.vouches(left.authorities, left.identity, cas_of(cas_text(above) or ""))
+            stored = cas_of(cas_text(above) or "")
+            assert all(before.vouches(left.authorities, left.identity, each) for each in (above, stored)), "unchanged"
+            counts = after.vouches(left.authorities, left.identity, stored)
             assert counts or not is_admitted, "after a restart less is known, which counts against nobody"
             met.add((is_admitted, counts))
     assert {(True, True), (False, False)} <= met
@@ -110,6 +111,25 @@ def test_a_ca_s_name_counts_as_it_does_in_a_handshake_also_after_a_restart() -> 
 
     assert counts(plant, PKI.root, bundle(renamed), bundle(plant, name="theirs", **confined)) == [False] * 3
     assert counts(crossed, other.root, bundle(other.root, name="theirs", **confined), bundle(plant)) == [True] * 3
+
+
+def test_after_a_restart_the_bundle_judges_at_whose_anchor_the_path_ends() -> None:
+    """By keys the first will was dropped though nothing had changed, and the second sent, whose CA is confined."""
+    plant, terms = PKI.authority("Plant", PKI.root), {"issuers": ["CN=Plant"], "groups": ["meters"]}
+    renamed = PKI.authority("Renamed", PKI.root, key=plant.key)
+    far = {"trust_domain": PLANT_DOMAIN, "groups": ["meters"], "max_depth": 0}
+    ours = bundle(PKI.root, renamed, **terms)
+    for before, now, counts in (
+        ([ours], [ours], True),
+        ([bundle(PKI.root)], [bundle(PKI.issuing, name="theirs", **far), bundle(PKI.root)], True),
+        ([bundle(PKI.root)], [bundle(renamed, name="theirs", **far), bundle(PKI.root)], False),
+        ([bundle(PKI.root)], [bundle(PKI.root, max_depth=0), bundle(PKI.root, PKI.issuing, name="b")], False),
+    ):
+        left = connects(admission(*before), PKI.device("meter-1", issuer=plant), plant.der)
+        assert isinstance(left, Peer)
+        after = admission(*now)
+        after.believed = after.trust
+        assert after.vouches(left.authorities, left.identity, cas_of(cas_text(left.above) or "")) is counts
 
 
 def test_a_will_is_dropped_where_an_anchor_constrains_names_now_as_nothing_did() -> None:
