@@ -23,6 +23,8 @@ Rules
    second Host header, with which an origin is compared, and a second origin; of fields behind a body none counts.
 9. A client that is answered while it still sends is heard out for a moment: closing with unread bytes would reset the
    connection, and the client might lose the answer (RFC 9112 §9.6). It counts as one that waits.
+10. Over TLS a connection ends when its client has all of it, however slow its link is, and counts no more until then
+   (`provisioning.connections.farewell`).
 
 Handles: keep-alive, chunked answers, one request at a time per connection. Does not handle: pipelining (the connection
 closes after the first answer), Expect, compression, ranges, any method but GET, HEAD and POST. An offer of another
@@ -37,7 +39,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -45,6 +47,7 @@ from broker.admin.http_messages import Handler, Request, Response, problem
 from broker.admin.incoming import MAX_BODY, READ, Incoming, read, request_of
 from broker.admission.refusal import RefusalCode
 from broker.settings.origins import MOST_SHOWN, NO_PAGES
+from provisioning.connections.farewell import TLS_END_SECONDS, Farewell
 from provisioning.pki.panic import NoPanic
 from provisioning.pki.polite_handshake import end_turns, take_turns
 from provisioning.program.once_a_minute import OnceAMinute
@@ -69,6 +72,10 @@ Identify = Callable[[asyncio.StreamWriter], str | Response]
 Settle = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
+def _tell_nobody() -> None:
+    """Have nobody to tell."""
+
+
 class HttpServer:
     """Serves one handler on any number of listening sockets."""
 
@@ -86,6 +93,8 @@ class HttpServer:
         self._bodies = bodies or {}
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        """Tasks that only wait until their connection is gone: it counts no more."""
         self._waiting: dict[asyncio.Task[None], None] = {}
         """Tasks whose request is incomplete, or whose answer is not taken, the longest-waiting first."""
         self._pages = OnceAMinute()
@@ -104,13 +113,15 @@ class HttpServer:
         """Stop accepting, and end requests under way."""
         for server in self._servers:
             server.close()
-        connections = list(self._connections)
+        connections = [*self._connections, *self._closing]
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection until it ends."""
+    async def connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, closing: Callable[[], None] = _tell_nobody
+    ) -> None:
+        """Serve one connection until it is gone; call *closing* when nothing more is answered on it."""
         task = asyncio.current_task()
         assert task is not None, "the loop runs callbacks of a server in a task"  # noqa: S101
         self._connections.add(task)
@@ -134,15 +145,29 @@ class HttpServer:
         finally:
             self._connections.discard(task)
             self._waiting.pop(task, None)
-            writer.close()
+            closing()
+            self._closing.add(task)
             try:
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await writer.wait_closed()
-            except (OSError, TimeoutError, asyncio.CancelledError):
-                pass  # Cancelled: as above.
+                await self._see_off(writer)
             finally:
-                writer.transport.abort()
-                end_turns(writer.transport)
+                self._closing.discard(task)
+
+    async def _see_off(self, writer: asyncio.StreamWriter) -> None:
+        """Close the connection of *writer*, and return when it is gone (rule 10)."""
+        over_tls = writer.get_extra_info("ssl_object") is not None
+        farewell = Farewell(asyncio.get_running_loop())
+        writer.close()
+        if over_tls:
+            farewell.begin(cast("asyncio.Transport", writer.transport))
+        try:
+            async with asyncio.timeout(TLS_END_SECONDS if over_tls else _CLOSE_SECONDS):
+                await writer.wait_closed()
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            pass  # Cancelled: nobody else waits for that either.
+        finally:
+            farewell.end()
+            writer.transport.abort()
+            end_turns(writer.transport)
 
     def _make_room(self) -> bool:
         """End the connection that has waited longest for its request; return whether there was one."""

@@ -51,6 +51,7 @@ from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from provisioning.connections.door import Door
+from provisioning.connections.farewell import TLS_END_SECONDS
 from provisioning.connections.places import Place, Places
 from provisioning.pki import resumption
 from provisioning.pki.address_key import address_key, plain
@@ -114,7 +115,7 @@ class OperatorDoor:
             accepts_a_turn=_ACCEPTS_A_TURN,
             begun_a_turn=1,  # Each takes a stranger's place; devices are served in between.
             line=Places(_LINE, self._places.known),
-            shutdown_seconds=_HANDSHAKE_SECONDS,
+            shutdown_seconds=TLS_END_SECONDS,
             failed=self._tell,
         )
         self._door.open()
@@ -133,10 +134,14 @@ class OperatorDoor:
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._operators.began(writer, generation, place)
-            try:
-                await self._server.connected(reader, writer)
-            finally:
+
+            def closing() -> None:
                 self._operators.ended(writer)
+                place.silent()
+
+            try:
+                await self._server.connected(reader, writer, closing)
+            finally:
                 place.leave()
 
         return _Connection(asyncio.StreamReader(limit=_READ), connected)
@@ -205,7 +210,7 @@ class Operators:
         self._places[writer] = place
 
     def ended(self, writer: asyncio.StreamWriter) -> None:
-        """Take note that the connection of *writer* has ended."""
+        """Take note that nothing more is answered on the connection of *writer*."""
         self._kept.pop(writer, None)
 
     async def settle(self, writer: asyncio.StreamWriter) -> None:

@@ -136,14 +136,13 @@ class ConnectionProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the library's class
         """Begin to wait for the first request."""
         self._farewell = None if transport.get_extra_info("ssl_object") is None else Farewell(self.loop)
-        closing = None if self._farewell is None else self._farewell.begin
-        self._gathering = GatheringTransport(transport, self.loop, closing)
+        self._gathering = GatheringTransport(transport, self.loop, self._see_off)
         super().connection_made(self._gathering)
         self.flow = self._reading = HeldReading(self.transport, self._much_waits)
         if self._from is not None:
             self.client = self._from
         self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
-        self._head = HeadDeadline(self.loop, _REQUEST_SECONDS, self._close, self._place)
+        self._head = HeadDeadline(self.loop, _REQUEST_SECONDS, self.transport.close, self._place)
         self._head.begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -176,7 +175,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         if self.scheme == "http" and waits and (self._broken or not self._comes_in()):
             self._ended = True
             return True
-        self._close()  # After what is written: the event loop would close the connection below that.
+        self.transport.close()  # After what is written: the event loop would close the connection below that.
         return None
 
     def pause_writing(self) -> None:
@@ -332,7 +331,7 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def _close_if_ended(self) -> None:
         if self._ended and (self._comes_in() or not self._is_answering()):
-            self._close()
+            self.transport.close()
 
     def _comes_in(self) -> bool:
         """Whether the body of the request being answered has not come whole: it never does after the client's end."""
@@ -350,16 +349,12 @@ class ConnectionProtocol(HttpToolsProtocol):
             cycle.disconnected = True  # A handler that waits for the body is told, and its answer is not sent.
             cycle.message_event.set()
             if cycle.response_started:
-                self._close()
+                self.transport.close()
                 return
         if waits:
             self.flow.resume_reading()  # Closing with unread data may discard the answers (RFC 9112 §9.6).
         else:
-            self._refuse()
-
-    def _refuse(self) -> None:
-        self._write(self._refusal, keeps=False)
-        self._taken.begin()
+            self._write(self._refusal, keeps=False)
 
     def _feed(self, data: bytes) -> None:
         while data:
@@ -426,7 +421,7 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._turn, _ = self.pipeline[-1]  # Which the library takes.
         elif self._broken and not self.transport.is_closing():
             self.server_state.total_requests += 1
-            self._refuse()
+            self._write(self._refusal, keeps=False)
             return
         else:
             self._head.begin()
@@ -452,9 +447,15 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._stopping = True
         super().shutdown()
 
-    def _close(self) -> None:
-        self.transport.close()
-        self._taken.begin()
+    def _see_off(self, closing: asyncio.Transport) -> None:
+        """Have *closing*, to which nothing more is written, watched until it is gone; a newcomer may take its place."""
+        if self._place is not None:
+            self._place.silent()
+        if self._farewell is None:
+            self._taken.begin()
+        else:
+            self._taken.end()
+            self._farewell.begin(closing)
 
     def on_message_begin(self) -> None:
         """Start counting, and describe the connection in the scope."""

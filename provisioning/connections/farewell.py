@@ -7,12 +7,16 @@ all of that. Half a minute cut off who reads a large answer on a slow link; and 
 programs that know the end of an answer by nothing else, waited for half a minute. So the event loop's limit is long
 (`TLS_END_SECONDS`), and what the kernel knows decides: whether the client has confirmed all, and still sends.
 
+The broker's port for operators ends its connections so, too (`broker.admin.http_server`).
+
 Rules
 -----
 1. Nothing that the client has not confirmed is cut off. Who takes nothing at all is cut off by the kernel
    (``TCP_USER_TIMEOUT``, `provisioning.connections.door`).
 2. A client that still sends is waited for, though not for ever: the end would be a reset, and what the client has not
-   read by then might be lost (RFC 9112 §9.6).
+   read by then might be lost (RFC 9112 §9.6). So is one of which the kernel does not say what it has confirmed.
+3. Who takes a little at a time may do so for all of `TLS_END_SECONDS`. So a connection that closes keeps nobody out:
+   whoever begins this has its place count as silent (`provisioning.connections.places`).
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from provisioning.pki.tcp_state import received
 TLS_END_SECONDS: Final = 3600.0
 _LOOK_SECONDS: Final = 1.0
 _MOST_LOOKS: Final = 30
-"""At a client that has confirmed all, and still sends."""
+"""At a client that has confirmed all, and still sends; or of which that is not known."""
 
 
 class Farewell:
@@ -58,11 +62,13 @@ class Farewell:
         if transport is None or connected is None or connected.fileno() < 0:
             return
         before, self._received = self._received, received(connected)
-        if transport.get_write_buffer_size() or unconfirmed(connected.fileno()):
+        left = unconfirmed(connected.fileno())
+        if transport.get_write_buffer_size() or left:
             self._looks = 0
         else:
             self._looks += 1
-        if self._looks > _MOST_LOOKS or (self._looks > 1 and self._received == before):
+        is_known_silent = left is not None and 0 <= before == self._received
+        if self._looks > _MOST_LOOKS or (self._looks > 1 and is_known_silent):
             transport.abort()
         else:
             self._timer = self._loop.call_later(_LOOK_SECONDS, self._look)

@@ -18,19 +18,19 @@ _INT: Final = struct.Struct("i")
 
 def unsent(descriptor: int) -> int:
     """Return how many octets are not sent on the socket with *descriptor*; none of one that has been closed."""
-    return _told(descriptor, _NOT_SENT)
+    return _told(descriptor, _NOT_SENT) or 0
 
 
-def unconfirmed(descriptor: int) -> int:
-    """Return how many octets are not sent, or sent and not confirmed."""
+def unconfirmed(descriptor: int) -> int | None:
+    """Return how many octets are not sent, or sent and not confirmed; None: the kernel does not say."""
     return _told(descriptor, _NOT_CONFIRMED)
 
 
-def _told(descriptor: int, question: int) -> int:
+def _told(descriptor: int, question: int) -> int | None:
     if descriptor < 0:
         return 0
     try:
         told = fcntl.ioctl(descriptor, question, bytes(_INT.size))
     except OSError:
-        return 0
+        return None
     return int(_INT.unpack(told)[0])

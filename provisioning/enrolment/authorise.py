@@ -387,6 +387,8 @@ def _by_other_evidence(
     why = "the credential presented admits new devices only"
     if rules.new_key is NewKey.REFUSE and (identified or any(each.decides for each in said)):
         why = f"group {rules.name} lets no device have another key"  # Nothing better can be shown: it is the rule.
+        if held is not None and not rules.same_key_window:
+            why = f"group {rules.name} certifies no device again for the key that it has (same_key_seconds is 0)"
     raise Refused(
         Code.NAME_TAKEN, f"{device.name} is enrolled already, and {why}: ask for a token bound to {device.name}"
     )

@@ -23,10 +23,12 @@ from provisioning.authorities.signing_trials import SigningTrials
 from provisioning.directory.files import SERVER
 from provisioning.enrolment.enrolment_trust import EnrolmentTrust
 from provisioning.revocation.feed import RevocationFeed
+from provisioning.service import lost_ends_of_fellows
 from provisioning.service.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.service.metrics_of_health import HealthCollector, issuers_and_roots
 from provisioning.service.metrics_of_workers import QUESTION, Page, StartsCollector, page_of, snapshot
 from provisioning.service.opened import Opened, utc_now
+from provisioning.store.lost_ends import LostEnds
 
 _FOLLOWERS: Final = "followers"
 _TRUST: Final = "trust"
@@ -83,7 +85,7 @@ def condition_of(
     fellows: FellowWorkers | None = None
     if opened.place is not None:
         metrics.registry.register(StartsCollector(opened.place.starts))
-        fellows = FellowWorkers(opened.place, _answers(metrics, health, trust, feed))
+        fellows = FellowWorkers(opened.place, _answers(metrics, health, trust, feed, opened.database.lost_ends))
     return Condition(feed, trust, metrics, health, readiness, trials, fellows)
 
 
@@ -93,7 +95,7 @@ def _own_cas(live: LiveAuthorities) -> dict[str, x509.Certificate]:
 
 
 def _answers(
-    metrics: Metrics, health: HealthCollector, trust: EnrolmentTrust, feed: RevocationFeed
+    metrics: Metrics, health: HealthCollector, trust: EnrolmentTrust, feed: RevocationFeed, lost_ends: LostEnds
 ) -> Mapping[str, Answer]:
     """Return what other workers may ask this one."""
 
@@ -104,8 +106,11 @@ def _answers(
     async def followers() -> bytes:
         return b"%d" % feed.subscribers
 
+    async def lost() -> bytes:
+        return lost_ends_of_fellows.told(feed, lost_ends)
+
     async def trust_anew() -> bytes:
         await trust.keep_up()
         return b""
 
-    return {QUESTION: figures, _FOLLOWERS: followers, _TRUST: trust_anew}
+    return {QUESTION: figures, _FOLLOWERS: followers, lost_ends_of_fellows.QUESTION: lost, _TRUST: trust_anew}

@@ -72,9 +72,11 @@ from provisioning.revocation.recording import Changed
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.revocation.suspension import SuspensionService
+from provisioning.service import lost_ends_of_fellows
 from provisioning.service.audit_guard import AuditGuard
 from provisioning.service.clock_watch import ClockWatch
 from provisioning.service.condition import Condition, condition_of
+from provisioning.service.fellow_workers import FellowWorkers
 from provisioning.service.opened import Opened, utc_now
 from provisioning.service.reloading import LiveProfiles, Reloader
 from provisioning.store import announcements
@@ -119,6 +121,8 @@ async def build(opened: Opened) -> Parts:
     credential, live = _authorities(opened, profiles, responder)
     feed = _feed(opened, responder, live)
     await feed.start()  # First: what others revoke while the lists are made is told to them.
+    if opened.place is not None and opened.place.starts > 1:  # At the first start nobody knows anything.
+        await lost_ends_of_fellows.take_over(FellowWorkers(opened.place, {}).ask, feed, database.lost_ends)
     await live.start()
     if opened.leads:
         await last_ceremony.compare(database, settings.directory)

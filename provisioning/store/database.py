@@ -137,8 +137,11 @@ class Database:
         """Whether the store could not be used when something was last to be written; a full disk can be read.
 
         Without room, a lock, or an audit log that can be written, some things can be written and others cannot: then
-        only `probe` says that it is over.
+        only `probe` says that it is over. Nor could anything be written now if SQLite's files are gone, which can be
+        read on.
         """
+        if self._files is not None and self._files.lost() is not None:
+            return True
         return self._write_failed or self._lacks_something or self._lacks_the_log
 
     @property

@@ -127,6 +127,10 @@ def _renew_broken(engine: Engine) -> None:
     def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
         driver: Any = connection
         since = record.info.get(_RESTED_SINCE, math.inf)
+        if driver.is_former or (driver.at_standby and since < math.inf):
+            raise DisconnectionError(
+                "it leads to another server than others, or to a standby, perhaps one that takes over"
+            )
         if since < driver.silences.last:  # As a rule all hang, and each would be waited for.
             raise DisconnectionError("the server was silent on another connection")
         if time.monotonic() - since < _RESTED_SECONDS:

@@ -63,10 +63,11 @@ class KeptConnection:
         self._unwanted = True
 
     def doubt(self) -> None:
-        """Do the same if another connection has found the server silent since this one was used."""
+        """Do the same if another one has found the server silent since, or leads to another server now."""
         if self._connection is None or not self.is_open:
             return
-        if self._rests_since < driver_of(self._connection).silences.last:
+        driver = driver_of(self._connection)
+        if driver.is_former or driver.at_standby or self._rests_since < driver.silences.last:
             self._unwanted = True
 
     def on_loop(self, loop: asyncio.AbstractEventLoop) -> LoopWaits:

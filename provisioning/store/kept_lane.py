@@ -70,6 +70,7 @@ class KeptLane(QueuedLane):
             except Stale:
                 break
             loop.call_soon(tell)
+            self._kept.doubt()  # Meanwhile another session may be the first at another server.
         loop.call_soon(self._next, loop)
 
     def _serve_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -86,12 +86,14 @@ class Silence:
 
 
 class Silences:
-    """When one of a store's connections was closed for silence: those that rested then are not to be trusted."""
+    """What one of a store's connections tells the others: when it was closed for silence, those that rested then."""
 
     last = -math.inf
     """The last time, by the monotonic clock."""
     strange = -math.inf
     """The last time that a session was perhaps not the one that was opened: a pooler may have given another."""
+    moves = 0
+    """How often a session was the first at another server: those from before lead to the former one, perhaps."""
 
 
 class LoopWaits:
@@ -200,11 +202,20 @@ class LoopConnection(psycopg.Connection[TupleRow]):
     """Whether the transaction may take as long as it does: it changes the schema."""
     session = 0
     """The server's number of the session that was opened."""
+    moves = 0
+    """How many there were of `Silences.moves` when it was opened."""
+    at_standby = False
+    """Whether the server was one then: once it is none, it has another timeline, which this session has not told."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.silences = Silences()
         """Of all connections of the store's."""
+
+    @property
+    def is_former(self) -> bool:
+        """Whether others have led to another server since."""
+        return self.moves != self.silences.moves
 
     @classmethod
     def _connect_gen(cls, *arguments: Any, **named: Any) -> PQGenConn[Self]:

@@ -20,7 +20,8 @@ Rules
    name, that the device is ended or suspended by the store; and the end of the process ends all.
 3. Of a CA, nothing that it has issued is good, and it issues nothing.
 4. There is doubt from the first session that leads to another server than before, whoever opens it.
-5. Changed on the event loop, or under the writer's lock; looked up from any thread.
+5. What is held changes on the event loop alone, by replacing it: any thread may look it up meanwhile. Of which names
+   something was decided, whoever finds that notes, in any thread.
 
 Does not handle: what was lost before this process was started, or is older than what the feed remembers.
 """
@@ -40,7 +41,10 @@ from provisioning.pki.revocation_reason import RevocationReason
 
 LOST_OPTION: Final = "lost_ends"
 """The execution option of the store's connections that has them, see `provisioning.store.database`."""
-_REPEAT: Final = "an operator has to repeat it, or to suspend and resume the device"
+_REPEAT: Final = (
+    "an operator has to repeat it, or to suspend and resume the device; if neither changes the certificate, as it has "
+    "expired or was replaced, to revoke the device"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class LostEnds:
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], LostEnd] = {}
         self._of_devices: dict[str, LostEnd] = {}
+        self._decided: Final[set[str]] = set()
         self._of_authorities: dict[str, LostEnd] = {}
         self._counting = threading.Lock()
         self.doubts = 0
@@ -88,9 +93,21 @@ class LostEnds:
         """Take note that the feed has, in a look that began after so many *doubts*."""
         self._settled_doubts = max(self._settled_doubts, doubts)
 
+    @property
+    def held(self) -> list[LostEnd]:
+        """All that is held."""
+        return list(self._held.values())
+
+    @property
+    def decided(self) -> list[str]:
+        """The names against which nothing is held any more, though something is against their certificates."""
+        return [each for each in self._of_devices if each in self._decided]
+
     def hold(self, ends: Iterable[LostEnd]) -> None:
-        """Hold these against their certificates and devices."""
-        self._keep({**self._held, **{(each.issuer_key_id, each.serial): each for each in ends}})
+        """Hold these against their certificates and devices, whatever was decided of those before."""
+        lost = {(each.issuer_key_id, each.serial): each for each in ends}
+        self._decided.difference_update(each.device for each in lost.values())
+        self._keep({**self._held, **lost})
 
     def settle(self, certificates: Iterable[tuple[str, str]]) -> None:
         """Let go what is held against these: their issuers' key identifiers and serial numbers."""
@@ -127,12 +144,15 @@ class LostEnds:
         """
         self._check_compared()
         end = self._of_devices.get(name)
-        if end is None:
+        if end is None or name in self._decided:
             return
-        if decided:
-            self._of_devices = {device: each for device, each in self._of_devices.items() if device != name}
-            return
-        raise _held_against(end)
+        if not decided:
+            raise _held_against(end)
+        self.let_go(name)
+
+    def let_go(self, name: str) -> None:
+        """Hold nothing against the device's *name* any more: an operator has decided."""
+        self._decided.add(name)
 
     @property
     def in_doubt(self) -> bool:

@@ -16,12 +16,14 @@ alternate: a session that both get, or that changes, belongs to neither. It may 
 After a fail-over the new primary has a higher timeline. If the old one comes back as it was, some of our connections
 would lead there: what was revoked meanwhile is unknown to it, and what it takes is lost later. So a server is refused
 whose timeline is lower than one that this process has used. The new one may lack the last commits: who opens the first
-session there is told before anything is read in it.
+session there is told before anything is read in it. The former one may still be there, with all that it had: whoever
+compares must not ask that one, and its sessions are left.
 
 Rules
 -----
 1. Without a pooler, a session costs one more round trip when it is opened.
-2. A server that does not tell its timeline is not compared. Timelines of different clusters are not compared.
+2. A server that does not tell its timeline is not compared. Timelines of different clusters are not compared. A standby
+   has none of its own: while it is one, it is another server than its primary, and a session is used once.
 3. How long a session may be silent follows from the limits that it has, which the URL or an administrator may have set.
 4. A store is in one schema: the first of the search path that has the record of its revision. From then on a session
    looks nowhere else: tables of the same names in another schema, which come first or are made later, would hide
@@ -34,6 +36,7 @@ import contextlib
 import math
 import re
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -88,6 +91,9 @@ class OpenedSessions:
         self._moved = moved
         self._timelines: Final[dict[int, int]] = {}
         """The highest timeline seen of each cluster."""
+        self._server: tuple[int, int] | None = None
+        """Where the last session is: cluster and timeline; None: at a standby."""
+        self._comparing: Final = threading.Lock()
         self._silences: Final = Silences()
         self._probed_at = -_PROBE_AGAIN_SECONDS
 
@@ -129,15 +135,26 @@ class OpenedSessions:
         self._check_timeline(driver)
 
     def _check_timeline(self, driver: LoopConnection) -> None:
+        """Refuse a former primary; say, before anything is read in it, that the session is the first at its server."""
         try:
             found = driver.execute(_TIMELINE, prepare=False).fetchone()
         except psycopg.Error:
             if driver.closed:
                 raise
+            driver.moves = self._silences.moves
             return
-        if found is None:
-            return
-        cluster, timeline = int(found[0]), int(found[1], 16)
+        server = None if found is None else (int(found[0]), int(found[1], 16))
+        with self._comparing:
+            moved = bool(self._timelines) and server != self._server
+            if server is not None:
+                self._check_is_newest(driver, *server)
+            self._server = server
+            self._silences.moves += moved
+            driver.moves, driver.at_standby = self._silences.moves, server is None
+            if moved:
+                self._moved()  # Before another thread reads there.
+
+    def _check_is_newest(self, driver: LoopConnection, cluster: int, timeline: int) -> None:
         known = self._timelines.get(cluster, 0)
         if timeline < known:
             raise UnfitServer(
@@ -145,10 +162,7 @@ class OpenedSessions:
                 f"{timeline}, this service has used {known})",
                 "stop it, or make it a standby of the present one (pg_rewind, pg_basebackup)",
             )
-        before = bool(self._timelines)
         self._timelines[cluster] = timeline
-        if before and timeline != known:
-            self._moved()
 
 
 def _silence(driver: LoopConnection, options: str) -> Silence:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import socket
+import ssl
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from broker.admin import operator_door
+from broker.admin import http_server, operator_door
 from broker.admin.http_messages import Request, Response
 from broker.admin.http_server import HttpServer
 from broker.admin.operator_door import OperatorDoor, Operators
@@ -168,3 +170,48 @@ async def test_who_has_many_addresses_cannot_fill_the_log_with_handshakes_that_f
                 door._tell(f"2001:db8:0:{network:x}::1", ConnectionResetError())
     assert len(logs) == 200
     assert Counter(each["address"] for each in logs).most_common(1)[0][1] == 10
+
+
+async def test_who_takes_an_answer_slowly_gets_all_of_it_and_keeps_neither_a_place_nor_a_stop_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After ten seconds what the link had not taken was lost."""
+    monkeypatch.setattr(http_server, "_CLOSE_SECONDS", 0.01)
+    size, operators = 150_000, Operators(MemoryBroker().engine)
+
+    async def handle(_request: Request) -> Response:
+        return Response(body=bytes(size))
+
+    pki = shared_pki()
+    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
+    context.sslobject_class = FullHandshake
+    server = HttpServer(handle, lambda _: "me")
+    door = OperatorDoor(server, operators, lambda: context)
+    door.open("127.0.0.1", 0)
+    address = ("127.0.0.1", int(door.url.rpartition(":")[2]))
+    operator = client_context(pki.anchors, pki.device("meter-1").credential)
+
+    def ask() -> ssl.SSLSocket:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(address)
+        asking = operator.wrap_socket(client, server_hostname="localhost")
+        asking.sendall(b"GET /v1/sessions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return asking
+
+    def take(asking: ssl.SSLSocket) -> int:
+        got = 0
+        while more := asking.recv(10_000):
+            got += len(more)
+            time.sleep(0.005)
+        return got
+
+    async with asyncio.timeout(20):
+        with await asyncio.to_thread(ask) as slow, await asyncio.to_thread(ask):
+            while len(server._closing) < 2:
+                await asyncio.sleep(0.01)
+            assert len(door._places._silent._others) == 2, "a newcomer may take either's place"
+            assert await asyncio.to_thread(take, slow) > size
+            await door.close()
+            await server.close()
+            assert not len(door._places)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 from starlette.applications import Starlette
@@ -84,7 +85,9 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(directory: Path | None = None, *, allow_tls12: bool = False) -> AsyncIterator[Serving]:
+async def serving(
+    directory: Path | None = None, *, allow_tls12: bool = False, stall_seconds: float = 60.0
+) -> AsyncIterator[Serving]:
     """Serve until the block ends, over TLS with files in *directory*."""
     app = Starlette(routes=[Route("/", who), Route("/never", never), Route("/slowly", slowly), Route("/much", much)])
     context = trusting = None
@@ -101,7 +104,8 @@ async def serving(directory: Path | None = None, *, allow_tls12: bool = False) -
     places = Places(4)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         protocol = ConnectionProtocol if context is None else PeerCertificateProtocol
-        listener = http_listener(app, protocol, context, places)
+        made = functools.partial(protocol, stall_seconds=stall_seconds)
+        listener = http_listener(app, made, context, places)
         task = asyncio.create_task(listener.serve(sockets=[listening]))
         await listener.accepting.wait()
         try:
@@ -278,10 +282,10 @@ async def test_who_is_told_to_end_waits_for_nobody_who_does_not_say_farewell(
 async def test_an_answer_that_the_kernel_still_has_is_not_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """What a slow link has not taken in a second, or in half a minute, would be cut off."""
+    """What a slow link has not taken in a second, half a minute, or two minutes, would be cut off."""
     monkeypatch.setattr(farewell, "_LOOK_SECONDS", 0.0001)
     monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 0.0001)  # Of a loop that is told no other.
-    async with asyncio.timeout(20), serving(tmp_path) as served:
+    async with asyncio.timeout(20), serving(tmp_path, stall_seconds=0.005) as served:
         assert served.trusting is not None
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -298,6 +302,8 @@ async def test_an_answer_that_the_kernel_still_has_is_not_over(
         for _ in range(100):
             await asyncio.sleep(0)
             assert not connection.is_over
+        connection._head._overdue()  # The next request does not come: there is none.
+        await asyncio.sleep(0.02)
         with reads:
             got = 0
             while piece := await asyncio.to_thread(reads.recv, 100_000):
@@ -324,6 +330,33 @@ async def test_who_has_all_and_waits_for_the_end_of_tcp_does_not_wait_for_long(
 
     async with serving(tmp_path) as served:
         assert await asyncio.to_thread(ask, served) == b"", "it timed out"
+
+
+@pytest.mark.parametrize("unknown", ["unconfirmed", "received"])
+async def test_what_the_kernel_does_not_say_is_waited_for_as_long(
+    monkeypatch: pytest.MonkeyPatch, unknown: str
+) -> None:
+    monkeypatch.setattr(farewell, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(farewell, unknown, lambda _: None if unknown == "unconfirmed" else -1)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    watching, looks = farewell.Farewell(loop), 0
+    transport = MagicMock()
+    transport.get_write_buffer_size.return_value = 0
+    transport.abort = ended.set
+    with socket.socket() as connected:
+        transport.get_extra_info.return_value = connected
+        look = watching._look
+
+        def counted() -> None:
+            nonlocal looks
+            looks += 1
+            look()
+
+        monkeypatch.setattr(watching, "_look", counted)
+        watching.begin(transport)
+        async with asyncio.timeout(PLENTY):
+            await ended.wait()
+    assert looks == farewell._MOST_LOOKS + 1
 
 
 async def test_who_still_sends_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

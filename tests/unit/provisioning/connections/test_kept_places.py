@@ -113,4 +113,14 @@ async def test_a_body_behind_its_answer_is_no_question() -> None:
         await reader.readuntil(b"ok")
         writer.write_eof()
         assert await reader.read() == b""
-    assert place.said[-2:] == ["asks", "silent"]
+    assert place.said[-3:] == ["asks", "silent", "silent"], "answered, and gone"
+
+
+async def test_who_is_refused_behind_an_answer_keeps_no_place() -> None:
+    """It is waited for as long as it takes a little now and then: that is an hour for each such place."""
+    place = Noted(Places(2))
+    async with connected(place=place) as (reader, writer), asyncio.timeout(PLENTY):
+        writer.write(ANOTHER + b"no HTTP")
+        assert await reader.read()
+    assert "asks" in place.said
+    assert place.said[-1] == "silent"

@@ -101,9 +101,12 @@ async def test_a_manufacturer_s_certificate_gets_a_new_key_as_the_group_says(fle
     acme = Manufacturer(begin=NOON)
     await register(fleet, acme)
     idevid, _ = acme.idevid("SN17")
-    first = await enrol(fleet, "SN17", certificate=idevid)
+    first = await enrol(fleet, "SN17", certificate=idevid, key=(own := generate_key()))
     with pytest.raises(Refused, match="group line lets no device have another key: ask for a token"):
         await enrol(fleet, "SN17", certificate=idevid)
+    await fleet.groups.change("line", {"same_key_window": timedelta()}, by="admin")
+    with pytest.raises(Refused, match=r"group line certifies no device again for the key that it has \(same_key_sec"):
+        await enrol(fleet, "SN17", certificate=idevid, key=own)
     await fleet.groups.change("line", {"new_key": NewKey.APPROVE}, by="admin")
     await pending(fleet, "SN17", certificate=idevid)
     assert await is_good(fleet, first)

@@ -19,15 +19,17 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.serial_number import serial_text
 from provisioning.revocation import feed as feed_module
 from provisioning.revocation import ocsp
+from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import counters, tables
+from provisioning.store import counters, crl_shards, tables
 from provisioning.store.groups import Group, NewKey
 from provisioning.store.tables import devices, revocation_events, revocations
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.notes import PATIENCE
 
 REMOVED = x509.CRLReason(x509.ReasonFlags.remove_from_crl)
 
@@ -247,6 +249,15 @@ async def check_held(fleet: Fleet, *certificates: x509.Certificate) -> None:
 async def test_what_was_read_before_the_start_and_what_is_lost_later_is_held_too(fleet: Fleet) -> None:
     """A process that was started in between knows the newest events, and a second standby may lack more of them."""
     first, second = await fleet.enrol("first"), await fleet.enrol("second")
+    issuer, serial = certificate_key(second)
+
+    def on_a_part(connection: Connection) -> int:
+        (part,) = crl_shards.ensure(connection, "issuing-ca", "http://ca.example.org", 1)
+        its = tables.certificates.c.serial == serial_text(serial)
+        connection.execute(update(tables.certificates).where(its).values(crl_shard_id=part.id))
+        return part.id
+
+    part = await fleet.database.write(on_a_part)
     for name in ("first", "second"):
         await fleet.revocation.revoke_device(name, RevocationReason.KEY_COMPROMISE, by="admin")
     feed = RevocationFeed(fleet.database, 60)
@@ -256,6 +267,20 @@ async def test_what_was_read_before_the_start_and_what_is_lost_later_is_held_too
     await check_held(fleet, second)
     await lost_after(fleet, feed)
     await check_held(fleet, first, second)
+    lists = [fleet.database.lost_ends.listed(issuer.hex(), each) for each in (part, part + 1, None)]
+    assert [{each.device for each in held} for held in lists] == [{"second"}, set(), {"first", "second"}]
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_doubt_from_before_the_feed_runs_is_settled_at_once(fleet: Fleet) -> None:
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    fleet.database.lost_ends.doubt()
+    running = asyncio.create_task(feed.run())
+    async with asyncio.timeout(PATIENCE):
+        while fleet.database.lost_ends.in_doubt:
+            await asyncio.sleep(0)
+    running.cancel()
 
 
 async def test_what_was_replaced_by_a_lost_certificate_that_was_ended_is_held(fleet: Fleet) -> None:
@@ -306,6 +331,8 @@ async def test_a_device_that_is_revoked_again_comes_back_though_there_is_no_even
     await feed._read_new()
     for _ in range(2):
         await fleet.enrol("meter")
+        await revoke(fleet, "other")  # What is held changes by it, but not what was decided.
+        await feed._read_new()
 
 
 async def test_a_device_whose_certificate_was_revoked_before_is_held_by_its_name(fleet: Fleet) -> None:
@@ -348,7 +375,10 @@ async def test_nothing_of_a_ca_whose_revocation_is_lost_is_good_and_it_issues_no
         await fleet.enrol("other")
 
 
-async def test_what_is_held_stays_on_the_lists_until_it_is_decided(fleet: Fleet) -> None:
+async def test_what_is_held_stays_on_the_lists_until_it_is_decided(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "_COMPARING_SECONDS", 0)
     certificates = [await fleet.enrol(name) for name in ("revoked", "resumed")]
     issuing = fleet.authority.issuing_ca
     url = "http://ca.example.org/crl/issuing-ca.delta.crl"

@@ -14,7 +14,9 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.store import announcements, opened_sessions, revocations
 from provisioning.store import database as database_module
 from provisioning.store.database import Database
+from provisioning.store.loop_waits import LoopConnection
 from provisioning.store.opened_sessions import settings_of
+from provisioning.store.postgresql_group import driver_of
 from provisioning.store.usable import usable
 from tests.support.notes import PATIENCE
 from tests.support.pgbouncer import PgBouncer
@@ -171,12 +173,11 @@ def standby(primary: PostgresqlServer) -> Iterator[PostgresqlServer]:
         yield server
 
 
-async def test_a_former_primary_that_comes_back_is_refused(
+async def test_the_first_session_elsewhere_is_doubted_and_a_former_primary_that_comes_back_is_refused(
     primary: PostgresqlServer, standby: PostgresqlServer
 ) -> None:
     database = Database(
         f"postgresql+psycopg://fleet@/postgres?host=127.0.0.1:{primary.port}&host=127.0.0.1:{standby.port}"
-        "&target_session_attrs=read-write"
     )
     reasons: list[str] = []
 
@@ -192,12 +193,30 @@ async def test_a_former_primary_that_comes_back_is_refused(
             while not await reached():
                 pass
 
+    async def reading() -> list[int]:
+        """Return which sessions are used by those who only read."""
+        asked = text("SELECT pg_backend_pid()")
+        return [await ask(lambda connection: connection.scalar(asked)) for ask in (database.look, database.read)]
+
+    def moves(driver: LoopConnection) -> None:
+        """As when a session is opened elsewhere while the former server is still there."""
+        driver.silences.moves += 1
+
     try:
         assert await reached()
+        await reading()
         primary.stop()
+        at_standby = await reading()
+        assert database.lost_ends.in_doubt, "a standby answers questions, too"
+        database.lost_ends.compared(database.lost_ends.doubts)
         standby.promote()
         await becomes_reached()
         assert database.lost_ends.in_doubt, "what the feed has not compared yet may be lost"
+        assert not {*at_standby} & {*(before := await reading())}, (
+            "a session there does not tell when it is none any more"
+        )
+        await database.write(lambda connection: moves(driver_of(connection)))
+        assert not {*before} & {*await reading()}, "who compares asks the server that is in doubt, not a former one"
         primary.start()
         standby.stop()
         for _ in range(2):

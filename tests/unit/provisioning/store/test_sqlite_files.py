@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from provisioning.api.health import Readiness
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.role import Role
 from provisioning.program import log_growth
@@ -102,6 +103,20 @@ async def test_what_is_no_longer_there_is_not_written_and_what_is_back_is(
     shutil.move(away, path)
     await add(kept, "meter-2")
     assert (await kept.read(devices.count))[devices.DeviceState.ACTIVE] == 2
+
+
+async def test_what_is_no_longer_there_is_told_to_who_asks_before_anything_is_written(
+    kept: Database, path: Path, tmp_path: Path
+) -> None:
+    """It can be read on, so that `/readyz` said ok until the next device was refused."""
+    ready = Readiness(kept, dict, list, {}, lambda: NOW).checks()["store"]
+    assert await ready() == "ok"
+    shutil.move(path, tmp_path / "away")
+    with capture_logs() as logs:
+        assert await ready() == "unavailable"
+    assert [each["code"] for each in logs] == ["STORE_FAILED"]
+    shutil.move(tmp_path / "away", path)
+    assert await ready() == "ok"
 
 
 async def test_if_the_log_is_deleted_all_that_was_committed_is_moved_into_the_file(
