@@ -16,7 +16,7 @@ Does not handle: name constraints of an anchor above the one at which a path has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -210,7 +210,7 @@ class TrustBundle:
             if each.key_id == key
             and each.not_after > ends
             and allows(each.certificate, below)
-            and _constrains_no_more(each.certificate, authority)
+            and constrains_no_more(each.certificate, [authority])
         ]
         return max(renewals, key=lambda each: each.not_after, default=None)
 
@@ -233,10 +233,10 @@ def allows(anchor: x509.Certificate, below: Sequence[x509.Certificate]) -> bool:
     return purposes is None or ExtendedKeyUsageOID.CLIENT_AUTH in purposes
 
 
-def _constrains_no_more(renewed: x509.Certificate, earlier: x509.Certificate) -> bool:
-    """Whether *renewed* allows all names that *earlier* does, as far as can be told: it has no other constraints."""
-    constraints = extension(renewed, x509.NameConstraints)
-    return constraints is None or constraints == extension(earlier, x509.NameConstraints)
+def constrains_no_more(anchor: x509.Certificate, before: Iterable[x509.Certificate]) -> bool:
+    """Whether *anchor* surely allows all names that one of *before* did: it has no other constraints."""
+    constraints = extension(anchor, x509.NameConstraints)
+    return constraints is None or any(constraints == extension(each, x509.NameConstraints) for each in before)
 
 
 def _issuer_in(authorities: Sequence[x509.Certificate], certificate: x509.Certificate) -> x509.Certificate | None:

@@ -249,7 +249,7 @@ def _bundle(outcome: Peer | Refused, path: Sequence[x509.Certificate]) -> Step:
         return Step("bundle", True, outcome.bundle)
     if path and outcome.code in _TERMS_OF_A_BUNDLE:
         return Step("bundle", False, outcome.recorded, outcome.code)
-    return Step("bundle", None, "not checked: an earlier check refuses")
+    return Step("bundle", None, "not checked: another step refuses")
 
 
 def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Peer | Refused) -> Step:

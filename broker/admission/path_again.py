@@ -25,6 +25,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from broker.admission.bundle import constrains_no_more
 from broker.admission.trust import Trust
 from broker.admission.walked_path import walk
 from provisioning.pki.extension import UNUSABLE, extension
@@ -68,9 +69,6 @@ class PathsAgain:
         # The first anchor ends the path, so no other name is looked for.
         anchors = [each for name in names for each in self._called.get(name, ())]
         _, path = walk(chain, anchors, now)
-        if not path:
-            return ()
-        constraints, before = extension(path[-1], x509.NameConstraints), above[len(path) - 2 :]
-        if constraints is not None and all(extension(each, x509.NameConstraints) != constraints for each in before):
+        if not path or not constrains_no_more(path[-1], above[len(path) - 2 :]):
             return ()
         return [each.public_bytes(Encoding.DER) for each in path[1:]]

@@ -46,7 +46,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.admission.bundle import TrustBundle, allows
+from broker.admission.bundle import TrustBundle, allows, constrains_no_more
 from broker.admission.issuers import Issuer, UnreadableAuthority
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
@@ -218,7 +218,7 @@ class Trust:
             judge: Issuer | None = above  # It is of this generation.
         elif end is None:
             judge = self._judging(path, own) if path else None
-        elif not allows(end, path[:place]) or (path and place == len(path) and not is_issued_by(path[-1], end)):
+        elif not (allows(end, path[:place]) and _may_end(path, place, end)):
             judge = None
         elif path or place == 0:
             judge = self._judging([*path[:place], end], own)
@@ -468,6 +468,13 @@ def _is_from_outside(issuer: Issuer, own: str | None) -> bool:
 def _end_of(issuer: Issuer) -> Issuer:
     """Return the anchor of the path above *issuer*, or itself if it is that."""
     return next(each for each in issuer.path() if each.is_anchor)
+
+
+def _may_end(path: Sequence[x509.Certificate], place: int, end: x509.Certificate) -> bool:
+    """Whether the anchor *end* may be at this *place* of *path*, or above it; also true if that is not known."""
+    if not path:
+        return True
+    return constrains_no_more(end, path[place:]) and (place < len(path) or is_issued_by(path[-1], end))
 
 
 def _counts_before(issuer: Issuer, other: Issuer) -> bool:

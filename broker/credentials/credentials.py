@@ -15,8 +15,8 @@ Rules
    certificate is so short-lived, and backdated so far, that this time had passed when it arrived, it is renewed at two
    thirds of the time it had left: its successor is just as short, and would otherwise be renewed at once, endlessly.
 3. An existing valid certificate is used: a token is spent only if there is no usable certificate, or the service says
-   that it is revoked or expired, and if a new one could be stored. A revoked broker gets in again only with a token
-   created after the revocation; the service enforces that.
+   that it is revoked or expired, or its TLS that no CA above it is trusted, and if a new one could be stored. A revoked
+   broker gets in again only with a token created after the revocation; the service enforces that.
 4. A server whose certificate, or a CA's above it, is known to be revoked is sent nothing, neither a token nor a
    request: whoever has that CA's key can sign any proof that the client library asks for.
 """
@@ -24,9 +24,11 @@ Rules
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import structlog
 from cryptography import x509
@@ -34,6 +36,7 @@ from cryptography import x509
 from broker.credentials.own_certificate import CredentialError, read_certificate, token_options
 from broker.credentials.own_path import path_to_send
 from broker.timing.growing_pause import GrowingPause
+from provisioning.client.connection import UNKNOWN_CA
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.client.genuine_server import Refuse
@@ -60,11 +63,15 @@ _ROOM = 64 * 1024
 """The most bytes that a key, a certificate and its chain take."""
 _MISSING = "does not exist"
 
-_REFUSED_FOR = {
+_REFUSED_FOR: Final[Mapping[str, tuple[str, str]]] = {
     Code.CERTIFICATE_REVOKED: ("the broker's own certificate is revoked", "OWN_CERTIFICATE_REVOKED"),
+    UNKNOWN_CA: ("provisioning trusts no CA above the broker's own certificate", "OWN_CERTIFICATE_REVOKED"),
     Code.CERTIFICATE_EXPIRED: ("clients will not trust the broker", "OWN_CERTIFICATE_DATES"),
 }
-"""Reasons for which the service refuses a certificate that a token then replaces: the alarm and its code."""
+"""Reasons for which the service refuses a certificate that a token then replaces: the alarm and its code.
+
+A root that was retired at once, because its key was stolen, is trusted no longer: TLS itself refuses what is under it.
+"""
 
 _ENROLMENT_ERRORS = (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, CredentialError)
 _RENEWAL_ERRORS = (*_ENROLMENT_ERRORS, TlsConfigurationError)
@@ -174,7 +181,7 @@ class BrokerCredential:
 
     @staticmethod
     def _alarm(refusal: str, detail: str, remedy: str) -> None:
-        alarm, code = _REFUSED_FOR[Code(refusal)]
+        alarm, code = _REFUSED_FOR[refusal]
         log.error(alarm, code=code, detail=detail, remedy=remedy)
 
     def _put_token(self, which: str) -> str:

@@ -116,7 +116,7 @@ class Session(Recipient):
         if not self.may_get(message.topic):
             return False
         retain = retained or (message.retain and subscription.retain_as_published)  # [MQTT-3.3.1-12, -13]
-        identifiers = subscription.identifiers if self.v5 else b""
+        identifiers = subscription.identifiers  # Of an older client too: it may come back for them with MQTT 5.
         qos = min(message.qos, subscription.qos)
         deliverable: Deliverable = message
         if retain or identifiers or share or qos == QoS.EXACTLY_ONCE:

@@ -3,7 +3,8 @@
 Theory
 ------
 The root signs one thing, the issuing CA, and then rests: its key may leave the machine. The issuing CA signs everything
-else. New keys are ECDSA P-256; path lengths 1 and 0 allow exactly one CA level under the root and none under that.
+else. New keys are ECDSA P-256; the issuing CA's path length of 0 allows no CA under it. Roots, and the certificates
+between them, have no path length: many TLS libraries count the latter (docs/decisions/0390).
 
 Rules
 -----
@@ -176,7 +177,8 @@ def succeed_root(
 ) -> RootSuccession:
     """Return the successor of *old*, for *key*; raise `CeremonyRefused` if *old* has expired.
 
-    It has the old one's name, so that the path lengths still suffice. *urls* are those of the old root and of the new.
+    It has the old one's name, so that the path length of an older version's root still suffices. *urls* are those of
+    the old root and of the new.
     """
     now = now.replace(microsecond=0)
     _check_alive(old.certificate, now)
@@ -190,7 +192,7 @@ def succeed_root(
         name, public_key = subject.certificate.subject, subject.certificate.public_key()
         builder = (
             _builder(name, signer.certificate.subject, public_key, serial, validity)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(authority_key(signer.certificate), critical=False)
         )
         for extension in url_extensions(urls):
@@ -246,7 +248,7 @@ def _self_signed_root(
     name = name or _name(trust_domain, "Fleetgate root CA")
     return (
         _builder(name, name, key.public_key(), serial, (now - _BACKDATE, now + ROOT_LIFE))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hash_for(key))
     )
 

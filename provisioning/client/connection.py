@@ -19,6 +19,7 @@ import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import httpx
 
@@ -41,6 +42,8 @@ _ABOUT_NAMES = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 _ALERT = "_ALERT_"
 """In OpenSSL's error for what a peer refuses, as in TLSV13_ALERT_CERTIFICATE_REQUIRED."""
+UNKNOWN_CA: Final = "unknown ca"
+"""The alert, in words, for a certificate under no CA that the server trusts."""
 NAME_THE_ADDRESS = "name the first address of its ready line"
 _ABOUT_ANCHORS = frozenset({18, 19, 20})
 """A self-signed certificate, alone or in the chain, and X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY."""
@@ -103,13 +106,23 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
             return f"the server at {base_url} is not the provisioning service that the trust anchors vouch for ({why})"
         if isinstance(cause, ssl.SSLError) and cause.reason in SPEAKS_NO_TLS:
             return f"the server at {base_url} is not the provisioning service: it speaks no TLS; {NAME_THE_ADDRESS}"
-        if isinstance(cause, ssl.SSLError) and _ALERT in (cause.reason or ""):
-            why = str(cause.reason).partition(_ALERT)[2].lower().replace("_", " ")
-            return f"the server at {base_url} refuses the connection by a TLS alert: {why}"
+        if alert := _alert(cause):
+            return f"the server at {base_url} refuses the connection by a TLS alert: {alert}"
         if isinstance(cause, ConnectionRefusedError):
             why = f"nothing listens there; start it, or {NAME_THE_ADDRESS}"
             return f"the provisioning service at {base_url} does not answer: {why}"
     return f"the provisioning service at {base_url} does not answer: {network_words(error)}"
+
+
+def is_of_unknown_authority(error: httpx.HTTPError) -> bool:
+    """Whether the server has refused the client's certificate because it trusts no CA above that."""
+    return any(_alert(cause) == UNKNOWN_CA for cause in _causes(error))
+
+
+def _alert(cause: BaseException) -> str:
+    """Return the TLS alert by which the server refuses the connection, in words, if *cause* is that; else nothing."""
+    reason = getattr(cause, "reason", None) if isinstance(cause, ssl.SSLError) else None  # Not OpenSSL's: without one.
+    return str(reason or "").partition(_ALERT)[2].lower().replace("_", " ")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -32,7 +32,14 @@ import httpx
 
 from provisioning.client.answer_body import problem_of, text_of
 from provisioning.client.bounded_head import body_follows
-from provisioning.client.connection import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, explain, open_pool
+from provisioning.client.connection import (
+    CONNECT_TIMEOUT,
+    DEFAULT_TIMEOUT,
+    UNKNOWN_CA,
+    explain,
+    is_of_unknown_authority,
+    open_pool,
+)
 from provisioning.client.feed_delay import FeedDelay
 from provisioning.client.feed_reader import Authorities, Current, EventReader, FeedEvent, FeedLost
 from provisioning.client.genuine_server import Refuse
@@ -53,7 +60,7 @@ class FeedRefused(FeedLost):
     """The service does not let this client follow; the text says why."""
 
     def __init__(self, reason: str, code: str) -> None:
-        """*code* is the service's error code, empty if it gave none."""
+        """*code* is the service's error code, or `UNKNOWN_CA` if TLS refused the certificate; empty if it gave none."""
         super().__init__(reason)
         self.code = code
 
@@ -121,8 +128,13 @@ async def follow_together(
     except httpx.ReadTimeout as error:
         raise FeedSilent(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
     except httpx.HTTPError as error:
-        raise FeedLost(explain(base_url, error)) from error
+        raise _failed(base_url, error) from error
     raise FeedLost(f"{base_url} ended the revocation feed")
+
+
+def _failed(base_url: str, error: httpx.HTTPError) -> FeedLost:
+    why = explain(base_url, error)
+    return FeedRefused(why, UNKNOWN_CA) if is_of_unknown_authority(error) else FeedLost(why)
 
 
 class _Punctuality:
@@ -184,7 +196,7 @@ async def tell_known(
                 return
             raise await _refused(f"{base_url} does not take which CAs are known here", response, DEFAULT_TIMEOUT)
     except httpx.HTTPError as error:
-        raise FeedLost(explain(base_url, error)) from error
+        raise _failed(base_url, error) from error
 
 
 async def _begun(

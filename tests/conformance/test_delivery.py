@@ -479,7 +479,7 @@ def test_mqtt5_4_6_0_6_mqtt311_4_6_0_5_every_topic_is_ordered(
 
 
 @pytest.mark.xfail(strict=True, reason="by decision: what was sent at QoS 1, and under which identifier, is not stored")
-def test_mqtt5_3_3_1_1_mqtt5_4_4_0_1_mqtt311_3_3_1_1_mqtt311_4_4_0_1_qos_1_comes_again_as_it_was_after_a_restart(
+def test_mqtt5_3_3_1_1_mqtt5_4_4_0_1_mqtt311_2_3_1_4_mqtt311_3_3_1_1_mqtt311_4_4_0_1_qos_1_is_the_same_after_a_restart(
     tmp_path: Path, version: ProtocolVersion
 ) -> None:
     """DUP is 1 when a PUBLISH is delivered again."""

@@ -338,7 +338,8 @@ async def test_a_token_that_was_refused_or_spent_in_vain_is_not_used_again(
     assert [each["code"] for each in logs] == ["OWN_CERTIFICATE_REVOKED"]
     assert str(logs[0]["remedy"]).startswith("put another token into token_file")
     service.answer = None
-    assert await credential.replace("CERTIFICATE_REVOKED", "second") is True
+    assert credential.is_replaced("unknown ca"), "its root was retired"
+    assert await credential.replace("unknown ca", "second") is True
     assert await credential.replace("CERTIFICATE_REVOKED", "second") is False, "it is spent"
     assert service.asked.count("enrol") == 2
 

@@ -7,7 +7,7 @@ import pytest
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Publish, Subscribe
 from broker.mqtt.properties import NO_PROPERTIES, Properties
-from tests.support.wire import V5, V31, V311, MemoryBroker, WireClient, request
+from tests.support.wire import KEPT, V5, V31, V311, MemoryBroker, WireClient, request
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 MINE = "fleet/meters/meter-1/cmd/#"
@@ -130,6 +130,20 @@ def test_every_matching_subscription_identifier_is_given(broker: MemoryBroker, m
     meter.publish(TOPIC, b"2")
     for message in client.messages():
         assert sorted(message.properties.subscription_identifiers) == [7, 268_435_455]
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+def test_what_waits_has_its_identifier_whatever_version_its_client_spoke_meanwhile(
+    broker: MemoryBroker, meter: WireClient, *, is_away: bool
+) -> None:
+    broker.service(**KEPT).subscribe("fleet/#", qos=1, identifier=7)
+    older = broker.service(version=V311, clean_start=False)
+    if is_away:
+        older.vanish()
+    meter.publish(TOPIC, b"1", qos=1)
+    assert [message.properties for message in older.messages()] == ([] if is_away else [NO_PROPERTIES])
+    (message,) = broker.service(**KEPT).messages()
+    assert message.properties.subscription_identifiers == (7,)
 
 
 def test_a_replaced_subscription_loses_its_identifier(broker: MemoryBroker, meter: WireClient) -> None:

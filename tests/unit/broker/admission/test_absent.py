@@ -110,3 +110,15 @@ def test_a_ca_s_name_counts_as_it_does_in_a_handshake_also_after_a_restart() -> 
 
     assert counts(plant, PKI.root, bundle(renamed), bundle(plant, name="theirs", **confined)) == [False] * 3
     assert counts(crossed, other.root, bundle(other.root, name="theirs", **confined), bundle(plant)) == [True] * 3
+
+
+def test_a_will_is_dropped_where_an_anchor_constrains_names_now_as_nothing_did() -> None:
+    """Only a handshake tells whether it allows those of the device, and this one's would fail."""
+    elsewhere = x509.NameConstraints([x509.UniformResourceIdentifier("elsewhere.example")], None)
+    plant = PKI.authority("Plant", PKI.root)
+    narrowed = PKI.authority("Plant", PKI.root, key=plant.key, extensions=[elsewhere])
+    after = admission(bundle(narrowed))
+    after.believed = after.trust
+    left = connects(admission(bundle(PKI.root)), PKI.device("meter-1", issuer=plant), plant.der)
+    assert isinstance(left, Peer)
+    assert not after.vouches(left.authorities, left.identity, left.above)

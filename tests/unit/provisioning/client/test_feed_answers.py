@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import math
+import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from gzip import compress
@@ -25,6 +29,8 @@ from provisioning.client.feed import (
 from provisioning.client.feed_reader import Current, FeedEvent, FeedLost
 from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.role import Role
+from provisioning.pki.stapling import staple
+from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Pki
 from tests.support.responder import Responder, delegate, question_about
@@ -241,3 +247,27 @@ async def test_which_cas_are_known_is_told_or_the_refusal_is() -> None:
             with pytest.raises(FeedRefused, match=f"does not take which CAs are known here: {status}") as caught:
                 await told(url)
         assert caught.value.code == "ROLE_FORBIDDEN"
+
+
+async def test_a_certificate_under_a_root_that_was_retired_is_refused_by_tls_and_told_as_refused() -> None:
+    """It had been a lost feed: a broker whose root was retired at once, with its certificate, used no token."""
+    context = server_context(SERVICE.credential, Pki().anchors, client_certificate=ClientCertificate.OPTIONAL)
+    proof = Responder(PKI.issuing, delegate(PKI), [SERVICE], nonce=False)(question_about(SERVICE))
+    assert staple(context, proof or b"", math.inf)
+
+    def refuse(listening: socket.socket) -> None:
+        tls = context.wrap_socket(listening.accept()[0], server_side=True, do_handshake_on_connect=False)
+        with pytest.raises(ssl.SSLError):
+            tls.do_handshake()
+        with socket.socket(fileno=tls.detach()) as plain, contextlib.suppress(OSError):
+            plain.shutdown(socket.SHUT_WR)  # Not at once closed, or the alert may be lost on its way.
+            while plain.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        for attempt in (first, told):
+            refusing = asyncio.create_task(asyncio.to_thread(refuse, listening))
+            with pytest.raises(FeedRefused, match="TLS alert: unknown ca") as caught:
+                await attempt(f"https://localhost:{listening.getsockname()[1]}")
+            assert caught.value.code == "unknown ca"
+            await refusing
