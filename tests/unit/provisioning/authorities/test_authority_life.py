@@ -9,7 +9,6 @@ from functools import partial
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import HttpUrl, SecretStr
 from sqlalchemy import delete
@@ -439,37 +438,6 @@ async def test_what_tells_a_ca_apart_is_no_other_ca_s(fleet_cas: Ceremonies) -> 
             await NextAuthority(life).announce(pem)
     accepted = sign_issuing_ca(authority, request, 7 << 100, fleet_cas.clock(), right)
     assert await NextAuthority(life).announce(accepted.public_bytes(Encoding.PEM)) == "issuing-2"
-
-
-@pytest.mark.parametrize(
-    ("permitted", "words"),
-    [
-        (x509.DNSName("devices.example"), "its name constraints do not permit localhost, which the service's own"),
-        (x509.UniformResourceIdentifier("x.example"), "do not permit spiffe://fleet.internal/service/provisioning"),
-    ],
-)
-async def test_no_ca_is_announced_under_which_no_client_would_accept_the_service(
-    fleet_cas: Ceremonies, permitted: x509.GeneralName, words: str
-) -> None:
-    """After its activation nobody reached the service: devices, brokers and operators alike."""
-    life, directory = fleet_cas.life, fleet_cas.settings.directory
-    request = read_issuing_ca_csr(await NextAuthority(life).export_csr())
-    root = x509.load_pem_x509_certificate((directory / "root-ca.crt").read_bytes())
-    key = SignerPlaces(AuthorityFiles(directory), fleet_cas.settings).open("root-ca")
-    signed = sign_issuing_ca(CertificateAuthority(root, key), request, 7 << 100, fleet_cas.clock())
-
-    def confined(to: x509.GeneralName) -> bytes:
-        dates = signed.not_valid_before_utc, signed.not_valid_after_utc
-        builder = x509.CertificateBuilder(
-            signed.issuer, signed.subject, signed.public_key(), signed.serial_number, *dates, [*signed.extensions]
-        )
-        made = builder.add_extension(x509.NameConstraints([to], None), critical=True).sign(key, hashes.SHA256())
-        return made.public_bytes(Encoding.PEM)
-
-    with pytest.raises(ConfigurationError, match=words):
-        await NextAuthority(life).announce(confined(permitted))
-    of_ours = type(permitted)("localhost" if isinstance(permitted, x509.DNSName) else "fleet.internal")
-    assert await NextAuthority(life).announce(confined(of_ours)) == "issuing-2"
 
 
 async def test_no_ca_is_activated_that_a_broker_would_not_believe(fleet_cas: Ceremonies) -> None:
