@@ -36,8 +36,9 @@ def check_service_permitted(settings: Settings, line: str, path: Iterable[x509.C
         refused = [] if constraints is None else names_refused(constraints, names)
         if refused:
             raise ConfigurationError(
-                f"{whose} name constraints do not permit {', '.join(refused)}, which the service's own certificate has: "
-                "no client would accept the service as soon as this CA issues; have it signed with these names permitted"
+                f"{whose} name constraints do not permit {', '.join(refused)}, which the service's own certificate "
+                "has: no client would accept the service as soon as this CA issues; have it signed with these names "
+                "permitted"
             )
 
 

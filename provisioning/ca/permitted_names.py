@@ -1,12 +1,13 @@
 """Which names a CA's name constraints keep its certificates from having (RFC 5280 §4.2.1.10), as OpenSSL reads them.
 
-A CA whose constraints do not permit the service's own names certifies the service so that no client accepts it: devices,
-brokers and operators are all shut out at once, as soon as that CA issues.
+A CA whose constraints do not permit the service's own names certifies the service so that no client accepts it:
+devices, brokers and operators are all shut out at once, as soon as that CA issues.
 
 Rules
 -----
 1. A name must be within one of the permitted subtrees of its kind, if there are any, and within no excluded one.
-2. A host is within a domain if it is that or below it; in a URI only if it is that, or below one that begins with a dot.
+2. A host is within a domain if it is that or below it; in a URI, only if it is that, or if it is below one that begins
+   with a dot.
 3. No I/O and no clock.
 
 Handles: host names, addresses, URIs. Does not handle: directory names (`provisioning.ca.issuing_ca_findings`), and
