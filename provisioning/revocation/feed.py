@@ -359,16 +359,19 @@ class RevocationFeed:
         last = {certificate: each for certificate, each in newest.items() if each.what not in _NOT_HELD}
 
         def there(connection: Connection) -> list[LostEnd]:
-            stored = {each: certificates.find(connection, bytes.fromhex(each[0]), int(each[1], 16)) for each in newest}
-            gone = {event.device: event for each, event in last.items() if stored[each] is None}
+            found = certificates.of_devices_or_with_serials(connection, [], [serial for _, serial in newest])
+            stored = {(each.issuer_key_id, each.serial): each for each in found}
+            gone = {event.device: event for each, event in last.items() if each not in stored}
             replaced = [] if not gone else [each for each in newest.values() if each.what == _SUPERSEDED]
             # By one that the store has lost as well, and that was ended: its device has neither.
             instead = {(e.issuer_key_id, e.serial): gone[e.device] for e in replaced if e.device in gone}
-            return [
-                _lost_end(connection, found, event)
+            ends = {
+                each: event
                 for each, event in (last | instead).items()
-                if (found := stored[each]) is not None and not _is_repeated(found, since)
-            ]
+                if each in stored and not _is_repeated(stored[each], since)
+            }
+            shards = crl_shards.of_certificates(connection, [stored[each].id for each in ends])
+            return [_lost_end(stored[each], event, shards.get(stored[each].id)) for each, event in ends.items()]
 
         return await self._database.read(there) if last else []
 
@@ -391,7 +394,7 @@ def _ahead(by: str, after: int, what: str) -> Refused:
     return Refused(Code.FEED_AHEAD, f"{what}; discard what was read and start again from 0")
 
 
-def _lost_end(connection: Connection, stored: StoredCertificate, event: FeedEvent) -> LostEnd:
+def _lost_end(stored: StoredCertificate, event: FeedEvent, shard_id: int | None) -> LostEnd:
     facts = event.facts
     since = facts.get("invalidity_date")
     return LostEnd(
@@ -402,7 +405,7 @@ def _lost_end(connection: Connection, stored: StoredCertificate, event: FeedEven
         datetime.fromisoformat(facts["revoked_at"]),
         None if since is None else datetime.fromisoformat(since),
         facts.get("authority_key"),
-        crl_shards.of_certificate(connection, stored.id),
+        shard_id,
     )
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import func, insert, or_, select
+from sqlalchemy import bindparam, func, insert, or_, select
 from sqlalchemy.engine import Connection
 
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, crl_shards
 
 _NUMBERED: Final = re.compile(r"\S{1,450}/crl/(?P<issuer>\S+)-(?P<number>[1-9][0-9]{0,8})\.crl", re.ASCII)
+
+_OF_CERTIFICATE: Final = Prepared(
+    select(certificates.c.crl_shard_id).where(certificates.c.id == bindparam("wanted")), at_once=True
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,9 @@ def lost(connection: Connection, issuer: str, url: str) -> CrlShard | None:
     return shard
 
 
-def of_certificate(connection: Connection, certificate_id: int) -> int | None:
-    """Return which shard a certificate belongs to, None if to none."""
-    found: int | None = connection.scalar(
-        select(certificates.c.crl_shard_id).where(certificates.c.id == certificate_id)
-    )
-    return found
+def of_certificates(connection: Connection, certificate_ids: Sequence[int]) -> Mapping[int, int | None]:
+    """Return which shard each of these certificates belongs to, None if to none."""
+    return {certificate_ids[place - 1]: shard for shard, place in _OF_CERTIFICATE.placed(connection, certificate_ids)}
 
 
 def _all(connection: Connection, issuer: str) -> list[CrlShard]:

@@ -25,7 +25,7 @@ from provisioning.revocation.feed_event import FeedEvent
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import counters, tables
+from provisioning.store import counters, crl_shards, tables
 from provisioning.store.groups import Group, NewKey
 from provisioning.store.tables import devices, revocation_events, revocations
 from tests.support.fleet import Fleet, successor_csr
@@ -249,6 +249,15 @@ async def check_held(fleet: Fleet, *certificates: x509.Certificate) -> None:
 async def test_what_was_read_before_the_start_and_what_is_lost_later_is_held_too(fleet: Fleet) -> None:
     """A process that was started in between knows the newest events, and a second standby may lack more of them."""
     first, second = await fleet.enrol("first"), await fleet.enrol("second")
+    issuer, serial = certificate_key(second)
+
+    def on_a_part(connection: Connection) -> int:
+        (part,) = crl_shards.ensure(connection, "issuing-ca", "http://ca.example.org", 1)
+        its = tables.certificates.c.serial == serial_text(serial)
+        connection.execute(update(tables.certificates).where(its).values(crl_shard_id=part.id))
+        return part.id
+
+    part = await fleet.database.write(on_a_part)
     for name in ("first", "second"):
         await fleet.revocation.revoke_device(name, RevocationReason.KEY_COMPROMISE, by="admin")
     feed = RevocationFeed(fleet.database, 60)
@@ -258,6 +267,8 @@ async def test_what_was_read_before_the_start_and_what_is_lost_later_is_held_too
     await check_held(fleet, second)
     await lost_after(fleet, feed)
     await check_held(fleet, first, second)
+    lists = [fleet.database.lost_ends.listed(issuer.hex(), each) for each in (part, part + 1, None)]
+    assert [{each.device for each in held} for held in lists] == [{"second"}, set(), {"first", "second"}]
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
