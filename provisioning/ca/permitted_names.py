@@ -17,6 +17,7 @@ Common Names that look like host names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -48,6 +49,6 @@ def _is_within(name: x509.GeneralName, subtree: x509.GeneralName) -> bool:
             host, base = urlsplit(uri).hostname or "", base.lower()
             return host.endswith(base) if base.startswith(".") else host == base
         case x509.IPAddress(value=address), x509.IPAddress(value=network):
-            return address in network
+            return isinstance(network, IPv4Network | IPv6Network) and address in network
         case _:
             return False

@@ -16,14 +16,22 @@ from tests.support.ceremonies import Ceremonies
 
 
 @pytest.mark.parametrize(
-    ("permitted", "words"),
+    ("permitted", "of_ours", "words"),
     [
-        (x509.DNSName("devices.example"), "its name constraints do not permit localhost, which the service's own"),
-        (x509.UniformResourceIdentifier("x.example"), "do not permit spiffe://fleet.internal/service/provisioning"),
+        (
+            x509.DNSName("devices.example"),
+            x509.DNSName("localhost"),
+            "its name constraints do not permit localhost, which the service's own",
+        ),
+        (
+            x509.UniformResourceIdentifier("x.example"),
+            x509.UniformResourceIdentifier("fleet.internal"),
+            "do not permit spiffe://fleet.internal/service/provisioning",
+        ),
     ],
 )
 async def test_no_ca_is_announced_under_which_no_client_would_accept_the_service(
-    fleet_cas: Ceremonies, permitted: x509.GeneralName, words: str
+    fleet_cas: Ceremonies, permitted: x509.GeneralName, of_ours: x509.GeneralName, words: str
 ) -> None:
     """After its activation nobody reached the service: devices, brokers and operators alike."""
     life, directory = fleet_cas.life, fleet_cas.settings.directory
@@ -42,5 +50,4 @@ async def test_no_ca_is_announced_under_which_no_client_would_accept_the_service
 
     with pytest.raises(ConfigurationError, match=words):
         await NextAuthority(life).announce(confined(permitted))
-    of_ours = type(permitted)("localhost" if isinstance(permitted, x509.DNSName) else "fleet.internal")
     assert await NextAuthority(life).announce(confined(of_ours)) == "issuing-2"
