@@ -82,11 +82,13 @@ def crl_try(
 def needs_attention(answer: dict[str, Any]) -> bool:
     """Return whether a source of revocations, or the staple, is not as it should be: what a monitor asks for.
 
-    Of CRLs their own state counts: a CA that has none may be one below which no client has been seen.
+    Of CRLs their own state counts: a CA that has none may be one below which no client has been seen. If no CA has one
+    that counts, nobody gets in.
     """
     staple = answer.get("staple", {"state": "off"})  # A broker from before the last upgrade does not send it.
     shut = any(each["admitted"] is False and each["issuer"] is None for each in answer.get("newcomers", ()))
     late = any(each["state"] != "current" for each in answer["lists"])
+    shut = shut or not answer.get("newcomers_admitted", True)
     return staple["state"] not in _QUIET or late or shut or answer.get("feed_lost", False)
 
 

@@ -102,6 +102,7 @@ def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsy
         ({"staple": {"state": "revoked"}}, True),
         ({"newcomers": [{"issuer": None, "admitted": None}, {"issuer": "CN=root", "admitted": False}]}, False),
         ({"newcomers": [{"issuer": None, "admitted": False}]}, True),
+        ({"newcomers": [{"issuer": "CN=root", "admitted": False}], "newcomers_admitted": False}, True),
     ],
 )
 def test_the_exit_code_of_crl_status_is_about_every_source(answer: dict[str, Any], attention: bool) -> None:
