@@ -13,7 +13,7 @@ Rules
    purposes are those of clients and servers.
 
 Handles: the certificate and its root. Does not handle: whether that root has signed it, other CAs of the fleet, name
-constraints on DNS names, addresses and URIs, which affect only some certificates.
+constraints on host names, addresses and URIs (`provisioning.ca.permitted_names`).
 """
 
 from __future__ import annotations
