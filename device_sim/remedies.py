@@ -18,6 +18,7 @@ _NO_WEBSOCKET = "does MQTT over WebSocket listen there? --path says what it is a
 _OF_CODE: dict[tuple[str, str], str] = {
     (Layer.TCP, "refused"): "start the broker, or name where it listens",
     (Layer.TCP, "timeout"): "does a broker run there, and no firewall stand between?",
+    (Layer.TLS, "timeout"): "is it the broker that listens there, and does it still run?",
     (Layer.TLS, "unknown_ca"): "the broker does not trust the CA of these certificates",
     (Layer.TLS, "certificate_required"): "the broker wants a client certificate: give one with its key",
     (Layer.WEBSOCKET, "not upgraded"): _NO_WEBSOCKET,

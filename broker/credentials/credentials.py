@@ -34,7 +34,6 @@ import structlog
 from cryptography import x509
 
 from broker.credentials.own_certificate import CredentialError, read_certificate, token_options
-from broker.credentials.own_path import path_to_send
 from broker.timing.growing_pause import GrowingPause
 from provisioning.client.connection import UNKNOWN_CA
 from provisioning.client.csr import build_csr
@@ -44,6 +43,7 @@ from provisioning.errors import Code
 from provisioning.pki.identity import InvalidIdentity, identity_of
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key, key_to_pem, write_draft
+from provisioning.pki.path_to_send import path_to_send
 from provisioning.pki.pem import pem_of
 from provisioning.pki.role import Role
 from provisioning.pki.serial_number import serial_text

@@ -34,11 +34,14 @@ from provisioning.client.est import (
 )
 from provisioning.client.network_words import network_words
 from provisioning.client.redirects import leave_unread_async
+from provisioning.pki.certificate_message import certificates_in_message
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialPem, client_context
 
 _SHOWN = 200
+_LONGEST_CODE = 64
 _NO_ANSWER = "unavailable"
 UNAVAILABLE = f"http {_NO_ANSWER}"
 """The answer, as the catalogue would write it, of a service that is not reached, or cannot decide now."""
@@ -73,7 +76,7 @@ async def answered(attempt: Callable[[], Awaitable[x509.Certificate]]) -> Seen:
         return Seen(Layer.HTTP, "202 PENDING", str(error), ClosedBy.NOBODY)
     except EnrolmentUnavailable as error:
         return Seen(Layer.HTTP, _NO_ANSWER, str(error), ClosedBy.NOBODY)
-    return Seen(Layer.HTTP, "issued", f"serial {serial_text(certificate.serial_number)}", ClosedBy.NOBODY, got_in=True)
+    return _issued(certificate)
 
 
 async def enrols(
@@ -104,6 +107,8 @@ async def posts(scene: Scene, request: bytes, user: str, token: str) -> Seen:
             headers={"Content-Type": "application/pkcs10"},
             auth=httpx.BasicAuth(user, token),
         )
+    if answer.status_code == httpx.codes.OK:
+        return _granted(answer)
     return _seen(answer, text_of(answer).partition(":")[0])
 
 
@@ -154,6 +159,24 @@ async def short_lived(scene: Scene, life: timedelta) -> Paper:
     return await desk.enrolled(name, token, soon_over=True)
 
 
+def _granted(answer: httpx.Response) -> Seen:
+    """Return what the service grants by 200: a certificate, or whatever it says instead."""
+    try:
+        (certificate,) = certificates_in_message(base64.b64decode(answer.content))
+    except UNUSABLE:
+        return Seen(Layer.HTTP, "200", _text(answer), ClosedBy.NOBODY, got_in=True)
+    return _issued(certificate)
+
+
+def _issued(certificate: x509.Certificate) -> Seen:
+    serial = f"serial {serial_text(certificate.serial_number)}"
+    return Seen(Layer.HTTP, "issued", serial, ClosedBy.NOBODY, got_in=True)
+
+
 def _seen(answer: httpx.Response, code: str) -> Seen:
-    text = text_of(answer).strip()[:_SHOWN]
-    return Seen(Layer.HTTP, f"{answer.status_code} {code}".strip(), text, ClosedBy.NOBODY, answer.is_success)
+    known = code if code.replace("_", "").isupper() and len(code) <= _LONGEST_CODE else ""
+    return Seen(Layer.HTTP, f"{answer.status_code} {known}".strip(), _text(answer), ClosedBy.NOBODY)
+
+
+def _text(answer: httpx.Response) -> str:
+    return text_of(answer).strip()[:_SHOWN]

@@ -33,6 +33,7 @@ from device_sim.attack.desk import Ended, EnrollingRegistrar, EnrolmentDesk
 from device_sim.attack.fleetgate_target import CAPABILITIES
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import Impossible, Target
+from device_sim.credentials.operator_files import expect_operator
 from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.remedies import with_remedy
 from device_sim.view import View
@@ -67,6 +68,7 @@ async def running_fleetgate(
 
     Raises `Impossible` if the operator may not revoke, or the broker is not there, and what `OperatorClient` raises.
     """
+    expect_operator(service.operator, "name it with --cert and --key")
     trust_domain = _identity_in(service.operator.certificate).trust_domain
     word = f"attack-{secrets.token_hex(4)}"
     async with EnrolmentOperatorClient(service.url, service.anchors, service.operator) as operator:

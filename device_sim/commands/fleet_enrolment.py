@@ -18,6 +18,7 @@ from device_sim.credentials.certification import CertificateAuthority
 from device_sim.credentials.enrolling import certify_fleet, end_fleet, enrol_fleet, names_of
 from device_sim.credentials.evidence import Given, presenting, ways_of
 from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable, Origin
+from device_sim.credentials.operator_files import expect_operator
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode
@@ -263,4 +264,8 @@ def _client(fleet: FleetDirectory, origin: Origin | None = None, anchors: str | 
     origin = fleet.origin if origin is None else origin
     if origin.provisioning_url is None or origin.operator is None:
         raise FleetUnusable(f"{fleet.path} was made from a CA: there is no service to ask")
+    if origin.operator == fleet.origin.operator:
+        fleet.expect_operator()
+    else:
+        expect_operator(origin.operator, "name it with --cert and --key")
     return EnrolmentOperatorClient(origin.provisioning_url, anchors or fleet.anchors, origin.operator)

@@ -36,15 +36,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from device_sim.credentials.credential import HeldCredential
-from provisioning.pki.identity import Identity, InvalidIdentity
+from device_sim.credentials.fleet_index import Entry
+from device_sim.credentials.operator_files import expect_operator
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key, opened_anew, replace_private
 from provisioning.pki.role import Role
-from provisioning.pki.serial_number import serial_text
 from provisioning.pki.tls import CredentialFiles
 from provisioning.program.durable_names import make_folder, sync_names
 
@@ -68,44 +67,6 @@ class Origin:
     provisioning_url: str | None = None
     operator: CredentialFiles | None = None
     imported: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the index."""
-
-    identity: Identity
-    serial: int
-    not_after: datetime
-    revoked: bool = False
-    client_id: str | None = None
-    """Its MQTT client identifier, if that is not its name."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields of the line."""
-        identity = self.identity
-        fields: dict[str, Any] = {
-            "name": identity.name,
-            "role": str(identity.role),
-            "group": identity.group,
-            "trust_domain": identity.trust_domain,
-            "serial": serial_text(self.serial),
-            "not_after": self.not_after.isoformat(),
-            "revoked": self.revoked,
-        }
-        return fields if self.client_id is None else {**fields, "client_id": self.client_id}
-
-    @classmethod
-    def of(cls, fields: dict[str, Any]) -> Entry:
-        """Return the entry in a line; raise `ValueError`, `KeyError` or `TypeError` if it holds none."""
-        identity = Identity(fields["trust_domain"], Role(fields["role"]), fields["name"], fields["group"])
-        not_after = datetime.fromisoformat(fields["not_after"])
-        if not_after.tzinfo is None:
-            raise ValueError("not_after has no offset from UTC")
-        client_id = fields.get("client_id")
-        if client_id is not None and not isinstance(client_id, str):
-            raise TypeError(f"client_id is {type(client_id).__name__}")
-        return cls(identity, int(fields["serial"], 16), not_after, bool(fields["revoked"]), client_id)
 
 
 class FleetDirectory:
@@ -165,7 +126,7 @@ class FleetDirectory:
                 fleet._forget_the_incomplete()
         except FileNotFoundError:
             raise FleetUnusable(f"{path} is no fleet: make one with `fleet-sim enrol {path} …`, or `import`") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FleetUnusable(f"{path}/{_HEADER} is damaged ({error!r}): enrol a new fleet elsewhere") from error
         return fleet
 
@@ -185,6 +146,12 @@ class FleetDirectory:
         """The command that puts further devices, or their new certificates, into it."""
         command, option = ("import", "--from") if self.origin.imported else ("enrol", "--devices")
         return f"`fleet-sim {command} {self.path} {option} …`"
+
+    def expect_operator(self) -> None:
+        """Raise `TlsConfigurationError` if a file of its operator's is not where it was."""
+        if self.origin.operator is not None:
+            where = f"`fleet-sim enrol {self.path} --devices {max(1, len(self.devices))} --cert FILE --key FILE`"
+            expect_operator(self.origin.operator, f"put it back, or say where it is now: {where}")
 
     def move(self, origin: Origin, anchors: str, service: str | None = None) -> None:
         """Take certificates from *origin* from now on, and trust *anchors*: the service or its operator has changed.
@@ -339,7 +306,7 @@ class FleetDirectory:
         if self._index is None:
             raise RuntimeError("the fleet is changed inside `changing` only")
         with _named(self.path / _INDEX):
-            self._index.write(json.dumps(entry.as_dict(), separators=(",", ":")).encode() + b"\n")
+            self._index.write(entry.line)
             self._index.flush()
         self.entries[entry.identity.name] = entry
 
@@ -352,9 +319,12 @@ class FleetDirectory:
                 if b"\0" in line:
                     continue  # A power failure left a hole: nobody was told that these were enrolled.
                 try:
-                    entry = Entry.of(json.loads(line))
-                except (ValueError, KeyError, TypeError, InvalidIdentity) as error:
-                    raise FleetUnusable(f"{self.path}/{_INDEX} line {number} is damaged: {error!r}") from error
+                    entry = Entry.of(line)
+                except ValueError as error:
+                    raise FleetUnusable(
+                        f"{self.path}/{_INDEX} line {number} is damaged: {error}; put it right, or remove the line, "
+                        f"and add the device again with {self.adding}"
+                    ) from error
                 self.entries[entry.identity.name] = entry
 
     def _end_last_line(self, index: BinaryIO) -> None:

@@ -28,6 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from device_sim.credentials.client_identifier import ALLOWED, may_be_client_id
 from device_sim.credentials.client_list import Client, ClientList
 from device_sim.credentials.credential import HeldCredential
 from device_sim.credentials.credential_file import CredentialFile, UnusableCredential
@@ -46,8 +47,6 @@ _TRUST_DOMAIN = "imported"
 """That of certificates which name none; it is in no topic, and shown to nobody."""
 _BACKEND = "backend"
 _MOST_TOLD = 10
-_LONGEST_CLIENT_ID = 65_535
-"""What a UTF-8 string of MQTT may have (MQTT 5 §1.5.4)."""
 _MOST_NAMES = 3
 _NAME_IT = "say in a CSV file, in a column `name`, what it is called in topics"
 
@@ -216,11 +215,8 @@ class Examination:
                 f"{pair.where} is not valid before {shown_minute(certificate.not_valid_before_utc)}: wait, or have it "
                 "made anew by a CA whose clock is right"
             )
-        if not client_id.isprintable() or not 0 < len(client_id.encode()) <= _LONGEST_CLIENT_ID:
-            raise UnusableCredential(
-                f"{pair.where}: {client_id[:80]!r} cannot be a client identifier: use 1 to 65,535 bytes, and no "
-                "control characters"
-            )
+        if not may_be_client_id(client_id):
+            raise UnusableCredential(f"{pair.where}: {client_id[:80]!r} cannot be a client identifier: use {ALLOWED}")
         content = pem_of(certificate, *pair.chain)
         key = key_to_pem(pair.key)
         unfit = f"{pair.where} cannot be presented in TLS with its key: give the device another"

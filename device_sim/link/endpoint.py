@@ -28,8 +28,12 @@ async def endpoint_of(host: str, port: int, server_name: str | None) -> Endpoint
     except ValueError:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            raise OSError(f"{host} is not found: {error.strerror}") from error
+        except (socket.gaierror, UnicodeError) as error:  # The latter of a part that is empty, or longer than a name's.
+            why = error.strerror if isinstance(error, socket.gaierror) else "no host can have that name"
+            raise OSError(
+                f"the broker's host {host} is not found: {why}; correct the name, or give an address, and the name in "
+                "the broker's certificate as --server-name"
+            ) from error
         # A broker on loopback listens on IPv4 by default.
         found.sort(key=lambda info: info[0] != socket.AF_INET)
         address = await _answering([str(info[4][0]) for info in found], port)

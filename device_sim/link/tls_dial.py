@@ -22,7 +22,7 @@ import asyncio
 import socket
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from device_sim.link.closure import SERVER_CERTIFICATE, Closure, Layer, from_error
 from device_sim.link.lost_reset import ask_again
@@ -33,6 +33,7 @@ from provisioning.pki.tls import CredentialPem
 # Linux <linux/in.h>; `socket` does not define it. The port is chosen at connect(), so that each pair of addresses has
 # its own 28,232 ephemeral ports.
 _IP_BIND_ADDRESS_NO_PORT = 24
+_SILENT = "it takes the connection, and does not finish the TLS handshake in time"
 
 
 class NotAdmitted(Exception):
@@ -88,6 +89,7 @@ async def dial(
     """
     loop = asyncio.get_running_loop()
     started = time.monotonic()
+    connected: float | None = None
     raw = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
     try:
         raw.setblocking(False)
@@ -117,7 +119,10 @@ async def dial(
         ) from error
     except (OSError, TimeoutError) as error:
         raw.close()
-        raise NotAdmitted(from_error(error, time.monotonic())) from error
+        closure = from_error(error, time.monotonic())
+        if connected is not None and isinstance(error, TimeoutError):
+            closure = replace(closure, layer=Layer.TLS, reason=_SILENT)
+        raise NotAdmitted(closure) from error
     except BaseException:
         raw.close()
         raise

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from broker.mqtt.topics import covers, matches, overlaps
-from device_sim.credentials.fleet_directory import Entry
+from device_sim.credentials.fleet_index import Entry
 from device_sim.fleet.backend import EVERYTHING, Own
 from device_sim.run.target import Impossible
 from device_sim.scenario.groups import TELEMETRY

@@ -87,5 +87,6 @@ async def operator_of(fleet: FleetDirectory) -> AsyncIterator[OperatorClient | N
     if origin.provisioning_url is None or origin.operator is None:
         yield None
         return
+    fleet.expect_operator()
     async with OperatorClient(origin.provisioning_url, fleet.anchors, origin.operator) as operator:
         yield operator

@@ -36,6 +36,7 @@ from provisioning.authorities.authority import urls_of_root
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.authorities.issuing_lines import check_line, line_of, next_name, root_for, shown_line
 from provisioning.authorities.named_lists import named_lists
+from provisioning.authorities.permitted_service import check_service_permitted
 from provisioning.ca.ceremony import (
     CeremonyRefused,
     CertificateAuthority,
@@ -104,6 +105,7 @@ class NextAuthority:
             raise ConfigurationError(str(error)) from error
         if signer not in known:
             _check_no_former_root(signer, found)
+        check_service_permitted(self.life.settings, line_of(name), (certificate, signer))
         known_cas = {each.name: each.certificate for each in found} | {name: certificate}
         _check_lists(named_lists(certificate, self.life.settings, known_cas))
         new_root = signer if signer not in known else None

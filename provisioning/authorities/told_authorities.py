@@ -22,11 +22,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from provisioning.pki.path_to_send import path_to_send
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.serial_number import serial_text
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
@@ -40,7 +42,7 @@ class ToldAuthorities:
     def __init__(self) -> None:
         self.certificates: Final[dict[str, x509.Certificate]] = {}
         """Certificates of all roots and issuing CAs, by name, roots first."""
-        self.crosses: Final[list[x509.Certificate]] = []
+        self._crosses: list[x509.Certificate] = []
         """The certificates between roots."""
         self.everything: Final[list[x509.Certificate]] = []
         """The content of ``/cacerts`` without a label: all of these."""
@@ -52,7 +54,7 @@ class ToldAuthorities:
         """Update the CAs from the store."""
         trusted = sorted((each for each in found if each.state.trusted), key=lambda each: _ORDER.index(each.kind))
         self.everything[:] = [each.certificate for each in trusted]
-        self.crosses[:] = [each.certificate for each in trusted if each.kind is AuthorityKind.CROSS]
+        self._crosses = [each.certificate for each in trusted if each.kind is AuthorityKind.CROSS]
         self.certificates.clear()
         self.certificates.update(
             (each.name, each.certificate) for each in trusted if each.kind is not AuthorityKind.CROSS
@@ -67,6 +69,14 @@ class ToldAuthorities:
     def one_line(self) -> bool:
         """Whether every label gets the same CAs."""
         return len(self._lines) <= 1
+
+    def between_roots(self, issuing: x509.Certificate, now: datetime) -> list[x509.Certificate]:
+        """Return the certificates between roots as one sends them from *now* on, behind that of the CA *issuing*.
+
+        First those that lead from there to older roots, in order: some clients look for no other order.
+        """
+        others = (each for each in self._crosses if now < each.not_valid_after_utc)
+        return list(dict.fromkeys((*path_to_send(issuing, self.everything, now), *others)))
 
     def of_line(self, line: str) -> Sequence[x509.Certificate]:
         """Return the CAs for devices that *line* certifies."""

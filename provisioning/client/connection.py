@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -108,10 +109,19 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
             return f"the server at {base_url} is not the provisioning service: it speaks no TLS; {NAME_THE_ADDRESS}"
         if alert := _alert(cause):
             return f"the server at {base_url} refuses the connection by a TLS alert: {alert}"
+    return f"the provisioning service at {base_url} does not answer: {_why_silent(error)}"
+
+
+def _why_silent(error: httpx.HTTPError) -> str:
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            return f"its host is not found ({cause.strerror}); correct the name in the URL"
         if isinstance(cause, ConnectionRefusedError):
-            why = f"nothing listens there; start it, or {NAME_THE_ADDRESS}"
-            return f"the provisioning service at {base_url} does not answer: {why}"
-    return f"the provisioning service at {base_url} does not answer: {network_words(error)}"
+            return f"nothing listens there; start it, or {NAME_THE_ADDRESS}"
+    why = network_words(error)
+    if isinstance(error, httpx.ConnectTimeout):
+        why += "; is it the service that listens there, and does it still run?"
+    return why
 
 
 def is_of_unknown_authority(error: httpx.HTTPError) -> bool:

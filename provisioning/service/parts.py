@@ -277,7 +277,7 @@ def _authorities(
             profiles,
             settings.trust_domain,
             utc_now,
-            tuple(live.told.crosses),
+            live.told.between_roots(issuer.certificate, utc_now()),
             server_names_of(settings),
         )
 

@@ -18,11 +18,11 @@ from structlog.testing import capture_logs
 from broker.credentials import credentials
 from broker.credentials.credentials import BrokerCredential, Enrolment, renewal_due
 from broker.credentials.own_certificate import CredentialError
-from broker.credentials.own_path import path_to_send
 from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING, Identity
 from provisioning.pki.keys import generate_key
+from provisioning.pki.path_to_send import path_to_send
 from provisioning.pki.role import Role
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Held, Pki, pem_of, shared_pki, shared_service

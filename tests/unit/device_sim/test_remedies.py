@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.link.closure import SERVER_CERTIFICATE, Closure, Layer
+from device_sim.link.closure import SERVER_CERTIFICATE, Closure, Layer, Verdict
 from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.remedies import remedy, with_remedy
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -51,6 +51,17 @@ async def test_each_answer_of_a_wrong_place_has_a_remedy(tmp_path: Path) -> None
         theirs = tmp_path / "theirs"
         theirs.mkdir()
         assert "trust anchors" in remedy(await answer_of(port, other.write_anchors(theirs)))
+
+
+async def test_who_takes_a_connection_and_says_nothing_is_told_from_one_who_takes_none(tmp_path: Path) -> None:
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
+        endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1], "localhost")
+        with pytest.raises(NotAdmitted) as refused:
+            await dial(endpoint, client_context(Pki().write_anchors(tmp_path), None), deadline=0.1)
+    closure = refused.value.closure
+    assert str(closure).startswith("tls timeout (it takes the connection, ")
+    assert (closure.is_answer, closure.verdict) == (False, Verdict.AGAIN)
+    assert remedy(closure) == "is it the broker that listens there, and does it still run?"
 
 
 def test_what_the_broker_says_itself_gets_no_second_word() -> None:

@@ -286,7 +286,7 @@ async def test_what_is_late_across_a_long_link_is_not_missing(
                 (await scene.admitted(paper)).close()
                 assert (await scene.show(paper)).got_in
             else:
-                with pytest.raises(Starved, match="tcp timeout"):
+                with pytest.raises(Starved, match="tls timeout"):
                     await scene.admitted(paper)
         finally:
             link.set(Trouble())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import ExtensionOID
 
-from device_sim.attack.asking import calls, open_client
+from device_sim.attack.asking import calls, open_client, posts
 from device_sim.attack.desk import EnrolmentDesk
 from device_sim.attack.published_cases import _list, _responder_says
 from device_sim.attack.target import BrokenPromise
@@ -54,6 +56,36 @@ async def test_what_the_operators_api_answers_is_told(
         EnrolmentOperatorClient(url, PKI.anchors, OPERATOR) as operator,
     ):
         assert (await calls(EnrolmentDesk(url, anchors, operator), None, "/v1/tokens", {})).text == text
+
+
+CERTIFICATE = PKI.device("meter-1").certificate
+GRANTED = base64.b64encode(pkcs7.serialize_certificates([CERTIFICATE], Encoding.DER))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text", "reason"),
+    [
+        (200, GRANTED, "http issued", f"serial {CERTIFICATE.serial_number:x}"),
+        (200, b"MII" * 5000, "http 200", "MII" * 66 + "MI"),
+        (200, b"\xff\xff", "http 200", "\ufffd\ufffd"),
+        (400, b"CSR_SIGNATURE: it does not verify", "http 400 CSR_SIGNATURE", "CSR_SIGNATURE: it does not verify"),
+        (400, b"no" * 5000, "http 400", "no" * 100),
+        (400, b"NO" * 5000, "http 400", "NO" * 100),
+    ],
+)
+async def test_what_the_service_answers_to_a_request_is_told_in_a_line(
+    tmp_path: Path, status: int, body: bytes, text: str, reason: str
+) -> None:
+    """The certificate that it grants is thousands of letters."""
+    (anchors := tmp_path / "ca-bundle.crt").write_text(PKI.anchors)
+    answer = b"HTTP/1.1 %d Said\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+    async with (
+        impostor(SERVICE.credential, PKI.anchors, answer=answer) as (url, _),
+        EnrolmentOperatorClient(url, PKI.anchors, OPERATOR) as operator,
+    ):
+        scene: Any = SimpleNamespace(target=SimpleNamespace(desk=EnrolmentDesk(url, anchors, operator)))
+        seen = await posts(scene, b"a request", "meter-1", "a token")
+    assert (seen.text, seen.reason.casefold(), seen.got_in) == (text, reason.casefold(), status == 200)
 
 
 @pytest.mark.parametrize("soon_over", [True, False])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -14,7 +15,7 @@ from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable
 from provisioning.client.operator import OperatorClient
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.pki.tls import TlsConfigurationError
+from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from tests.support.authority import Authority
 from tests.support.planted import Planted
 
@@ -108,12 +109,7 @@ def test_one_process_changes_a_fleet_at_a_time(tmp_path: Path) -> None:
         ("fleet.json", b'{"schema":99}', "this program knows 1"),
         ("fleet.json", b'{"schema":1,"provisioning_url":5,"operator":null,"service":"x"}', "provisioning_url is int"),
         ("fleet.json", b'{"schema":1,"provisioning_url":null,"operator":null,"service":["x"]}', "service is list"),
-        ("index.jsonl", b"{}\n", "line 1 is damaged"),
-        (
-            "index.jsonl",
-            b'{"name":"m","role":"device","group":"g","trust_domain":"t","serial":"1","not_after":"2027-03-02T19:07:26"}\n',
-            "no offset from UTC",
-        ),
+        ("fleet.json", b"[" * 100_000, "is damaged"),
     ],
 )
 def test_damage_is_told(tmp_path: Path, file: str, content: bytes, words: str) -> None:
@@ -121,6 +117,53 @@ def test_damage_is_told(tmp_path: Path, file: str, content: bytes, words: str) -
     (tmp_path / "fleet" / file).write_bytes(content)
     with pytest.raises(FleetUnusable, match=words):
         FleetDirectory.read(tmp_path / "fleet")
+
+
+ENTRY: dict[str, object] = {
+    "name": "m", "role": "device", "group": "g", "trust_domain": "t", "serial": "1",
+    "not_after": "2027-03-02T19:07:26+00:00", "revoked": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"[", "it is no JSON: Expecting value, at character 3"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b"[]", "it is no object of JSON"),
+        ({"role": None}, "role is missing"),
+        ({"role": "boss"}, "role: 'boss' is not a valid Role"),
+        ({"group": ["g"]}, "group is no text"),
+        ({"name": "a/b"}, "name 'a/b': use"),
+        ({"trust_domain": "T"}, "trust domain 'T': use"),
+        ({"serial": "zz"}, "serial: invalid literal"),
+        ({"not_after": "2027-03-02T19:07:26"}, "not_after: 2027-03-02T19:07:26 has no offset from UTC"),
+        ({"revoked": "no"}, "revoked is neither true nor false"),
+        ({"client_id": 5}, "client_id is no text"),
+        ({"client_id": "x" * 65_536}, "client_id: 'x{40}', of 65,536 characters, cannot be a client identifier"),
+        ({"client_id": "a\x00b"}, "client_id: 'a.x00b', of 3 characters"),
+    ],
+)
+def test_a_line_of_the_index_that_holds_no_device_is_told_with_field_and_remedy(
+    tmp_path: Path, line: bytes | dict[str, object], words: str
+) -> None:
+    new_fleet(tmp_path / "fleet")
+    second = line if isinstance(line, bytes) else json.dumps({**ENTRY, **line}).encode()
+    (tmp_path / "fleet" / "index.jsonl").write_bytes(json.dumps(ENTRY).encode() + b"\n" + second + b"\n")
+    said = rf"fleet/index\.jsonl line 2 is damaged: {words}.*; put it right, or remove the line, .* `fleet-sim enrol"
+    with pytest.raises(FleetUnusable, match=said):
+        FleetDirectory.read(tmp_path / "fleet")
+
+
+def test_an_operators_file_that_was_moved_is_named_with_what_to_do(tmp_path: Path) -> None:
+    operator = CredentialFiles(tmp_path / "op.crt", tmp_path / "op.key")
+    fleet = FleetDirectory.create(tmp_path / "fleet", Origin("https://ca", operator), AUTHORITY.pem, "backend")
+    for moved, there in (("certificate", operator.certificate), ("key", operator.key)):
+        with pytest.raises(TlsConfigurationError, match=f"the operator's {moved} {there} cannot .*: `fleet-sim enrol "):
+            fleet.expect_operator()
+        there.touch()
+    fleet.expect_operator()
+    new_fleet(tmp_path / "of-a-ca").expect_operator()
 
 
 def test_a_directory_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:

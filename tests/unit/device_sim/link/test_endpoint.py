@@ -43,6 +43,23 @@ async def test_where_nobody_listens_the_first_is_left_to_say_so(monkeypatch: pyt
         assert (await endpoint_of(_NAME, port, "its-name")).host == "127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [("a..b", "no host can have that name"), ("a" * 64, "no host can have that name"), (_NAME, "Name .* not known")],
+)
+async def test_a_host_that_is_not_found_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, host: str, why: str
+) -> None:
+    if host == _NAME:
+
+        async def getaddrinfo(*_: object, **__: object) -> list[object]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    with pytest.raises(OSError, match=rf"^the broker's host {host} is not found: {why}; correct the name, or "):
+        await endpoint_of(host, 8883, None)
+
+
 async def test_a_single_address_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     _resolves_to(monkeypatch, "::1")
     came = []

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from device_sim.credentials.fleet_directory import Entry
+from device_sim.credentials.fleet_index import Entry
 from device_sim.fleet.backend import Own
 from device_sim.run.own_topics import OwnTopics, own_topics
 from device_sim.run.target import Impossible

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from contextlib import aclosing
 from datetime import timedelta
@@ -220,7 +221,10 @@ async def test_a_port_of_nobody_and_one_without_tls_are_told_of_with_what_to_do(
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (httpx.ConnectTimeout("timed out"), "it takes too long to connect"),
+        (
+            httpx.ConnectTimeout("timed out"),
+            "it takes too long to connect; is it the service that listens there, and does it still run?",
+        ),
         (httpx.ReadTimeout(""), "nothing came any more for too long"),
         (httpx.ReadError(""), "the connection broke off"),
         (httpx.RemoteProtocolError("Server disconnected"), "Server disconnected"),
@@ -229,6 +233,13 @@ async def test_a_port_of_nobody_and_one_without_tls_are_told_of_with_what_to_do(
 def test_a_link_that_breaks_off_or_falls_silent_is_told_of_in_words(error: httpx.HTTPError, why: str) -> None:
     said = explain("https://ca.example:8443", error)
     assert said == f"the provisioning service at https://ca.example:8443 does not answer: {why}"
+
+
+def test_a_host_that_is_not_found_is_told_of_with_what_to_do() -> None:
+    error = httpx.ConnectError("")
+    error.__cause__ = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    told = "its host is not found (Name or service not known); correct the name in the URL"
+    assert explain("https://ca.exmaple", error).endswith(f"https://ca.exmaple does not answer: {told}")
 
 
 def test_every_kind_of_silence_and_breaking_off_has_words() -> None:

@@ -1,4 +1,4 @@
-"""What the broker sends with its certificate, so that a device which knows an older root has a path to it."""
+"""What a server sends with its certificate, so that a device which knows an older root has a path to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from datetime import timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from broker.credentials.own_path import path_to_send
 from provisioning.ca.ceremony import (
     CertificateAuthority,
     IssuingCaRequest,
@@ -17,6 +16,7 @@ from provisioning.ca.ceremony import (
     succeed_root,
 )
 from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.path_to_send import path_to_send
 from tests.support.requests import NOON
 
 YEAR = timedelta(days=365)

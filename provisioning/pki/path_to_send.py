@@ -1,17 +1,18 @@
-"""What the broker sends with its certificate: the CAs below the anchor, and who vouches for a newer anchor.
+"""What a server sends with its certificate: the CAs below the anchor, and who vouches for a newer anchor.
 
 Theory
 ------
-A device has the next root when it has renewed since that was made. The broker may have renewed before, and then its
-path ends at a root that such a device does not know. So the certificate by which an older root vouches for that one's
-key is sent, too (RFC 7030 §4.1.3), as provisioning does; who knows the newer root does without.
+A device has the next root when it has renewed since that was made. The service and the broker may have renewed before,
+and then their path ends at a root that such a device does not know. So the certificate by which an older root vouches
+for that one's key is sent, too (RFC 7030 §4.1.3); who knows the newer root does without.
 
-Several may vouch for one root. Most clients follow the first that fits and try no other, and a small device has little
-room for all. So one is sent for each root, and then what vouches for the root that has made it.
+Several may vouch for one root. OpenSSL follows the first that fits and tries no other, Mbed TLS only one that is behind
+what it vouches for, and a small device has little room for all. So one is sent for each root, and then what vouches for
+the root that has made it.
 
 Rules
 -----
-1. None that has expired is sent: who has the newer root has no use for it, and some clients refuse a path for it.
+1. None that has expired is sent: who has the newer root has no use for it.
 2. Of several the newest root's is taken, as from there older ones vouch on: who knows one in between is served, too.
    One that is valid already comes before others; the clock here may be behind, so these are not left out.
 3. `_MOST_VOUCHING` at most. No root vouches for one on the way to it.
