@@ -230,7 +230,8 @@ def _service(data: bytes) -> None:
 
 def _answers(sent: bytes, asked: list[Asked]) -> list[tuple[int, bytes]]:
     """Return status and body of each answer, as h11 reads them."""
-    answers, rest = [], sent
+    answers: list[tuple[int, bytes]] = []
+    rest = sent
     for number, (method, target, _) in enumerate([*asked, (b"GET", b"/", b"")]):
         if not rest or (number == len(asked) and rest == _GO_ON):  # The rest of that request never came.
             return answers
