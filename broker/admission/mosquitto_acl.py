@@ -56,7 +56,7 @@ class Converted:
 def is_acl(text: str) -> bool:
     """Whether *text* looks like mosquitto's ACL file: every line begins with one of its words."""
     lines = [line for _, line in _lines(text)]
-    return bool(lines) and all(line.split(maxsplit=1)[0] in _WORDS and "=" not in line.split()[:2] for line in lines)
+    return bool(lines) and all(_begins_rule(line) for line in lines)
 
 
 def converted(text: str, name: str) -> Converted:
@@ -95,6 +95,11 @@ def _lines(text: str) -> Iterable[tuple[int, str]]:
         stripped = line.strip(_BLANK)
         if stripped and not stripped.startswith("#"):
             yield number, stripped
+
+
+def _begins_rule(line: str) -> bool:
+    word, rest = _first_word(line)
+    return word in _WORDS and _first_word(rest)[0] != "="
 
 
 def _first_word(text: str) -> tuple[str, str]:

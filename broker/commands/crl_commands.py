@@ -7,6 +7,7 @@ connections out, or the CRL would not be used, or there is no answer.
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,13 +83,15 @@ def crl_try(
 def needs_attention(answer: dict[str, Any]) -> bool:
     """Return whether a source of revocations, or the staple, is not as it should be: what a monitor asks for.
 
-    Of CRLs their own state counts: a CA that has none may be one below which no client has been seen. If no CA has one
-    that counts, nobody gets in.
+    Of CRLs their own state counts: a CA that has none may be one below which no client has been seen. If that is so of
+    every CA of a bundle, nobody of that gets in.
     """
     staple = answer.get("staple", {"state": "off"})  # A broker from before the last upgrade does not send it.
-    shut = any(each["admitted"] is False and each["issuer"] is None for each in answer.get("newcomers", ()))
+    by_source = defaultdict[tuple[str, str], list[bool | None]](list)
+    for each in answer.get("newcomers", ()):
+        by_source[each["bundle"], each["source"]].append(each["admitted"])
+    shut = any(all(admitted is False for admitted in each) for each in by_source.values())
     late = any(each["state"] != "current" for each in answer["lists"])
-    shut = shut or not answer.get("newcomers_admitted", True)
     return staple["state"] not in _QUIET or late or shut or answer.get("feed_lost", False)
 
 

@@ -150,6 +150,9 @@ def _what_it_may(found: _Found) -> Iterator[str]:
         and usage.value.crl_sign
     ):
         yield "its key usage is not critical with keyCertSign and cRLSign"
+    policies = found.get(x509.PolicyConstraints.oid)
+    if policies is not None and getattr(policies.value, "require_explicit_policy", None) is not None:
+        yield "its policy constraints demand a certificate policy, of which ours have none: GnuTLS refuses them"
 
 
 def _keys(found: _Found, certificate: x509.Certificate, root: x509.Certificate) -> Iterator[str]:

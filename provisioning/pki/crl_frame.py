@@ -56,6 +56,8 @@ def cut_out(der: bytes) -> tuple[bytes, tuple[int, int], bytes]:
         behind = last
     if behind > signed_end:
         raise ValueError("its entries end behind it")
+    if at < behind < signed_end and der[behind] == _SEQUENCE:  # Without the first of them, the list would look right.
+        raise ValueError("its entries are in two parts")
     if len(der) - (last - first) > LARGEST_FRAME:
         raise ValueError(f"it has more than {LARGEST_FRAME} bytes besides its entries")
     inner = _element(_SEQUENCE, der[_inside(der, begin, _SEQUENCE)[0] : at] + der[behind:signed_end])

@@ -137,7 +137,8 @@ def test_what_cannot_be_said_is_an_error_and_no_rule_is_lost(text: str, words: s
 @pytest.mark.parametrize(
     ("text", "is_one"),
     [(ACL, True), ("user a\r\ntopic b\r\n", True), ("", False), ("# nothing", False), ('user = "a"', False),
-     ("[role.device]\ntopic x", False), ("topic= 1", False)],
+     ("[role.device]\ntopic x", False), ("topic= 1", False), ("topic = 1", False),
+     ("\u00a0", False), ("user a\n\x1f", False)],
 )  # fmt: skip
 def test_an_acl_file_is_told_from_others(text: str, is_one: bool) -> None:
     assert is_acl(text) is is_one

@@ -91,6 +91,10 @@ def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsy
     ]
 
 
+def prospect(source: str, admitted: bool | None, bundle: str = "cafile") -> dict[str, Any]:
+    return {"bundle": bundle, "source": source, "admitted": admitted}
+
+
 @pytest.mark.parametrize(
     ("answer", "attention"),
     [
@@ -100,9 +104,10 @@ def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsy
         ({"lists": [{"state": "late"}]}, True),
         ({"staple": {"state": "no responder"}}, False),
         ({"staple": {"state": "revoked"}}, True),
-        ({"newcomers": [{"issuer": None, "admitted": None}, {"issuer": "CN=root", "admitted": False}]}, False),
-        ({"newcomers": [{"issuer": None, "admitted": False}]}, True),
-        ({"newcomers": [{"issuer": "CN=root", "admitted": False}], "newcomers_admitted": False}, True),
+        ({"newcomers": [prospect("OCSP", None), prospect("CRL", True), prospect("CRL", False)]}, False),
+        ({"newcomers": [prospect("OCSP", None), prospect("CRL", False), prospect("CRL", False)]}, True),
+        ({"newcomers": [prospect("feed", False), prospect("CRL", True)]}, True),
+        ({"newcomers": [prospect("feed", True), prospect("CRL", False, "plant-7")]}, True),
     ],
 )
 def test_the_exit_code_of_crl_status_is_about_every_source(answer: dict[str, Any], attention: bool) -> None:

@@ -143,6 +143,26 @@ def test_a_ca_whose_certificates_nobody_would_believe_is_none(
     assert not openssl("verify", "-attime", moment, "-purpose", "sslclient", *chain, check=False)
 
 
+def test_a_ca_whose_certificates_would_need_a_policy_is_none(tmp_path: Path) -> None:
+    """openssl has the last word, as above; it asks for policies only where it is told to, others always."""
+    root_key, key = generate_key(), generate_key()
+    root = signed_ca("Root", "Root", root_key, root_key)
+    certificate = signed_ca("Issuing", "Root", key, root_key, 0, x509.PolicyConstraints(0, None))
+    with pytest.raises(CeremonyRefused, match="its policy constraints demand a certificate policy, of which ours have"):
+        check_issuing_ca(certificate, root, NOON)
+    check_issuing_ca(signed_ca("Issuing", "Root", key, root_key, 0, x509.PolicyConstraints(None, 0)), root, NOON)
+    for name, each in (
+        ("root", root),
+        ("issuing", certificate),
+        ("leaf", leaf_of(CertificateAuthority(certificate, key))),
+    ):
+        (tmp_path / name).write_bytes(pem_of(each))
+    chain = ("-CAfile", tmp_path / "root", "-untrusted", tmp_path / "issuing", tmp_path / "leaf")
+    said = [openssl("verify", "-attime", str(int(NOON.timestamp())), *also, *chain, check=False)
+            for also in ((), ("-policy_check",))]  # fmt: skip
+    assert [each.endswith(b": OK\n") for each in said] == [True, False]
+
+
 def test_a_root_that_may_have_no_ca_under_it_has_none() -> None:
     root_key, key = generate_key(), generate_key()
     root, certificate = signed_ca("Root", "Root", root_key, root_key, 0), signed_ca("Issuing", "Root", key, root_key, 0)

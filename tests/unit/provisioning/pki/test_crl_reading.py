@@ -65,6 +65,15 @@ def without_next_update(der: bytes) -> bytes:
     return element(0x30, element(0x30, b"".join([version, algorithm, issuer, this_update, *others])) + b"".join(rest))
 
 
+def test_a_list_whose_entries_are_in_two_parts_is_none() -> None:
+    """Only the first of them would count, and whom the second names would get in."""
+    signed = elements(content(LIST))[0]
+    version, algorithm, issuer, this_update, next_update, entries, *others = elements(content(signed))
+    for other in (entries, element(0x30, b"")):
+        twice = b"".join([version, algorithm, issuer, this_update, next_update, entries, other, *others])
+        assert refusal(signed_by(element(0x30, twice), CA.key)) is CrlProblem.CRL_MALFORMED
+
+
 def test_a_list_is_read_with_its_reasons() -> None:
     listed = parse(crl(CA, {7: x509.ReasonFlags.key_compromise, 8: None, 9: HOLD}, number=5))
     verify(listed, CA.certificate)
