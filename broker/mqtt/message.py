@@ -176,7 +176,7 @@ class Message:
 class PersonalMessage:
     """A message for one subscriber alone: QoS 2, RETAIN flag, Subscription Identifiers, or a share's member."""
 
-    __slots__ = ("exactly_once", "identifiers", "message", "retain", "sequence", "share")
+    __slots__ = ("exactly_once", "identifiers", "message", "recorded", "retain", "sequence", "share")
 
     def __init__(
         self,
@@ -198,6 +198,8 @@ class PersonalMessage:
         """
         self.sequence = 0
         """Its place in a persistent session's order; 0: it is not stored."""
+        self.recorded = False
+        """Whether it was sent, and the packet identifier recorded."""
 
     @property
     def topic(self) -> bytes:
@@ -239,6 +241,7 @@ class Released:
     __slots__ = ("message", "sequence")
 
     exactly_once = True
+    recorded = True
     expires_at: float | None = None
     size = 0
 

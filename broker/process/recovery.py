@@ -215,6 +215,7 @@ def _deliveries(
                 continue
             stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
             stored.sequence = sequence
+            stored.recorded = packet_id is not None
             if packet_id is None and message.expires_at is not None and message.expires_at <= now:
                 expired.append(stored)
             else:

@@ -231,14 +231,17 @@ class Recipient:
                 inflight.weigh(packet_id, len(frame))
             if journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
                 # If retransmitted after a crash, it must have the packet identifier that the client knows.
-                journal.advance(message.sequence, packet_id, released=False)
+                journal.advance(message, packet_id, released=False)
                 if self.connection is not None:
                     self._behind = journal.number
                     journal.send(self.connection, frame)
-            elif journal is not None and follows and self.connection is not None:
-                journal.follow(self._behind, self.connection, frame)  # Behind those at QoS 2 that came before.
             else:
-                self.outbox.append(frame)
+                if journal is not None and isinstance(message, PersonalMessage) and message.sequence:
+                    journal.sent(message, packet_id)
+                if journal is not None and follows and self.connection is not None:
+                    journal.follow(self._behind, self.connection, frame)  # Behind those at QoS 2 that came before.
+                else:
+                    self.outbox.append(frame)
         else:
             inflight.acknowledge(packet_id)  # [MQTT-3.1.2-25]: as if it had been delivered.
             self._over(message)
@@ -309,7 +312,7 @@ class Recipient:
         elif isinstance(message, PersonalMessage):
             inflight.replace(packet_id, Released(message.message, message.sequence))
             if self.journal is not None:
-                self.journal.advance(message.sequence, packet_id, released=True)
+                self.journal.advance(message, packet_id, released=True)
         return True
 
     def completed(self, packet_id: int, now: float) -> bool:

@@ -81,8 +81,10 @@ class Batch:
     """… for these they are so few that the row is written anew."""
     progress: dict[int, tuple[int, bool]] = field(default_factory=dict)
     """Sequence to (packet identifier, released): the progress of a QoS 2 exchange."""
+    sent: dict[int, int] = field(default_factory=dict)
+    """The same of what was sent at QoS 1, to its packet identifier. Nobody waits for that."""
     finished: list[tuple[int]] = field(default_factory=list)
-    """Sequences of QoS 2 exchanges that are over."""
+    """Sequences of deliveries that are over, and of which the store has either."""
     unreferenced: list[tuple[int]] = field(default_factory=list)
     incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
     freed: set[int] = field(default_factory=set)
@@ -116,13 +118,13 @@ class Batch:
     def changes(self) -> bool:
         """Whether there is anything to write."""
         over = self.remaining or self.done or self.finished or self.unreferenced
-        return bool(self.promises or self.sessions or over or self.replayed or self.moved)
+        return bool(self.promises or self.sessions or over or self.sent or self.replayed or self.moved)
 
     @property
     def promises(self) -> bool:
         """Whether it contains anything that an answer promises to be stored.
 
-        No answer promises that a delivery is over: it would be repeated. Nor, on its own, a session's row.
+        No answer promises that a delivery is over, or was sent: it would be repeated. Nor, on its own, a session's row.
         """
         self.drop_void()
         return bool(
@@ -166,8 +168,10 @@ class Batch:
         """Add those of *later*, and strike what is over by then; a dispatch of this batch knows what is left of it."""
         unwritten = self.deliveries
         self.progress |= later.progress
+        self.sent |= later.sent
         for (sequence,) in later.finished:
             self.progress.pop(sequence, None)
+            self.sent.pop(sequence, None)
             if sequence >> PLACE_BITS not in unwritten:
                 self.finished.append((sequence,))
         for number, left in later.remaining.items():

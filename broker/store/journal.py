@@ -9,7 +9,8 @@ meanwhile go into the next. So many messages share one fsync, and a message that
 batch is written is never written at all.
 
 Exactly-once delivery across a crash needs more: a QoS 2 PUBLISH is sent only after its packet identifier is stored, and
-a PUBREL only after the receipt of PUBREC is stored. Those packets are held back likewise.
+a PUBREL only after the receipt of PUBREC is stored. Those packets are held back likewise. At QoS 1 the identifier is
+stored, too, but not waited for (decision 0387).
 
 And a client that was told that it has no session must not find its old one after a crash: what that remembers of QoS 2
 exchanges would be taken for the new session's. So its CONNECT waits until the end of the old one is stored (decision
@@ -307,14 +308,21 @@ class Journal:
         message.references += 1
         self._outstanding.add(self.open, row, stored)
 
-    def advance(self, sequence: int, packet_id: int, *, released: bool) -> None:
+    def advance(self, stored: PersonalMessage, packet_id: int, *, released: bool) -> None:
         """Record the packet identifier of a QoS 2 delivery, and whether its PUBREC was received."""
         self.dirty = True
-        self.open.progress[sequence] = packet_id, released
+        stored.recorded = True
+        self.open.progress[stored.sequence] = packet_id, released
+
+    def sent(self, stored: PersonalMessage, packet_id: int) -> None:
+        """Record the packet identifier of a QoS 1 delivery, which is being sent for the first time. Hot."""
+        self.dirty = True
+        stored.recorded = True
+        self.open.sent[stored.sequence] = packet_id
 
     def remove(self, delivery: PersonalMessage | Released) -> None:
         """Record that *delivery* is over; what was never written need not be removed."""
-        if self._outstanding.remove(self.open, delivery.sequence, exactly_once=delivery.exactly_once):
+        if self._outstanding.remove(self.open, delivery.sequence, recorded=delivery.recorded):
             self.dirty = True
         message = delivery.message
         if message is None:

@@ -70,18 +70,23 @@ class Outstanding:
             self._present.append(dispatch)
         stored.sequence = number << PLACE_BITS
 
-    def remove(self, batch: Batch, sequence: int, *, exactly_once: bool) -> bool:
-        """Record in the open *batch* that a delivery is over; return whether that has to be written. Hot."""
+    def remove(self, batch: Batch, sequence: int, *, recorded: bool) -> bool:
+        """Record in the open *batch* that a delivery is over; return whether that has to be written. Hot.
+
+        *recorded*: its packet identifier was, in this batch or in one that is written or being written.
+        """
         number = sequence >> PLACE_BITS
-        if exactly_once:
+        if recorded:
             batch.progress.pop(sequence, None)
+            if batch.sent.pop(sequence, None) is not None:
+                recorded = False  # At QoS 1 that is done once.
         dispatch = batch.deliveries.get(number)
         if dispatch is not None:  # Never written: it is struck.
             if not dispatch.finish(sequence):
                 del batch.deliveries[number]
                 self._several.pop(number, None)
             return False
-        if exactly_once:
+        if recorded:
             batch.finished.append((sequence,))
         dispatch = self._several.get(number)
         if dispatch is None:

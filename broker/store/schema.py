@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 8
+VERSION = 9
 
 SCHEMA = """
 CREATE TABLE sessions (
@@ -57,11 +57,11 @@ CREATE TABLE remaining (
     id INTEGER PRIMARY KEY,
     places INTEGER NOT NULL
 ) STRICT;
--- At QoS 2, from the first PUBLISH on. The sequence is the delivery's id times 64, and the session's place.
+-- From the first PUBLISH on. The sequence is the delivery's id times 64, and the session's place.
 CREATE TABLE progress (
     sequence INTEGER PRIMARY KEY,
     packet_id INTEGER NOT NULL,
-    released INTEGER NOT NULL      -- whether its PUBREC was received
+    released INTEGER NOT NULL      -- whether its PUBREC was received, at QoS 2
 ) STRICT;
 CREATE TABLE incoming (
     session INTEGER NOT NULL REFERENCES sessions ON DELETE CASCADE,
@@ -139,6 +139,8 @@ INSERT INTO deliveries SELECT id, message, qos, retain, identifiers, share, 1, p
 INSERT INTO progress SELECT id * 64, packet_id, released FROM former WHERE packet_id IS NOT NULL ORDER BY id;
 DROP TABLE former;
 """,
+    # No statement: older brokers take the progress of a QoS 1 delivery, which is stored from now on, for damage.
+    8: "",
 }
 """The statements that upgrade each older schema to the next."""
 
@@ -172,7 +174,8 @@ places <= 0 OR NOT EXISTS (SELECT 1 FROM deliveries AS listed
     "progress": """
 packet_id NOT BETWEEN 1 AND 65535 OR released NOT BETWEEN 0 AND 1
     OR NOT EXISTS (SELECT 1 FROM deliveries AS listed
-        WHERE listed.id = sequence / 64 AND listed.qos = 2 AND listed.places >> (sequence % 64) & 1)
+        WHERE listed.id = sequence / 64 AND (listed.qos = 2 OR released = 0)
+            AND listed.places >> (sequence % 64) & 1)
 """,
     "incoming": "packet_id NOT BETWEEN 1 AND 65535",
     "retained": f"""

@@ -356,6 +356,7 @@ def apply_changes(database: sqlite3.Connection, batch: Batch) -> None:
         "INSERT OR REPLACE INTO progress VALUES (?,?,?)",
         [(sequence, *values) for sequence, values in batch.progress.items()],
     )
+    many("INSERT OR REPLACE INTO progress VALUES (?,?,0)", list(batch.sent.items()))
     many("DELETE FROM progress WHERE sequence=?", batch.finished)
     many("DELETE FROM messages WHERE id=?", batch.unreferenced)
     many("INSERT OR IGNORE INTO incoming VALUES (?,?)", [key for key, known in batch.incoming.items() if known])

@@ -478,7 +478,6 @@ def test_mqtt5_4_6_0_6_mqtt311_4_6_0_5_every_topic_is_ordered(
     assert [(message.topic, message.payload, message.qos) for message in client.messages()] == mixed
 
 
-@pytest.mark.xfail(strict=True, reason="by decision: what was sent at QoS 1, and under which identifier, is not stored")
 def test_mqtt5_3_3_1_1_mqtt5_4_4_0_1_mqtt311_2_3_1_4_mqtt311_3_3_1_1_mqtt311_4_4_0_1_qos_1_is_the_same_after_a_restart(
     tmp_path: Path, version: ProtocolVersion
 ) -> None:

@@ -31,13 +31,13 @@ Delivery = PersonalMessage | Released
 Waiting = dict[int, list[tuple[Any, ...]]]
 """Of each session, in order, what it is to get."""
 
-KINDS = ["publish", "again", "again", "acknowledge", "acknowledge", "all", "most", "most", "advance", "end"]
+KINDS = ["publish", "again", "again", "acknowledge", "acknowledge", "all", "most", "most", "advance", "send", "end"]
 STORE = ["write", "write", "write", "write", "fail", "fail", "logged", "kill"]
 steps = st.tuples(st.sampled_from(KINDS + STORE), st.integers(0, 1 << 30))
 
 
 class Kept:
-    """What one session is to get, as the broker has it: a packet identifier beside each that was sent at QoS 2."""
+    """What one session is to get, as the broker has it: a packet identifier beside each that was sent."""
 
     def __init__(self) -> None:
         self.deliveries: list[tuple[Delivery, int | None]] = []
@@ -111,6 +111,9 @@ class World:
             case "advance":
                 for row in rows:
                     self.advance(row, choice)
+            case "send":
+                for row in rows:
+                    self.send(row, choice)
             case _:
                 for row in rows[:2]:
                     self.end(row)
@@ -147,8 +150,18 @@ class World:
                     deliveries[place] = Released(delivery.message, delivery.sequence), packet_id
                 identifier = deliveries[place][1]
                 assert identifier is not None
-                self.journal.advance(delivery.sequence, identifier, released=packet_id is not None)
+                self.journal.advance(delivery, identifier, released=packet_id is not None)
                 return
+
+    def send(self, row: int, choice: random.Random) -> None:
+        """Send some deliveries at QoS 1, those that have waited longest."""
+        deliveries = self.sessions[row].deliveries
+        waiting = [place for place, (each, packet_id) in enumerate(deliveries) if packet_id is None]
+        for place in waiting[: choice.randrange(1, 4)]:
+            delivery, packet_id = deliveries[place][0], choice.randrange(1, 1 << 16)
+            if isinstance(delivery, PersonalMessage) and not delivery.exactly_once:
+                deliveries[place] = delivery, packet_id
+                self.journal.sent(delivery, packet_id)
 
     def write(self, meanwhile: Any = None, *, late: bool = False, fails: bool = False, logged: bool = False) -> None:
         expected = self.waiting()

@@ -96,13 +96,14 @@ def draw_deliveries(draw: st.DrawFn, made: dict[str, list[Row]], sessions: list[
         listed = [draw(st.sampled_from(sessions)) for _ in places]
         share = draw(st.sampled_from(["", "$share/s/fleet/#"]))
         bits = [sum(1 << place for place in each) for each in (places, left)]
-        made["deliveries"].append((number, message, 2, 0, b"", share, bits[0], packed(listed)))
+        qos = draw(st.integers(1, 2))
+        made["deliveries"].append((number, message, qos, 0, b"", share, bits[0], packed(listed)))
         if left < places:
             made["remaining"].append((number, bits[1]))
         for place in sorted(left):
             if draw(st.booleans()):
                 sequence = number * 64 + place
-                made["progress"].append((sequence, sequence, draw(st.integers(0, 1))))
+                made["progress"].append((sequence, sequence, draw(st.integers(0, qos - 1))))
         referenced.add(message)
     made["messages"] = [
         (number, topic.encode(), b"m%d" % number, 2, 0, b"", at)

@@ -47,7 +47,7 @@ def test_a_batch_that_fails_and_what_was_noted_meanwhile_become_what_one_batch_w
         noted.subscribe(row, "a", (1,))
         noted.replayed(row, "a", 3)
         noted.add(row, delivery := stored(Message(b"t", b"x", 2, expires_at=50.0), qos=2))
-        noted.advance(delivery.sequence, 9, released=True)
+        noted.advance(delivery, 9, released=True)
         before = Message(b"t", b"before")
         before.row, before.references = row, 1
         noted.remove(Released(before, row * 64))
@@ -144,7 +144,7 @@ def test_what_is_over_is_struck_from_a_batch_that_could_not_be_written(journal: 
     journal.incoming(row, 5, known=True)
     journal.add(row, first)
     journal.add(other, second)
-    journal.advance(second.sequence, 3, released=False)
+    journal.advance(second, 3, released=False)
     journal.retain("t", first.message)
     journal.take()
     journal.remove(first)

@@ -47,7 +47,7 @@ def test_a_turn_that_changed_nothing_asks_nothing_of_the_store(journal: Journal)
         lambda journal, _: journal.replays(1, "a/#", (1,)),
         lambda journal, _: journal.replayed(1, "a/#", 5),
         lambda journal, _: journal.add(1, stored()),
-        lambda journal, _: journal.advance(1, 9, released=False),
+        lambda journal, _: journal.advance(stored(), 9, released=False),
         lambda journal, _: journal.remove(Released(Message(b"t", b"x", 1), 64)),
         lambda journal, _: journal.incoming(1, 9, known=True),
         lambda journal, _: journal.retain("t", Message(b"t", b"x", 1)),
@@ -129,7 +129,7 @@ def test_what_is_acknowledged_later_is_removed(journal: Journal, written: bool) 
     journal.take()
     if written:
         journal.written()
-    journal.advance(delivery.sequence, 9, released=True)
+    journal.advance(delivery, 9, released=True)
     journal.remove(delivery)
     batch = journal.open
     assert (batch.done, batch.finished, batch.unreferenced, batch.progress) == ([(31,)], [(31 * 64,)], [(41,)], {})
@@ -218,7 +218,7 @@ def test_many_sessions_that_end_in_one_turn_cost_one_pass_through_the_batch(jour
 
 
 def test_a_packet_waits_for_what_it_promises(journal: Journal, ear: Ear) -> None:
-    journal.advance(64, 3, released=True)
+    journal.advance(stored(), 3, released=True)
     journal.send(ear, b"pubrel")
     assert ear.outbox == []
     journal.take()

@@ -23,7 +23,7 @@ def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 8: use the broker that made it"):
+    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 9: use the broker that made it"):
         SqliteStore(path)
     SqliteStore(tmp_path / "other.db").close()
 
@@ -46,7 +46,7 @@ def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, sto
         assert older.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
         assert older.rows("SELECT * FROM deliveries") == [(1, 7, 1, 0, b"", "", 1, packed([1]))]
         assert older.rows("SELECT topic_name, publisher, number FROM retained") == [("a", "", 1), ("t", "", 2)]
-        assert older.rows("PRAGMA user_version") == [(8,)]
+        assert older.rows("PRAGMA user_version") == [(9,)]
         for table in TABLES:
             assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
             assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
