@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -35,6 +36,8 @@ _LONGEST_KEEP_ALIVE = 20.0
 _ONE_AND_A_HALF = 1.5
 _GRACE = 1.4
 """A silent client has one and a half times its keep alive [MQTT-3.1.2-22]; slightly less, for a coarse clock."""
+
+_TWO_YEARS, _DAY = timedelta(days=730), timedelta(days=1)
 
 chapter = Chapter()
 case = chapter.case
@@ -188,9 +191,22 @@ async def _never_reads(scene: Scene) -> Seen:
     return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY, seconds=worst)
 
 
-# No broker is at fault: this shows that a device that checks dates by a wrong clock says so, and does not connect.
-@case("43-clock-ahead", "has a clock two years ahead: it must refuse the broker itself", "device server_certificate")
+# No broker is at fault: these show that a device that checks dates by a wrong clock says so, and does not connect. A
+# certificate may be good for long: then the clock is wrong by more.
+@case("43-clock-ahead", "has a clock two years ahead, or more: it must refuse the broker itself",
+      "device server_certificate")  # fmt: skip
 async def _clock_ahead(scene: Scene) -> Seen:
+    return await _by_clock(scene, lambda now, broker: max(now + _TWO_YEARS, broker.not_valid_after_utc + _DAY))
+
+
+@case("43-clock-behind", "has a clock two years behind, or more: it must refuse the broker itself",
+      "device server_certificate")  # fmt: skip
+async def _clock_behind(scene: Scene) -> Seen:
+    return await _by_clock(scene, lambda now, broker: min(now - _TWO_YEARS, broker.not_valid_before_utc - _DAY))
+
+
+async def _by_clock(scene: Scene, clock: Callable[[datetime, x509.Certificate], datetime]) -> Seen:
+    """Return what becomes of the broker's certificate where it is looked at by *clock*, given the time and it."""
     paper = await scene.device()
     client = await scene.dialled(paper)
     der = client.socket.getpeercert(binary_form=True)
@@ -198,13 +214,15 @@ async def _clock_ahead(scene: Scene) -> Seen:
     anchors = x509.load_pem_x509_certificates(scene.target.anchors.read_bytes())
     presented = x509.load_der_x509_certificate(der or b"")
     policy = PolicyBuilder().store(Store(anchors))
-    name = x509.DNSName(scene.target.endpoint.server_name)
+    name, now = x509.DNSName(scene.target.endpoint.server_name), datetime.now(UTC)
     try:
-        policy.time(datetime.now(UTC)).build_server_verifier(name).verify(presented, anchors)
+        policy.time(now).build_server_verifier(name).verify(presented, anchors)
     except VerificationError as error:
         raise Impossible(f"by the right clock the strict verifier refuses it too: {error}") from error
     try:
-        policy.time(datetime.now(UTC) + timedelta(days=730)).build_server_verifier(name).verify(presented, anchors)
+        policy.time(clock(now, presented)).build_server_verifier(name).verify(presented, anchors)
     except VerificationError as error:
         return Seen(Layer.DEVICE, "server_certificate", f"by the device's clock: {error}", ClosedBy.US)
+    except OverflowError:
+        raise Impossible("the broker's certificate is good as long as a date can be written") from None
     return Seen(Layer.DEVICE, "agreed", "the certificate is good by that clock too", ClosedBy.NOBODY, got_in=True)

@@ -97,13 +97,18 @@ class Entry:
         version: ProtocolVersion | None = None,
         session: ssl.SSLSession | None = None,
         source: str | None = None,
+        server_name: str | None = None,
     ) -> RawClient:
-        """Return a connection to the target; raise `device_sim.link.tls_dial.NotAdmitted`."""
-        version = version or self.version
+        """Return a connection to the target; raise `device_sim.link.tls_dial.NotAdmitted`.
+
+        *server_name*: whom it asks for, if that is not the target: of an address the TLS extension says nothing.
+        """
+        version, endpoint = version or self.version, self.target.endpoint
+        if server_name is not None:
+            endpoint = replace(endpoint, server_name=server_name)
         return await RawClient.dial(
-            self.target.endpoint, context, version=version, session=session, source=source,
-            deadline=self.at_most(_ANSWER),
-        )  # fmt: skip
+            endpoint, context, version=version, session=session, source=source, deadline=self.at_most(_ANSWER)
+        )
 
     def context(self, pem: CredentialPem | None, *, allow_tls12: bool = False) -> ssl.SSLContext:
         """Return a client context for the target."""
@@ -118,15 +123,17 @@ class Entry:
         session: ssl.SSLSession | None = None,
         goodbye: bool = True,
         clean: bool = True,
+        server_name: str | None = None,
     ) -> Seen:
         """Connect with *context*, send a harmless CONNECT, and return the answer, timed from the first packet.
 
         If it is let in, it says DISCONNECT unless not *goodbye*: a broker may ban who breaks off again and again, and
         that ban is not the refusal which is asked for. Not *clean*: it asks for the session that the broker has kept.
+        *server_name* is as for `dial`.
         """
         started = time.monotonic()
         try:
-            client = await self.dial(context, version=version, session=session)
+            client = await self.dial(context, version=version, session=session, server_name=server_name)
         except NotAdmitted as error:
             return seen_in(error.closure).since(started)
         try:

@@ -116,6 +116,34 @@ async def _wrong_alpn(scene: Scene) -> Seen:
     return await scene.present(context, paper.name)
 
 
+def _asks_for(
+    name: str, description: str, expected: tuple[str, ...], asked: Callable[[Scene, str], str], *,
+    needs: tuple[Feature, ...] = (), as_another: bool = False,
+) -> None:  # fmt: skip
+    """Add a case of a good device that asks for the server *asked*, given a victim's name (RFC 6066 §3)."""
+
+    async def attempt(scene: Scene) -> Seen:
+        paper, victim = await scene.device(), scene.fresh("victim")
+        context = scene.context(paper.pem)
+        context.check_hostname = False  # The broker's certificate is for the name that is not asked for.
+        client_id = victim if as_another else paper.name
+        return await scene.present(context, client_id, server_name=asked(scene, victim))
+
+    chapter.add(name, description, expected, attempt, needs=needs)
+
+
+# A server may require the extension (RFC 8446 §9.2), and refuse a name that it does not know, or go on (RFC 6066 §3).
+_asks_for("27-no-sni", "is good, and names no server (SNI)", (IN, "tls missing_extension", "tls unrecognized_name"),
+          lambda scene, _: scene.target.endpoint.host)  # fmt: skip
+_asks_for("27-wrong-sni", "is good, and names another server (SNI)", (IN, "tls unrecognized_name"),
+          lambda *_: "elsewhere.invalid")  # fmt: skip
+_asks_for(
+    "27-sni-of-another", "names another device as the server (SNI), and uses its client identifier",
+    ("mqtt CONNACK 0x85", "mqtt CONNACK 0x87", "tls unrecognized_name"), lambda _, victim: f"{victim}.invalid",
+    needs=(Feature.CLIENT_ID_BINDING,), as_another=True,
+)  # fmt: skip
+
+
 @case("28-silence", "connects and sends nothing", CLOSED, limit=_handshake, idle=True)
 async def _silence(scene: Scene) -> Seen:
     plain = await plain_socket(scene)

@@ -89,11 +89,13 @@ class Issuer:
         return issuer
 
     @classmethod
-    def founded(cls, name: x509.Name, *, path_length: int | None = 0, dns_of_name: bool = False) -> Issuer:
-        """Return a new self-signed CA called *name*."""
+    def founded(
+        cls, name: x509.Name, *, path_length: int | None = 0, dns_of_name: bool = False, ends: timedelta = _LIFE
+    ) -> Issuer:
+        """Return a new self-signed CA called *name*, valid until *ends* from now."""
         key = generate_key()
         paper = cls(_placeholder(name, key), key).issue(
-            None, key=key, subject=name, ca=True, path_length=path_length, usages=None
+            None, key=key, subject=name, ca=True, path_length=path_length, usages=None, ends=ends
         )
         return cls(paper.certificate, key, dns_of_name=dns_of_name)
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from provisioning.pki.stapling import staple
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME."""
 _V5 = ProtocolVersion.V5
+_BELIEVED = "believed"
 _LARGEST = 1_000_000
 _LATE = 0.3
 _GRACE = 1.5
@@ -82,6 +84,7 @@ class Fault(Enum):
     SILENT_TO_HEIRS = "does not answer a CONNECT with a will"
     TAKES_THE_FIRST_NAME = "refuses client identifiers other than the Common Name, whatever else a certificate says"
     OVERLOOKS_DATES = "does not look at the dates of certificates"
+    BELIEVES_SNI = "takes the server that is asked for (SNI) for the client, and refuses others' client identifiers"
     IGNORES_FLAGS = "does not look at the reserved bits of a SUBSCRIBE, but at its filter"
 
 
@@ -119,7 +122,8 @@ class FaultyBroker:
         """Serve one connection to its end."""
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
         subject: Any = (tls.getpeercert() or {})["subject"]
-        client = _Client(writer, dict(next(iter(each)) for each in subject)["commonName"])
+        named = dict(next(iter(each)) for each in subject)["commonName"]
+        client = _Client(writer, str(getattr(tls, _BELIEVED, named)))
         self._clients.append(client)
         client.revoked = client.name in self.revoked
         if self.fault in {Fault.HURRIES, Fault.WAITS_IT_OUT}:
@@ -217,7 +221,7 @@ class FaultyBroker:
             return True
         if self.fault is Fault.FORGETS:
             self.revoked.discard(client.name)
-        if client.revoked or (foreign and self.fault is Fault.TAKES_THE_FIRST_NAME):
+        if client.revoked or (foreign and self.fault in {Fault.TAKES_THE_FIRST_NAME, Fault.BELIEVES_SNI}):
             client.writer.write(Connack(ReasonCode.NOT_AUTHORIZED).encode(_V5))
             return False
         return self._admits(client)
@@ -274,6 +278,11 @@ class FaultyBroker:
                 client.writer.write(Publish(told.topic, told.payload).encode(_V5))
 
 
+def _believe(tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+    if name is not None and name != "localhost":
+        setattr(tls, _BELIEVED, name.partition(".")[0])
+
+
 def _altered(packet: Publish) -> Publish:
     return Publish(packet.topic, packet.payload[:-1] + b"?")
 
@@ -301,17 +310,18 @@ async def faulty(
     staple_due: bool = False,
     of_another_ca: bool = False,
     path_length: int | None = 0,
+    ends: timedelta = timedelta(days=1),
 ) -> AsyncIterator[Target]:
     """Yield a broker with this *fault* as a target; it claims a topic policy.
 
     It staples what *stapled* returns for its CA and its certificate. *staple_due*: that says that one is due; it is *of
-    another CA* than the devices', whose CA has this *path_length*.
+    another CA* than the devices', whose CA has this *path_length*. All certificates end *ends* from now.
     """
-    authority = Issuer.founded(common_name("CA"), path_length=path_length)
+    authority = Issuer.founded(common_name("CA"), path_length=path_length, ends=ends)
     above = Issuer.founded(common_name("CA of servers")) if of_another_ca else authority
     identity = Identity("fleet.internal", Role.BROKER, "broker-1")
     extra = ((_STAPLE_DUE, False),) if staple_due else ()
-    server = above.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"], extra=extra)
+    server = above.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"], extra=extra, ends=ends)
     (directory / "server.pem").write_bytes(server.pem.pem)
     (directory / "ca.pem").write_bytes(authority.pem + (above.pem if of_another_ca else b""))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -321,6 +331,8 @@ async def faulty(
     context.verify_mode = ssl.CERT_REQUIRED
     if fault is Fault.OVERLOOKS_DATES:
         context.verify_flags |= _NO_CHECK_TIME
+    if fault is Fault.BELIEVES_SNI:
+        context.sni_callback = _believe
     if stapled is not None:
         assert staple(context, stapled(above, server), math.inf)
     broker = FaultyBroker(fault)
