@@ -152,7 +152,7 @@ def unused(packet_ids: Collection[int]) -> Sequence[int]:
 
 
 def were_sent(queue: MessageQueue, inflight: Inflight[Deliverable], free: Sequence[int]) -> bool:
-    """Put back what a store of schema 8 has in *queue* before an exchange: messages at QoS 1, which were sent before it.
+    """Put back what a store of schema 8 has in *queue* before an exchange: messages at QoS 1 that were sent before it.
 
     They are sent again before it, too [MQTT-4.6.0-1], under identifiers of *free*, which are `unused` by all sessions:
     a search in each would take it 10 ms if one has most of them. False: it stays a queue.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-import pytest
-
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Pingreq, Publish

@@ -108,12 +108,9 @@ class World:
                     for place in reversed(range(len(session.deliveries))):
                         if session.deliveries[place][0].message is message and (kind == "all" or choice.random() < 0.9):
                             self.finish(row, place)
-            case "advance":
+            case "advance" | "send":
                 for row in rows:
-                    self.advance(row, choice)
-            case "send":
-                for row in rows:
-                    self.send(row, choice)
+                    (self.advance if kind == "advance" else self.send)(row, choice)
             case _:
                 for row in rows[:2]:
                     self.end(row)
