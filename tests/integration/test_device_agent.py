@@ -133,7 +133,9 @@ def _distribution(requirement: str) -> str:
 def test_the_packages_that_the_page_names_are_enough(
     tmp_path: Path, service: ProvisioningService, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (packages,) = re.findall(r"whl && pip install (.*)", PAGE.read_text(encoding="utf-8"))
+    (packages,) = re.findall(
+        r"^pip install (.*) && pip install --no-deps .*whl$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
     agent_of(tmp_path, service, broker.port, monkeypatch)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     others = _besides(packages.split())

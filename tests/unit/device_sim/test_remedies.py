@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,8 +55,8 @@ async def test_each_answer_of_a_wrong_place_has_a_remedy(tmp_path: Path) -> None
 
 
 async def test_who_takes_a_connection_and_says_nothing_is_told_from_one_who_takes_none(tmp_path: Path) -> None:
-    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
-        endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1], "localhost")
+    with socket.create_server(("127.0.0.1", 0)) as server:  # Connections are taken by the kernel alone.
+        endpoint = Endpoint("127.0.0.1", server.getsockname()[1], "localhost")
         with pytest.raises(NotAdmitted) as refused:
             await dial(endpoint, client_context(Pki().write_anchors(tmp_path), None), deadline=0.1)
     closure = refused.value.closure
