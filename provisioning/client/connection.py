@@ -125,7 +125,12 @@ def _why_silent(error: httpx.HTTPError) -> str:
 
 
 def is_of_unknown_authority(error: httpx.HTTPError) -> bool:
-    """Whether the server has refused the client's certificate because it trusts no CA above that."""
+    """Whether the server has refused the client's certificate because it trusts no CA above that.
+
+    In TLS 1.3 that comes after the client's handshake. An alert within it may be anybody's on the way.
+    """
+    if isinstance(error, httpx.ConnectError):
+        return False
     return any(_alert(cause) == UNKNOWN_CA for cause in _causes(error))
 
 
