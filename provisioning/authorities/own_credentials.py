@@ -123,7 +123,7 @@ class OwnCredentials:
                 f"one: restore it from the backup, or set server_names in {self.files.directory / SETTINGS_FILE}, for "
                 "a new one with these names"
             )
-        return _names_of(current)
+        return names_of(current)
 
     async def _is_good(self, certificate: x509.Certificate) -> bool:
         """Whether *certificate* is known, and neither revoked nor on hold: otherwise clients refuse it.
@@ -198,7 +198,7 @@ class OwnCredentials:
         if certificate_key(certificate)[0] != self.issuer.key_id:
             return False
         if self.server_names:
-            pairs = zip(split_names(self.server_names), _names_of(certificate), strict=True)
+            pairs = zip(split_names(self.server_names), names_of(certificate), strict=True)
             if any(set(wanted) != set(held) for wanted, held in pairs):
                 return False
         try:
@@ -314,7 +314,7 @@ def _is_of_server(certificate: x509.Certificate) -> bool:
     return (identity.role, identity.name) == (Role.SERVICE, SERVER_NAME)
 
 
-def _names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:
+def names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:
     """Return the host names and the addresses in *certificate*."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return tuple(names.get_values_for_type(x509.DNSName)), addresses_of(names)

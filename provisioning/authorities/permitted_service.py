@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from cryptography import x509
 
-from provisioning.ca.name_policy import addresses_of
+from provisioning.authorities.own_credentials import names_of, server_names_of
 from provisioning.ca.permitted_names import names_refused
 from provisioning.ca.server_names import split_names
 from provisioning.config import Settings
@@ -44,11 +44,9 @@ def check_service_permitted(settings: Settings, line: str, path: Iterable[x509.C
 
 def _of_the_service(settings: Settings) -> Iterable[x509.GeneralName]:
     """Return the host names and addresses of the HTTPS server: those configured, or those that it has."""
-    hosts, addresses = split_names(settings.server_names)
+    hosts, addresses = split_names(server_names_of(settings))
     if not settings.server_names:
-        with contextlib.suppress(ConfigurationError, *UNUSABLE):  # Another host has it, perhaps.
-            server = read_certificate(AuthorityFiles(settings.directory).certificate(SERVER))
-            held = extension(server, x509.SubjectAlternativeName)
-            if held is not None:
-                hosts, addresses = tuple(held.get_values_for_type(x509.DNSName)), addresses_of(held)
+        # Another host has it, perhaps.
+        with contextlib.suppress(ConfigurationError, x509.ExtensionNotFound, *UNUSABLE):
+            hosts, addresses = names_of(read_certificate(AuthorityFiles(settings.directory).certificate(SERVER)))
     return [*map(x509.DNSName, hosts), *map(x509.IPAddress, addresses)]
