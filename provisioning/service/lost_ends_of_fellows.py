@@ -74,11 +74,11 @@ async def take_over(ask: Ask, feed: RevocationFeed, lost_ends: LostEnds) -> None
     answers = await _compared(ask, feed)
     if not any(each.held for each in answers):
         return
-    held = [end for each in answers for end in each.held]
-    await feed.take_over(held, min(each.newest for each in answers))
+    for each in sorted(answers, key=lambda each: each.newest):
+        await feed.take_over(each.held, each.newest)  # What it has read itself lets nothing go that it still holds.
     for name in {name for each in answers for name in each.decided}:
         lost_ends.let_go(name)
-    log.info("other workers hold what the database has lost", certificates=len({each.serial for each in held}))
+    log.info("other workers hold what the database has lost", certificates=len(lost_ends.held))
 
 
 async def _compared(ask: Ask, feed: RevocationFeed) -> Sequence[_Told]:

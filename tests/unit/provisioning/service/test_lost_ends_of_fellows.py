@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
@@ -16,6 +17,7 @@ from provisioning.revocation.feed import RevocationFeed
 from provisioning.service import lost_ends_of_fellows
 from provisioning.service.lost_ends_of_fellows import QUESTION, Ask, take_over, told
 from provisioning.store import counters
+from provisioning.store.lost_ends import LostEnd, LostEnds
 from provisioning.store.tables import devices, revocation_events, revocations
 from tests.support.fleet import Fleet, open_fleet, successor_csr
 
@@ -111,3 +113,23 @@ async def test_a_worker_that_takes_another_s_place_holds_what_its_fellows_hold(
         await worker.revocation.revoke_device("lost", COMPROMISED, by="admin")
         await taken._read_new()
         await worker.enrol("lost")
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_fellow_that_lags_has_nothing_let_go_that_another_holds(fleet: Fleet, store_url: str) -> None:
+    """The new worker let go what events were about that the other one knew, and held it nevertheless."""
+    await fleet.enrol("lost")
+    lags, knows = (RevocationFeed(fleet.database, 60) for _ in range(2))
+    await lags.start()
+    await fleet.revocation.revoke_device("lost", COMPROMISED, by="admin")
+    await knows.start()
+    (event,) = await knows._page(0)
+    end = LostEnd(event.issuer_key_id, event.serial, "lost", COMPROMISED, datetime.now(UTC), None, None, None)
+    late = told(lags, LostEnds())
+    holding = LostEnds()
+    holding.hold([end])
+    async with open_fleet(store_url, fleet.authority, is_current=True) as worker:
+        feed = RevocationFeed(worker.database, 60)
+        await feed.start()
+        await take_over(answering(lambda: late, lambda: told(knows, holding)), feed, worker.database.lost_ends)
+        assert worker.database.lost_ends.held == [end]
