@@ -58,7 +58,8 @@ class _Written(NamedTuple):
     """What is known after a commit."""
 
     seconds: float
-    log_bytes: int
+    log_bytes: int | None
+    """How long the log is; None if the system does not tell, and no reason to take what was committed for unwritten."""
     held_up: str | None
     """Why that many are in the log still, if they cannot be moved."""
 
@@ -223,7 +224,9 @@ class SqliteStore:
             self._on_failure()
             self._retry = self._loop.call_later(_RETRY_SECONDS, self._try_again)
 
-    def _log_seen(self, journal: Journal, log_bytes: int, held: str | None) -> None:
+    def _log_seen(self, journal: Journal, log_bytes: int | None, held: str | None) -> None:
+        if log_bytes is None:
+            return  # The next write looks again; and first of all whether the files are there.
         self._growth.seen(log_bytes, held)
         journal.held_log_bytes = 0 if held is None else log_bytes
         if held is not None and self._looking is None and self._loop is not None:
@@ -274,7 +277,10 @@ class SqliteStore:
         started = time.perf_counter()
         self._apply(batch)
         seconds = time.perf_counter() - started
-        log_bytes = self._files.note_log()
+        try:
+            log_bytes = self._files.note_log()
+        except OSError:  # It is on disk. If it counted as unwritten, what comes meanwhile would be struck from it.
+            return _Written(seconds, None, None)
         reason = held_up(self._database, self.path) if log_bytes >= self._growth.unusual else None
         return _Written(seconds, log_bytes, reason)
 

@@ -133,3 +133,34 @@ def test_a_database_in_which_another_program_writes_is_no_full_disk(store: Sqlit
         Outage(store.path).failed(locked.value, 0.0)
     assert logs[0]["detail"] == said
     store._apply(filled())
+
+
+async def test_what_is_committed_is_written_though_the_log_cannot_be_looked_at(tmp_path: Path) -> None:
+    """It counted as unwritten: what was cleared meanwhile was struck from the batch, though it was on disk already."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    store = SqliteStore(folder / "broker.db")
+
+    def hide(statement: str) -> None:
+        if statement == "COMMIT":  # Its files are open: it comes through. Whoever looks at a name afterwards does not.
+            store._database.set_trace_callback(None)
+            folder.rename(tmp_path / "away")
+            folder.symlink_to(folder)
+
+    with contextlib.closing(store):
+        store._apply(filled())
+        journal = Journal(100.0, last_session=7, last_message=40)
+        told: asyncio.Queue[str] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        store.attach(journal, loop, lambda: told.put_nowait("written"), lambda: told.put_nowait("failed"))
+        store._database.set_trace_callback(hide)
+        journal.add(1, stored(Message(b"t", b"x", 1)))
+        store.begin()
+        outcome = await asyncio.wait_for(told.get(), 10)
+        assert folder.is_symlink(), "the case has come"
+        folder.unlink()
+        (tmp_path / "away").rename(folder)
+        assert outcome == "written"
+        journal.written()
+        await grown(store, journal)
+        assert len(store.rows("SELECT id FROM messages")) == 3
