@@ -58,10 +58,8 @@ class _Written(NamedTuple):
     """What is known after a commit."""
 
     seconds: float
-    log_bytes: int | None
-    """How long the log is; None if the system does not tell, and no reason to take what was committed for unwritten."""
-    held_up: str | None
-    """Why that many are in the log still, if they cannot be moved."""
+    log: tuple[int, str | None] | None
+    """What `_log_state` returned."""
 
 
 class SqliteStore:
@@ -214,7 +212,7 @@ class SqliteStore:
         if error is None:
             written = future.result()
             self.commit_seconds.observe(written.seconds)
-            self._log_seen(self._journal, written.log_bytes, written.held_up)
+            self._log_seen(self._journal, written.log)
             if self._loop is not None:
                 self._outage.over(self._loop.time())
             self._on_written()
@@ -224,9 +222,10 @@ class SqliteStore:
             self._on_failure()
             self._retry = self._loop.call_later(_RETRY_SECONDS, self._try_again)
 
-    def _log_seen(self, journal: Journal, log_bytes: int | None, held: str | None) -> None:
-        if log_bytes is None:
+    def _log_seen(self, journal: Journal, state: tuple[int, str | None] | None) -> None:
+        if state is None:
             return  # The next write looks again; and first of all whether the files are there.
+        log_bytes, held = state
         self._growth.seen(log_bytes, held)
         journal.held_log_bytes = 0 if held is None else log_bytes
         if held is not None and self._looking is None and self._loop is not None:
@@ -239,12 +238,21 @@ class SqliteStore:
             future = self._thread.submit(self._log_state)
             future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._looked_at_log, done))
 
-    def _looked_at_log(self, done: Future[tuple[int, str | None]]) -> None:
-        if self._journal is not None and done.exception() is None:  # If the log is gone, the next write says so.
-            self._log_seen(self._journal, *done.result())
+    def _looked_at_log(self, done: Future[tuple[int, str | None] | None]) -> None:
+        if self._journal is not None:
+            self._log_seen(self._journal, done.result())
 
-    def _log_state(self) -> tuple[int, str | None]:
-        return self._files.note_log(), held_up(self._database, self.path)
+    def _log_state(self, unusual: int = 0) -> tuple[int, str | None] | None:
+        """Return how long the log is, and why that is not moved if it cannot be; shorter than *unusual*: unasked.
+
+        None: the system does not tell. What was committed is on disk all the same: if it counted as unwritten, what is
+        cleared or acknowledged meanwhile would be struck from it.
+        """
+        try:
+            log_bytes = self._files.note_log()
+        except OSError:
+            return None
+        return log_bytes, held_up(self._database, self.path) if log_bytes >= unusual else None
 
     def _try_again(self) -> None:
         self._retry = None
@@ -277,12 +285,7 @@ class SqliteStore:
         started = time.perf_counter()
         self._apply(batch)
         seconds = time.perf_counter() - started
-        try:
-            log_bytes = self._files.note_log()
-        except OSError:  # It is on disk. If it counted as unwritten, what comes meanwhile would be struck from it.
-            return _Written(seconds, None, None)
-        reason = held_up(self._database, self.path) if log_bytes >= self._growth.unusual else None
-        return _Written(seconds, log_bytes, reason)
+        return _Written(seconds, self._log_state(self._growth.unusual))
 
     def _apply(self, batch: Batch) -> None:
         """Write *batch* in one transaction. Idempotent. Raises `StoreError` if it would be written into lost files."""
