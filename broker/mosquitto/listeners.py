@@ -78,7 +78,8 @@ def judge(listener: Listener, others: Sequence[Listener], findings: Findings) ->
         if listener.begun.key not in BEGIN:
             findings.impossible(
                 listener.begun,
-                f"above the first listener it opens one at port {listener.port}, without TLS: move it below that line",
+                f"above the first listener it is about mosquitto's own at port {listener.port}, without TLS, "
+                "which most such lines open: move it below the listener that is meant",
             )
             return False
         findings.impossible(

@@ -156,8 +156,8 @@ def test_an_option_above_the_first_listener_opens_another_one(write: Write) -> N
     """As in mosquitto, where nobody expects it: port 1883, open to the network."""
     (told,) = problems(write(f"max_connections 5\n{NAMED}"))
     assert told == (
-        "line 1: max_connections: above the first listener it opens one at port 1883, without TLS: "
-        "move it below that line"
+        "line 1: max_connections: above the first listener it is about mosquitto's own at port 1883, without TLS, "
+        "which most such lines open: move it below the listener that is meant"
     )
 
 
