@@ -38,9 +38,14 @@ async def impostor(
     """Yield its address, at `localhost`, and what it has received: one entry per connection.
 
     It says that nothing has happened after *sequence*, or *answer*, and staples the OCSP *response*.
-    The connection ends after the answer, or with *until*, or goes on with *again* until the client leaves.
+    The connection ends after the answer, or with *until*, or goes on with *again* until the client leaves. All have
+    ended when the block is left; an error in one is raised then, and one in the block cuts off all.
     """
     heard: list[bytes] = []
+    posing: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        posing[asyncio.create_task(pose(reader, writer))] = writer
 
     async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -61,5 +66,13 @@ async def impostor(
 
     context = server_context(credential, anchors, client_certificate=ClientCertificate.OPTIONAL)
     assert staple(context, response, math.inf)
-    async with await asyncio.start_server(pose, "127.0.0.1", port, ssl=context) as server:
-        yield f"https://localhost:{server.sockets[0].getsockname()[1]}", heard
+    async with await asyncio.start_server(met, "127.0.0.1", port, ssl=context) as server:
+        try:
+            yield f"https://localhost:{server.sockets[0].getsockname()[1]}", heard
+        except BaseException:
+            for task, writer in posing.items():
+                writer.transport.abort()
+                task.cancel()
+            await asyncio.gather(*posing, return_exceptions=True)
+            raise
+        await asyncio.gather(*posing)
