@@ -18,7 +18,8 @@ Rules
 2. No step that would have a device refused is taken without an explicit option. So no CA is activated while a
    broker that follows the feed reports that it would not trust it (`provisioning.store.known_authorities`), nor while a
    service says that it lacks the key, nor before every service can have said so (`provisioning.store.lacked_keys`),
-   nor where its key is not in the directory.
+   nor where its key is not in the directory; nor one that may not certify the service and the brokers
+   (`provisioning.authorities.permitted_service`).
 
 How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 `provisioning.authorities.authority_revocation`.
@@ -42,9 +43,11 @@ from sqlalchemy.engine import Connection
 from provisioning.authorities.ceremony_transcript import Transcript, operator_name
 from provisioning.authorities.issuing_lines import known_roots
 from provisioning.authorities.own_credentials import SERVER_NAME, replace_file
+from provisioning.authorities.permitted_service import check_servers_permitted, names_of_others, own_names
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.pem import pem_of
 from provisioning.pki.serial_number import serial_text
@@ -108,9 +111,11 @@ class AuthorityLife:
     ) -> Activated:
         """Let an announced CA issue from now on; the active one of its line retires.
 
-        *despite_brokers*: even if some brokers have reported that they would not trust it; *despite_services*: even if
-        a service says that it cannot use its key, and without waiting until all have had their turn to say so.
+        *despite_brokers*: even if some brokers have reported that they would not trust it, or would get certificates
+        that no client accepts; *despite_services*: even if a service says that it cannot use its key, and without
+        waiting until all have had their turn to say so.
         """
+        ours = own_names(self.settings)
 
         def checked(connection: Connection, found: list[StoredAuthority]) -> Activated:
             now = self.clock()
@@ -121,8 +126,12 @@ class AuthorityLife:
                     f"{chosen.name} was announced {shown_minute(chosen.created_at)}: give relying parties until "
                     f"{shown_minute(ready)} to fetch the bundle, or say --without-waiting"
                 )
+            path = _path_of(chosen, found)
+            ours.check_permitted(chosen.line, path)
             doubts = [each for each in known_authorities.of_authority(connection, chosen.name) if not each.known]
             if not despite_brokers:
+                others = names_of_others(connection, now)
+                check_servers_permitted(others, chosen.line, path, "; or say --despite-brokers")
                 _check_believed(chosen.name, doubts, now)
             lacking = lacked_keys.lacking(connection, chosen.key_id) or self._lacking_here(chosen.name)
             if lacking and not despite_services:
@@ -338,6 +347,13 @@ class AuthorityLife:
     def note(self, connection: Connection, action: Action, name: str, facts: dict[str, object]) -> None:
         """Write an entry to the audit log, in the transaction of the change that it records."""
         audit.append(connection, self.clock(), operator_name(), action, name, facts)
+
+
+def _path_of(chosen: StoredAuthority, found: Sequence[StoredAuthority]) -> Mapping[str, x509.Certificate]:
+    """Return a CA's certificate and its root's, by whose they are; without a root that was retired since."""
+    signers = (each.certificate for each in authorities.trusted_roots(found))
+    root = next((each for each in signers if is_issued_by(chosen.certificate, each)), None)
+    return {"its": chosen.certificate} | ({} if root is None else {"its root's": root})
 
 
 def _check_believed(name: str, doubts: Sequence[BrokersWord], now: datetime) -> None:

@@ -36,7 +36,7 @@ from provisioning.authorities.authority import urls_of_root
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.authorities.issuing_lines import check_line, line_of, next_name, root_for, shown_line
 from provisioning.authorities.named_lists import named_lists
-from provisioning.authorities.permitted_service import check_service_permitted
+from provisioning.authorities.permitted_service import check_servers_permitted, names_of_others, own_names
 from provisioning.ca.ceremony import (
     CeremonyRefused,
     CertificateAuthority,
@@ -105,7 +105,7 @@ class NextAuthority:
             raise ConfigurationError(str(error)) from error
         if signer not in known:
             _check_no_former_root(signer, found)
-        check_service_permitted(self.life.settings, line_of(name), (certificate, signer))
+        await self._check_permitted(line_of(name), {"its": certificate, "its root's": signer})
         known_cas = {each.name: each.certificate for each in found} | {name: certificate}
         _check_lists(named_lists(certificate, self.life.settings, known_cas))
         new_root = signer if signer not in known else None
@@ -119,6 +119,7 @@ class NextAuthority:
         """
         await self._check_none_waits(check_line(line), another=another)
         root = self.life.with_key(root_for(line, await self.life.every(), root_name))
+        await self._check_permitted(line, {"its root's": root.certificate})
         root_key = self.life.places.open_for(root.name, root.certificate)  # Before a key is made.
         or_else = _TWO_PASSPHRASES if self.life.places.in_file(root.name) else ""
         name, subject, key, signer = await self._next_key(line, or_else)
@@ -173,6 +174,13 @@ class NextAuthority:
             self.life.transcript.certificate("New root", new_root)
         self.life.transcript.certificate(f"Issuing CA {name}", certificate)
         await self.life.write_files(name)
+
+    async def _check_permitted(self, line: str, path: Mapping[str, x509.Certificate]) -> None:
+        """Raise `ConfigurationError` if name constraints in a CA's *path* forbid names of ours, or of brokers."""
+        own_names(self.life.settings).check_permitted(line, path)
+        now = self.life.clock()
+        others = await self.life.database.read(lambda connection: names_of_others(connection, now))
+        check_servers_permitted(others, line, path)
 
     async def _check_none_waits(self, line: str, *, another: bool) -> None:
         """Raise `ConfigurationError` where a CA of *line* is announced already, unless *another* is wanted."""

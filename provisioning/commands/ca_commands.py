@@ -192,7 +192,10 @@ def activate(
     ] = False,
     despite_brokers: Annotated[
         bool,
-        typer.Option("--despite-brokers", help="Even if brokers report that they would refuse its certificates."),
+        typer.Option(
+            "--despite-brokers",
+            help="Even if brokers report that they would refuse its certificates, or may not be named in them.",
+        ),
     ] = False,
     despite_services: Annotated[
         bool,

@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from cryptography import x509
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
-from provisioning.store.certificates import EXPIRY
+from provisioning.store.certificates import EXPIRY, NOT_ENDED_ABOVE, REASON, with_ends_above
 from provisioning.store.claims import never_activated
 from provisioning.store.devices import Device, device_from, of_roles
 from provisioning.store.dialect_insert import insert_into
@@ -34,6 +35,8 @@ from provisioning.store.tables import certificates, devices, host_names
 from provisioning.store.utc_date_time import UtcDateTime
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+ServersNames = tuple[Sequence[str], Sequence[IpAddress]]
+"""The host names and the addresses in one server's certificate."""
 
 _HOLDER: Final = Prepared(
     select(devices).select_from(host_names.join(devices)).where(host_names.c.name == bindparam("wanted")), at_once=True
@@ -57,6 +60,22 @@ _OTHER_SERVERS: Final = Prepared(
 _OF_SERVER: Final = Prepared(
     select(certificates.c.id, certificates.c.device_id, certificates.c.der).where(
         certificates.c.device_id == bindparam("wanted"), bindparam("now", type_=UtcDateTime) < EXPIRY
+    ),
+    at_once=True,
+)
+_SERVERS: Final = select(devices.c.id, devices.c.name).where(
+    *of_roles(*(each for each in Role if each is not Role.DEVICE)),
+    devices.c.revoked_at.is_(None),
+    devices.c.decommissioned_at.is_(None),
+)
+_GOOD_OF_SERVER: Final = Prepared(
+    select(certificates.c.id, certificates.c.der)
+    .select_from(with_ends_above(certificates))
+    .where(
+        certificates.c.device_id == bindparam("wanted"),
+        bindparam("now", type_=UtcDateTime) < EXPIRY,
+        func.coalesce(REASON, RevocationReason.CERTIFICATE_HOLD.value) == RevocationReason.CERTIFICATE_HOLD.value,
+        NOT_ENDED_ABOVE,
     ),
     at_once=True,
 )
@@ -112,6 +131,24 @@ def addresses_of_servers(
         if written:
             found |= written & set(_names_in(der, x509.IPAddress))
     return found
+
+
+def names_of_servers(connection: Connection, now: datetime, *, but: str) -> Mapping[str, ServersNames]:
+    """Return which names each server's newest certificate has that is good, or suspended, by the servers' names.
+
+    The one called *but* is left out, and so are those without such a certificate, or without a name in it.
+    """
+    called = {server: name for server, name in connection.execute(_SERVERS) if name != but}
+    newest: dict[int, tuple[int, bytes]] = {}
+    servers = list(called)
+    for identifier, der, place in _GOOD_OF_SERVER.placed(connection, servers, {"now": now}):
+        server = servers[place - 1]
+        newest[server] = max(newest.get(server, (0, b"")), (identifier, der))
+    names = {
+        called[server]: (_names_in(der, x509.DNSName), _names_in(der, x509.IPAddress))
+        for server, (_, der) in newest.items()
+    }
+    return {server: found for server, found in names.items() if any(found)}
 
 
 def _another_server(connection: Connection, name: str, holder: Device, now: datetime) -> int | None:
