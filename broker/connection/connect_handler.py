@@ -51,6 +51,7 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
         connection.wait(inquiry, packet)
         raise Waits
     refusal = connection.refusal or _unsupported(packet, engine.limits) or _enter(engine, connection, packet, now)
+    engine.metrics.connects_received += 1  # Not before: one that waits is handled again.
     if refusal is not None:
         connection.refuse(refusal, packet.properties.maximum_packet_size or 0, now, packet.client_id)
 
@@ -219,13 +220,20 @@ def _unsupported(packet: Connect, limits: Limits) -> Refused | None:
             f"the client identifier has {len(packet.client_id)} characters, {limits.max_client_id_length} at most "
             "(max_client_id_length)",
         )
-    if packet.protocol_version is not ProtocolVersion.V5 and not packet.client_id and not packet.clean_start:
-        return Refused(  # 3.1.1 [MQTT-3.1.3-8]
-            RefusalCode.CLIENT_ID_MISMATCH,
-            ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
-            "an empty client identifier needs a clean session",
-        )
+    if not packet.client_id and packet.protocol_version is not ProtocolVersion.V5:
+        return _unnamed(packet)
     return None
+
+
+def _unnamed(packet: Connect) -> Refused | None:
+    """Return the refusal of an older client whose identifier is empty, where its standard has one."""
+    if packet.protocol_version is ProtocolVersion.V31:  # Between 1 and 23 characters (MQTT 3.1, CONNECT).
+        detail = "an MQTT 3.1 client needs a client identifier"
+    elif not packet.clean_start:  # 3.1.1 [MQTT-3.1.3-8]
+        detail = "an empty client identifier needs a clean session"
+    else:
+        return None
+    return Refused(RefusalCode.CLIENT_ID_MISMATCH, ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, detail)
 
 
 def _kept_will(will: Will, peer: Peer, stamp: bytes) -> KeptWill:

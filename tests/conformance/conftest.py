@@ -4,11 +4,11 @@ import pytest
 
 from broker.mqtt.codes import ProtocolVersion
 from tests.conformance.scene import OPEN_POLICY, DurableBroker, durable
-from tests.support.wire import V5, V311, MemoryBroker, WireClient
+from tests.support.wire import V5, V31, V311, MemoryBroker, WireClient
 from tests.support.wire import request as subscription
 
 
-@pytest.fixture(params=[V311, V5], ids=["mqtt311", "mqtt5"])
+@pytest.fixture(params=[V31, V311, V5], ids=["mqtt31", "mqtt311", "mqtt5"])
 def version(request: pytest.FixtureRequest) -> ProtocolVersion:
     """Each version in turn, for what both standards say."""
     version: ProtocolVersion = request.param

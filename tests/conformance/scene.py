@@ -1,12 +1,15 @@
 """What the conformance tests share: a broker that permits every topic, raw packets, and how a connection ends.
 
-A test is named by the statements it shows (`matrix`); where 3.1.1 and 5.0 say the same it is run in both versions.
+A test is named by the statements it shows (`matrix`); where 3.1.1 and 5.0 say the same it is run in both versions, and
+in MQTT 3.1, whose standard has no numbered statements, unless that says otherwise (`unlike_31`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+import pytest
 
 from broker.admission.policy import Rules
 from broker.mqtt.acks import Pubcomp, Pubrec, Pubrel
@@ -19,7 +22,7 @@ from broker.store.journal import Journal
 from provisioning.pki.role import Role
 from tests.support.pki import Held, shared_service
 from tests.support.policies import of_roles
-from tests.support.wire import V5, V31, Kind, MemoryBroker, WireClient, publication
+from tests.support.wire import V5, V31, V311, Kind, MemoryBroker, WireClient, publication
 
 MALFORMED, PROTOCOL_ERROR = ReasonCode.MALFORMED_PACKET, ReasonCode.PROTOCOL_ERROR
 
@@ -31,6 +34,9 @@ OPEN_POLICY = of_roles({Role.SERVICE: _EVERYTHING, Role.DEVICE: _EVERYTHING})
 
 ILL_FORMED = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80")
 """Not UTF-8: no lead byte, an overlong form, a surrogate, behind the last code point."""
+
+unlike_31 = pytest.mark.parametrize("version", [V311, V5], ids=["mqtt311", "mqtt5"], indirect=True)
+"""MQTT 3.1 says otherwise: no Session Present, no rule for CONNECT's flags, DUP in any packet, always an identifier."""
 
 
 class PatientClient(WireClient):
@@ -77,6 +83,11 @@ def text(data: bytes | str) -> bytes:
     return encode_two_byte_integer(len(raw)) + raw
 
 
+def protocol_name(version: ProtocolVersion) -> str:
+    """Return what a CONNECT of *version* begins with."""
+    return "MQIsdp" if version is V31 else "MQTT"
+
+
 def section(version: ProtocolVersion, properties: bytes = b"") -> bytes:
     """Return a property section, or nothing before MQTT 5."""
     return encode_variable_integer(len(properties)) + properties if version is V5 else b""
@@ -92,7 +103,7 @@ def raw_connect(
     properties: bytes = b"",
 ) -> bytes:
     """Return a CONNECT with these *flags*; *rest* follows the client identifier."""
-    header = text(name or ("MQIsdp" if version is V31 else "MQTT")) + bytes((level or version, flags, 0, 0))
+    header = text(name or protocol_name(version)) + bytes((level or version, flags, 0, 0))
     return encode_frame(0x10, header + section(version, properties) + text(client_id) + b"".join(rest))
 
 

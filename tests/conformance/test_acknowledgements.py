@@ -7,7 +7,7 @@ import pytest
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.wire import encode_frame
-from tests.conformance.scene import PROTOCOL_ERROR, assert_ended
+from tests.conformance.scene import PROTOCOL_ERROR, assert_ended, unlike_31
 from tests.support.wire import V5, MemoryBroker, WireClient, publication
 
 OWN, FOREIGN, DEEP = "fleet/meters/meter-1/event", "fleet/meters/meter-2/event", "fleet/meters/meter-1" + "/x" * 80
@@ -89,6 +89,7 @@ def releases(broker: MemoryBroker) -> list[Pubrel]:
     return client.received()  # type: ignore[return-value]
 
 
+@unlike_31
 @pytest.mark.parametrize("first", [0x60, 0x61, 0x64, 0x6A])
 def test_mqtt5_3_6_1_1_mqtt311_3_6_1_1_wrong_flags_of_pubrel_close(publisher: WireClient, first: int) -> None:
     """PUBREL has the flags 0010; anything else closes the connection."""

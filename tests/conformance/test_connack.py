@@ -10,7 +10,7 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import CONNACK_REASONS, Connack
 from broker.mqtt.framing import split_frames
-from tests.conformance.scene import assert_closed_in_silence, assert_ended, keeping, open_broker, stranger
+from tests.conformance.scene import assert_closed_in_silence, assert_ended, keeping, open_broker, stranger, unlike_31
 from tests.support.pki import shared_device
 from tests.support.wire import V5, MemoryBroker, WireClient, connect_packet, publication
 
@@ -80,6 +80,7 @@ def test_mqtt5_3_2_2_2_mqtt311_3_2_2_1_a_clean_start_has_no_session(
     assert (answer.session_present, answer.reason_code) == (False, ReasonCode.SUCCESS)
 
 
+@unlike_31
 def test_mqtt5_3_2_2_3_mqtt311_3_2_2_2_a_kept_session_is_said(broker: MemoryBroker, version: ProtocolVersion) -> None:
     """Clean Start 0 is answered with whether there was a session."""
     assert not stranger(broker, version).connect(client_id="client", **keeping(version)).session_present

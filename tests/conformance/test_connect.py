@@ -29,6 +29,7 @@ from tests.conformance.scene import (
     raw_will,
     stranger,
     text,
+    unlike_31,
 )
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, connect_packet, publication, will
 
@@ -95,6 +96,7 @@ def test_mqtt5_3_1_2_4_mqtt5_3_1_4_4_mqtt311_3_1_2_6_mqtt311_3_1_4_3_a_clean_sta
     assert not stranger(broker, version).connect(client_id="client", clean_start=False).session_present
 
 
+@unlike_31
 def test_mqtt5_3_1_2_5_mqtt311_3_1_2_4_a_session_is_resumed(
     broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
 ) -> None:
@@ -196,6 +198,7 @@ def test_mqtt5_3_1_2_10_mqtt311_3_1_2_10_a_will_is_published_once(
     assert watcher.received() == []
 
 
+@unlike_31
 @pytest.mark.parametrize("flags", [0x08, 0x10])
 def test_mqtt5_3_1_2_11_mqtt311_3_1_2_11_mqtt311_3_1_2_13_will_qos_needs_a_will(
     broker: MemoryBroker, version: ProtocolVersion, flags: int
@@ -228,6 +231,7 @@ def test_mqtt311_3_1_2_12_without_a_will_nothing_is_published(
     assert watcher.received() == []
 
 
+@unlike_31
 def test_mqtt5_3_1_2_13_mqtt311_3_1_2_15_will_retain_needs_a_will(
     broker: MemoryBroker, version: ProtocolVersion
 ) -> None:
@@ -264,6 +268,7 @@ def test_mqtt5_3_1_2_16_mqtt311_3_1_2_18_no_flag_no_user_name(broker: MemoryBrok
     assert_bad_connect(client)
 
 
+@unlike_31
 def test_mqtt5_3_1_2_17_mqtt311_3_1_2_19_the_flag_needs_a_user_name(
     broker: MemoryBroker, version: ProtocolVersion
 ) -> None:
@@ -280,6 +285,7 @@ def test_mqtt5_3_1_2_18_mqtt311_3_1_2_20_no_flag_no_password(broker: MemoryBroke
     assert_bad_connect(client)
 
 
+@unlike_31
 def test_mqtt5_3_1_2_19_mqtt311_3_1_2_21_the_flag_needs_a_password(
     broker: MemoryBroker, version: ProtocolVersion
 ) -> None:

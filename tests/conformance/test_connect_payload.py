@@ -21,10 +21,13 @@ from tests.conformance.scene import (
     assert_ended,
     keeping,
     open_broker,
+    protocol_name,
     raw_connect,
     raw_will,
+    section,
     stranger,
     text,
+    unlike_31,
 )
 from tests.support.pki import shared_service
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, connect_packet, publication, will
@@ -47,6 +50,7 @@ def test_mqtt5_3_1_3_1_mqtt311_3_1_3_1_the_payload_has_its_order(
     assert_bad_connect(other)
 
 
+@unlike_31
 def test_mqtt5_3_1_3_2_mqtt311_3_1_3_2_the_identifier_names_the_session(
     broker: MemoryBroker, version: ProtocolVersion
 ) -> None:
@@ -64,7 +68,7 @@ def test_mqtt5_3_1_3_3_mqtt311_3_1_3_3_the_identifier_is_present(
 ) -> None:
     """The client identifier is present, as the payload's first field."""
     client = stranger(broker, version)
-    client.send_bytes(encode_frame(0x10, text("MQTT") + bytes((version, 2, 0, 0)) + (b"\0" if version is V5 else b"")))
+    client.send_bytes(encode_frame(0x10, text(protocol_name(version)) + bytes((version, 2, 0, 0)) + section(version)))
     assert_bad_connect(client)
 
 
@@ -87,6 +91,7 @@ def test_mqtt5_3_1_3_5_mqtt311_3_1_3_5_short_plain_identifiers_are_allowed(
     assert client.connect(client_id=client_id).reason_code is ReasonCode.SUCCESS
 
 
+@unlike_31
 def test_mqtt5_3_1_3_6_mqtt311_3_1_3_6_an_empty_identifier_is_replaced_by_a_unique_one(
     broker: MemoryBroker, version: ProtocolVersion
 ) -> None:
@@ -165,7 +170,7 @@ def test_mqtt5_3_1_3_12_mqtt311_3_1_3_11_the_user_name_is_text(
     "bad",
     [
         lambda v: raw_connect(v, b"behind the end"),
-        lambda v: encode_frame(0x10, text("MQTT") + bytes((v, 2))),
+        lambda v: encode_frame(0x10, text(protocol_name(v)) + bytes((v, 2))),
         lambda v: encode_frame(0x11, raw_connect(v)[2:]),
         lambda v: raw_connect(v, raw_will(v, "will/#"), flags=0x02 | WILL_FLAG),
     ],

@@ -7,7 +7,7 @@ import pytest
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.publication import Publish
-from tests.conformance.scene import exactly_once, keeping, stranger
+from tests.conformance.scene import exactly_once, keeping, stranger, unlike_31
 from tests.support.pki import shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, id_of, publication
 
@@ -83,6 +83,7 @@ def rich(broker: MemoryBroker, version: ProtocolVersion) -> Rich:
     return Rich(broker, version)
 
 
+@unlike_31
 def test_mqtt5_3_1_2_5_mqtt311_3_1_2_4_all_of_a_session_is_resumed(rich: Rich) -> None:
     """Clean Start 0 resumes the session from its state."""
     client = stranger(rich.broker, rich.version)

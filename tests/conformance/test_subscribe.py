@@ -23,6 +23,7 @@ from tests.conformance.scene import (
     raw_unsubscribe,
     section,
     text,
+    unlike_31,
 )
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
 
@@ -35,6 +36,7 @@ def meter(version: ProtocolVersion) -> WireClient:
     return MemoryBroker().device("meter-1", version=version)
 
 
+@unlike_31
 @pytest.mark.parametrize("first", [0x80, 0x81, 0x84, 0x8A])
 def test_mqtt5_3_8_1_1_mqtt311_3_8_1_1_wrong_flags_of_subscribe_close(publisher: WireClient, first: int) -> None:
     """SUBSCRIBE has the flags 0010; anything else closes the connection."""
@@ -292,6 +294,7 @@ def test_mqtt311_3_9_3_2_every_failure_is_0x80() -> None:
     assert meter.transport.packets[0][4:] == b"\x02\x80\x80\x80"
 
 
+@unlike_31
 @pytest.mark.parametrize("first", [0xA0, 0xA1, 0xA4, 0xAA])
 def test_mqtt5_3_10_1_1_mqtt311_3_10_1_1_wrong_flags_of_unsubscribe_close(publisher: WireClient, first: int) -> None:
     """UNSUBSCRIBE has the flags 0010; anything else closes the connection."""

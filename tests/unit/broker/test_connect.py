@@ -78,6 +78,15 @@ def test_an_older_client_may_leave_its_identifier_out_only_with_a_clean_session(
     assert broker.engine.connected == 1
 
 
+@pytest.mark.parametrize("clean_start", [True, False])
+def test_an_mqtt_31_client_needs_an_identifier(broker: MemoryBroker, clean_start: bool) -> None:
+    """As mosquitto answers: MQTT 3.1 asks for 1 to 23 characters, be the session clean or not."""
+    client = broker.open(shared_device("meter-1"), version=V31)
+    client.connect(clean_start=clean_start, expect=ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
+    assert client.closed
+    assert broker.engine.connected == 0
+
+
 @pytest.mark.parametrize("client_id", ["backend", "backend-7", "backend-"])
 def test_a_service_may_run_several_instances(broker: MemoryBroker, client_id: str) -> None:
     broker.open(shared_service("backend")).connect(client_id=client_id)
