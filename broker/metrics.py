@@ -20,7 +20,9 @@ class Metrics:
     handshakes_resumed: int = 0
     handshakes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By result (full, resumed, failed) and TLS version."""
+    connects_received: int = 0
     admitted: int = 0
+    packets_received: int = 0
     messages_received: int = 0
     messages_retained: int = 0
     bytes_received: int = 0

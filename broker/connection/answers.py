@@ -36,7 +36,9 @@ def pinged(engine: Engine, session: Session | None, data: bytes) -> bool:
     journal = engine.journal
     if data != PINGREQ or session is None or engine.replays.waiting or (journal is not None and journal.dirty):
         return False
-    engine.metrics.bytes_received += len(data)
+    metrics = engine.metrics
+    metrics.packets_received += 1
+    metrics.bytes_received += len(data)
     session.outbox.append(PINGRESP)
     engine.turn.sessions.add(session)
     return True

@@ -111,7 +111,7 @@ class ClientConnection(ClientLife):
         maximum = self.terms.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is _V5
         storable = journal is None or not journal.failed
-        position = messages = acknowledged = handled = stores = small = deliveries = 0
+        position = messages = acknowledged = handled = stores = pubacks = small = deliveries = 0
         work = engine.turn.work
         most = work.done + PORTION
         if most > engine.turn.most_work:  # Many clients ask for much.
@@ -206,7 +206,7 @@ class ClientConnection(ClientLife):
                 elif first == _PUBACK and length == 2 and session is not None:
                     if not session.acknowledged(data[body] << 8 | data[body + 1], now) and data[body:end] == b"\0\0":
                         raise ProtocolError("packet identifier: 0 is not allowed")
-                    acknowledged += 1  # Messages that waited for a send quota may be in the outbox now.
+                    pubacks += 1  # Messages that waited for a send quota may be in the outbox now.
                     small += 1
                     position = end
                     if small >= _SMALL_AT_ONCE and position < limit:
@@ -243,9 +243,10 @@ class ClientConnection(ClientLife):
             self._tail, self._needed = bytearray(data[position:]), _NEVER
             limit = position
         work.done += small // _SMALL_A_PACKET + deliveries // _DELIVERIES_A_PACKET  # A read holds thousands.
+        metrics.packets_received += messages + handled + pubacks
         metrics.messages_received += messages
         metrics.bytes_received += position  # An unfinished packet counts once, when it is whole.
-        if acknowledged and session is not None:
+        if (acknowledged or pubacks) and session is not None:
             engine.turn.sessions.add(session)
             if engine.replays.waiting or engine.routes.lagging:  # Rare: it may be waited for.
                 engine.took(session, now)

@@ -11,6 +11,9 @@ Rules
 2. The policy decides who may read them: services and operators.
 3. A plugin may publish under the same names (amqtt's ``$SYS`` plugin does): its figure then replaces ours.
 4. The data path counts nothing for them. Mosquitto's names that would need it are in `NOT_OFFERED`.
+5. What has mosquitto's name means what mosquitto 2.0 shows under it, be that what its manual says or not:
+   ``clients/maximum`` is the most of ``clients/total``, sessions without a connection too; ``load/connections`` counts
+   CONNECT packets, those of refused clients too; ``messages/…`` counts packets of all kinds.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ class SysTopics:
         self._started = started
         self._published: dict[str, str] = {}
         self._version = f"fleetgate version {product_version()}"
-        self._most_connected = 0
+        self._most_clients = 0
         self._loads: dict[str, _Load] = {}
         self._last = started
 
@@ -93,7 +96,7 @@ class SysTopics:
     def _figures(self, now: float) -> dict[str, str]:
         engine, metrics = self._engine, self._engine.metrics
         connected, total = engine.connected, len(engine.registry)
-        self._most_connected = max(self._most_connected, connected)
+        self._most_clients = max(self._most_clients, total)
         resident, most_resident = _memory()
         figures = {
             "clients/connected": connected,
@@ -101,9 +104,9 @@ class SysTopics:
             "clients/disconnected": total - connected,
             "clients/inactive": total - connected,
             "clients/expired": metrics.sessions_expired,
-            "clients/maximum": self._most_connected,
+            "clients/maximum": self._most_clients,
             "clients/total": total,
-            "messages/received": metrics.messages_received,
+            "messages/received": metrics.packets_received,
             "publish/messages/received": metrics.messages_received,
             "publish/messages/dropped": metrics.dropped,
             "messages/sent": metrics.packets_sent,
@@ -128,13 +131,13 @@ class SysTopics:
     def _load(self, seconds: float) -> dict[str, str]:
         metrics = self._engine.metrics
         totals = {
-            "messages/received": metrics.messages_received,
+            "messages/received": metrics.packets_received,
             "messages/sent": metrics.packets_sent,
             "publish/received": metrics.messages_received,
             "publish/dropped": metrics.dropped,
             "bytes/received": metrics.bytes_received,
             "bytes/sent": metrics.bytes_sent,
-            "connections": metrics.admitted,
+            "connections": metrics.connects_received,
             "sockets": metrics.connections_accepted,
         }
         return {

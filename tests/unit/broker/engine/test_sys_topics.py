@@ -46,7 +46,7 @@ def test_the_figures_are_true_and_only_changes_are_said(broker: MemoryBroker, to
         "clients/connected": "1",
         "clients/total": "1",
         "clients/expired": "1",
-        "messages/received": "1",
+        "messages/received": "4",
         "publish/messages/received": "1",
         "publish/messages/dropped": "0",
         "subscriptions/count": "1",
