@@ -83,6 +83,16 @@ class Activated:
 
 
 @dataclass(frozen=True, slots=True)
+class EndedLine:
+    """The CAs of a line that has ended."""
+
+    active: str | None
+    """The one that issued until then; None: the line had announced ones only."""
+    announced: Sequence[str]
+    """Those that had not issued yet: they are retired."""
+
+
+@dataclass(frozen=True, slots=True)
 class AuthorityLife:
     """The ceremonies with one service's directory and store."""
 
@@ -223,30 +233,42 @@ class AuthorityLife:
         await self.write_files()
         return retired
 
-    async def end_line(self, line: str) -> str:
-        """Stop the CA of a line that no group is bound to from issuing; return its name. It is retired like others."""
+    async def end_line(self, line: str) -> EndedLine:
+        """Stop the CA of a line that no group is bound to from issuing; it is retired like others.
+
+        CAs of the line that were announced are retired at once: they have issued nothing, and nobody will need them.
+        """
         if line == DEFAULT_LINE:
             raise ConfigurationError("the default line cannot be ended: the service's own certificates belong to it")
         now = self.clock()
 
-        def checked(connection: Connection, found: list[StoredAuthority]) -> StoredAuthority:
-            of_line = [each for each in found if each.line == line]
-            chosen = only_one(of_line, None, AuthorityState.ACTIVE, f"active in line {line!r}")
+        def checked(connection: Connection, found: list[StoredAuthority]) -> EndedLine:
+            of_line = [each for each in found if (each.kind, each.line) == (AuthorityKind.ISSUING, line)]
+            announced = [each.name for each in of_line if each.state is AuthorityState.ANNOUNCED]
+            has_active = any(each.state is AuthorityState.ACTIVE for each in of_line)
+            active = None
+            if has_active or not announced:
+                active = only_one(of_line, None, AuthorityState.ACTIVE, f"active in line {line!r}").name
             if bound := groups.bound_to(connection, line):
                 raise ConfigurationError(
                     f"line {line} certifies the devices of {', '.join(bound)}: give them another one first, "
                     "group set NAME --issuing-line LINE"
                 )
-            return chosen
+            return EndedLine(active, announced)
 
-        def transaction(connection: Connection) -> str:
-            chosen = checked(connection, authorities.every(connection, for_update=True))
-            authorities.set_state(connection, chosen.name, AuthorityState.RETIRING, now)
-            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRING})
-            return chosen.name
+        def transaction(connection: Connection) -> EndedLine:
+            ended = checked(connection, authorities.every(connection, for_update=True))
+            active = [] if ended.active is None else [(ended.active, AuthorityState.RETIRING)]
+            for name, state in [*active, *((each, AuthorityState.RETIRED) for each in ended.announced)]:
+                authorities.set_state(connection, name, state, now)
+                self.note(connection, Action.CA_CHANGED, name, {"state": state})
+            return ended
 
         await self._begin(checked)
-        return await self.database.write(transaction)
+        ended = await self.database.write(transaction)
+        if ended.announced:
+            await self.write_files()
+        return ended
 
     async def _begin(self, check: Callable[[Connection, list[StoredAuthority]], CheckedT]) -> CheckedT:
         """Begin the transcript if *check*, which the step's transaction repeats, raises nothing; return its result."""

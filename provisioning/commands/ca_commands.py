@@ -257,15 +257,21 @@ def end_line(
 ) -> None:
     """Stop the CA of a line from issuing, without a successor. Retire it when its last certificate has expired.
 
+    CAs of the line that were announced, and have issued nothing, are retired with that.
+
     \b
     Example:
       fleet-provisioning ca rollover end-line meters --dir /var/lib/fleet
     """
 
     async def work(life: AuthorityLife) -> Facts:
-        chosen = await life.end_line(line)
-        life.transcript.say(f"{chosen} no longer issues; line {line} has ended.")
-        return {"name": chosen, "state": "retiring", "line": line}
+        ended = await life.end_line(line)
+        if ended.active is not None:
+            life.transcript.say(f"{ended.active} no longer issues; line {line} has ended.")
+        for each in ended.announced:
+            life.transcript.say(f"{each}, which had not issued yet, is retired. Its key can be destroyed.")
+        state = None if ended.active is None else "retiring"
+        return {"name": ended.active, "state": state, "line": line, "retired": ended.announced}
 
     ceremony.hold("ca rollover end-line", work)
 

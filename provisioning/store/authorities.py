@@ -8,9 +8,9 @@ issuing transaction can check it as it commits::
     announced ──► active ──► retiring ──► retired
         └────────────┴───────────┴──────► revoked
 
-Announced: it is published to relying parties, and issues nothing yet. Active: it issues; there is one at a time in
-each line. Retiring: it issues no more, but still publishes the status of what it has issued. Retired, revoked:
-it is no longer trusted.
+Announced: it is published to relying parties, and issues nothing yet; if its line ends before it does, it is retired.
+Active: it issues; there is one at a time in each line. Retiring: it issues no more, but still publishes the status of
+what it has issued. Retired, revoked: it is no longer trusted.
 
 A line is a succession of issuing CAs (docs/decisions/0086-groups-with-their-own-issuing-cas.md). A fleet has one,
 `DEFAULT_LINE`, until an operator begins another; a group's rules say which one certifies its devices.

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.authorities.authority import found
-from provisioning.authorities.authority_life import AuthorityLife
+from provisioning.authorities.authority_life import AuthorityLife, EndedLine
 from provisioning.authorities.ceremony_transcript import Transcript
 from provisioning.authorities.issuing_lines import check_line, line_of, next_name
 from provisioning.authorities.next_authority import NextAuthority
@@ -27,6 +27,7 @@ from provisioning.store import audit, authorities, groups
 from provisioning.store.crl_shards import shard_name
 from provisioning.store.database import Database
 from provisioning.store.groups import Group
+from tests.support.ceremonies import Ceremonies
 from tests.support.fleet import Clock
 
 
@@ -52,6 +53,21 @@ def test_the_first_ca_is_of_the_default_line() -> None:
     assert line_of("issuing-ca") == "default"
     assert next_name("default", ["issuing-ca"]) == ("issuing-2", 2)
     assert next_name("meters", ["issuing-ca"]) == ("issuing-meters-1", 1)
+
+
+async def test_a_line_whose_cas_were_announced_only_ends_as_well(fleet_cas: Ceremonies) -> None:
+    """So a line can be that was ended while a successor was announced, by a version that left it."""
+    life = fleet_cas.life
+    await NextAuthority(life).begin("meters")
+    await NextAuthority(life).begin("meters", another=True)
+    assert await life.end_line("meters") == EndedLine(None, ["issuing-meters-1", "issuing-meters-2"])
+    assert await fleet_cas.states() == {
+        "root-ca": "active", "issuing-ca": "active", "issuing-meters-1": "retired", "issuing-meters-2": "retired"
+    }  # fmt: skip
+    assert len(x509.load_pem_x509_certificates(life.files.bundle.read_bytes())) == 2
+    with pytest.raises(ConfigurationError, match="no issuing CA is active in line 'meters'"):
+        await life.end_line("meters")
+    assert await NextAuthority(life).begin("meters") == "issuing-meters-3", "a number is one CA's for ever"
 
 
 async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_path: Path) -> None:
@@ -103,7 +119,12 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
             await life.end_line("pumps")
         moved = Group("pumps")
         await database.write(lambda connection: groups.change(connection, moved, by="admin", now=clock()))
-        assert await life.end_line("pumps") == "issuing-pumps-1"
+        assert await life.end_line("pumps") == EndedLine("issuing-pumps-1", ["issuing-pumps-2"])
+        states = {each.name: each.state.value for each in await life.every()}
+        assert states["issuing-pumps-2"] == "retired"
+        trusted = x509.load_pem_x509_certificates(life.files.bundle.read_bytes())
+        assert subjects["issuing-pumps-1"] in trusted
+        assert subjects["issuing-pumps-2"] not in trusted, "nobody needs it, and whoever has its key is not believed"
         assert await database.read(authorities.active_lines) == ["default"]
         clock.advance(timedelta(days=1))
         assert await life.retire() == "issuing-pumps-1"
@@ -111,7 +132,11 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
         (new_root,) = [each for each in entries if each.subject == "root-2"]
         assert f"{other.root_ca.certificate.serial_number:x}" in new_root.details
         assert next(line for line in shown if line in {"New root:", "Issuing CA issuing-pumps-1:"}) == "New root:"
-        states = [json.loads(each.details).get("state") for each in entries if each.subject == "issuing-pumps-1"]
-        assert [each for each in states if each] == ["active", "retiring", "retired"]
+        for ca, states_of_it in (
+            ("issuing-pumps-1", ["active", "retiring", "retired"]),
+            ("issuing-pumps-2", ["retired"]),
+        ):
+            noted = [json.loads(each.details).get("state") for each in entries if each.subject == ca]
+            assert [each for each in noted if each] == states_of_it
     finally:
         await database.close()
