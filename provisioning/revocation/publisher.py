@@ -100,7 +100,8 @@ class _Outdated(Exception):
 
     The store has lost events that they were made of: a standby took over that did not have them. Or a delta has to
     continue an earlier list than the last one did: another process began it before and finished it after, or this clock
-    was ahead.
+    was ahead. Or the clock was set back while they were read: waiting for their second would take as long as it was
+    ahead, and nothing would be published meanwhile.
     """
 
 
@@ -423,7 +424,10 @@ class CrlPublisher:
             return _News(number, crls.take_second(connection, plan.name, now), found, last, base)
 
         news = await self._database.write(read)
-        await self._sleep(max(0.0, (news.at - self._clock()).total_seconds()))
+        ahead = (news.at - self._clock()).total_seconds()
+        if ahead > crls.MOST_AHEAD:
+            raise _Outdated
+        await self._sleep(max(0.0, ahead))
         return news
 
     def _record(self, connection: Connection, crl: PublishedCrl, news: _News, *, stored: bool) -> None:

@@ -17,8 +17,8 @@ from provisioning.store.tables import authorities, crl_history, crl_shards, crls
 _KEPT: Final = 10
 """Enough to see what a relying party was told lately; a CRL may have megabytes."""
 
-_AHEAD: Final = 60
-"""More processes than so many do not publish at once."""
+MOST_AHEAD: Final = 60
+"""How many seconds ahead a list's second is, at most: more processes than so many do not publish at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ def last_made(connection: Connection, issuer: str) -> datetime | None:
 def take_second(connection: Connection, name: str, now: datetime) -> datetime:
     """Return a second, *now* or later, of which there was no list called *name*, for the caller if its work commits.
 
-    It is at most `_AHEAD` later. If the last one is further away, the clock was set back, and *now* is returned.
+    It is at most `MOST_AHEAD` later. If the last one is further away, the clock was set back, and *now* is returned.
     """
     counter = f"at/{name}"
     counters.ensure(connection, counter)
     second = int(now.timestamp())
     taken = counters.take_above(connection, counter, second - 1)
-    if taken > second + _AHEAD:
+    if taken > second + MOST_AHEAD:
         counters.put(connection, counter, second)
         taken = second
     return datetime.fromtimestamp(taken, UTC)
@@ -88,7 +88,7 @@ def forget_ahead(connection: Connection, name: str, until: datetime) -> None:
 
     Otherwise they would be in use for as long as it was ahead, and each delta would contain everything since.
     """
-    ahead = crl_history.c.list == name, crl_history.c.next_update > until + timedelta(seconds=_AHEAD)
+    ahead = crl_history.c.list == name, crl_history.c.next_update > until + timedelta(seconds=MOST_AHEAD)
     connection.execute(delete(crl_history).where(*ahead))
 
 

@@ -1,12 +1,12 @@
 """Complete lists: which are in the store, for the next start, that one without deltas waits for nothing, and that a
-delta continues each that somebody may have.
+delta continues each that somebody may have. Nor does one wait for a second of a clock that was set back meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -214,3 +214,24 @@ async def test_a_delta_has_the_release_that_a_list_finished_since_the_store_was_
     assert {each.serial_number for each in x509.load_der_x509_crl(first.der)} == {held.serial_number}
     await quick.publish()
     assert in_delta(quick) == (first.number, {held.serial_number}), "whoever has the first list learns of the release"
+
+
+async def test_a_clock_that_is_set_back_while_a_list_is_begun_is_not_waited_for(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = published(fleet, DELTA)
+    await publisher.start()
+    begun = fleet.clock()
+    fleet.clock.advance(timedelta(days=3650))
+    take_second = crls.take_second
+
+    def then_set_back(*arguments: Any) -> datetime:
+        taken = take_second(*arguments)
+        monkeypatch.setattr(crls, "take_second", take_second)
+        fleet.clock.advance(timedelta(days=-3650, minutes=1))
+        return taken
+
+    monkeypatch.setattr(crls, "take_second", then_set_back)
+    made = await publisher.publish()
+    assert fleet.clock() - begun < timedelta(minutes=3), "else nobody is told of a revocation for ten years"
+    assert begun < made.this_update <= fleet.clock()
