@@ -55,6 +55,8 @@ class Transcript:
     begun: datetime = field(init=False)
     has_begun: bool = field(default=False, init=False)
     """Its head was written."""
+    _goes_on: bool = field(default=False, init=False)
+    """The first step was begun: that may have done something, which the next one completes."""
     _unshown: OSError | None = field(default=None, init=False)
     """Why no more lines are shown."""
 
@@ -63,9 +65,14 @@ class Transcript:
         self.begun = self.clock().astimezone(UTC)
 
     def begin(self) -> None:
-        """Write the head, once; raise `OSError` if not even that can be shown, before anything is done."""
+        """Write the head, once; raise `OSError` if not even that can be shown, before anything is done.
+
+        A later step of the same ceremony is only taken: a key that was made would be left without its certificate.
+        """
         self._write_head()
-        self.check_shown()
+        if not self._goes_on:
+            self.check_shown()
+        self._goes_on = True
 
     def _write_head(self) -> None:
         if self.has_begun:

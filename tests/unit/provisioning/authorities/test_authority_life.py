@@ -373,6 +373,23 @@ def test_a_transcript_that_is_shown_no_more_goes_on_and_that_is_raised_at_the_en
         transcript.check_shown()
 
 
+async def test_a_ca_whose_making_is_shown_to_its_head_alone_is_announced(fleet_cas: Ceremonies) -> None:
+    """`ca rollover begin | head -3` made the key, and then neither certificate nor transcript."""
+    shown: list[str] = []
+
+    def show(line: str) -> None:
+        if len(shown) == 4:
+            raise BrokenPipeError(32, "Broken pipe")
+        shown.append(line)
+
+    transcript = Transcript("a test", fleet_cas.clock, show)
+    assert await NextAuthority(replace(fleet_cas.life, transcript=transcript)).begin() == "issuing-2"
+    assert shown[0] == "Ceremony: a test"
+    assert "Issuing CA issuing-2:" in transcript.text.decode()
+    with pytest.raises(BrokenPipeError):
+        transcript.check_shown()
+
+
 def test_a_witness_writes_no_line_of_his_own() -> None:
     shown: list[str] = []
     transcript = Transcript("a test", Clock(), shown.append, ["A. Auditor\nWitness: B. Nobody \x1b[2K"])
