@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from typing import Final, cast
 
@@ -30,9 +31,17 @@ _GRACE_SECONDS: Final = 10
 """For requests under way at a stop. Not the library's own limit, whose line in the log has no code."""
 _FAREWELL_SECONDS: Final = 0.5
 """At least so long, and at most twice, a client may take to end its side when the service ends."""
-_DATE_SECONDS: Final = 1.0
 _DATE: Final = 0
 """The tick, of the library's ten per second, at which it updates the date."""
+
+
+def seconds_of_this_date(now: float) -> float:
+    """Return for how long the date of answers, which has whole seconds, is that of *now*.
+
+    A date that is looked at once a second, but not when the next one begins, is late by up to a second: an OCSP answer
+    or a CRL then says that it was modified after the answer was sent, which RFC 9110 §8.8.2.1 forbids.
+    """
+    return 1.0 - now % 1.0
 
 
 class HttpListener(uvicorn.Server):
@@ -85,7 +94,7 @@ class HttpListener(uvicorn.Server):
         """Keep the date of answers current until `stop`. The library's own loop polls ten times a second."""
         while not await self.on_tick(_DATE):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DATE_SECONDS):
+                async with asyncio.timeout(seconds_of_this_date(time.time())):
                     await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

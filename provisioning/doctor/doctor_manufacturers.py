@@ -70,7 +70,8 @@ def _unfetched(connection: Connection) -> Iterator[Finding]:
         if each.problem:
             yield warning(
                 _CHECK,
-                f"{each.manufacturer}'s CRL at {each.url} cannot be fetched: {each.problem}",
+                f"{each.manufacturer}'s CRL at {each.url} cannot be fetched: "
+                + each.problem.removeprefix("cannot be fetched: "),
                 f"try curl -O {shlex.quote(each.url)}; or import the CRL by hand: fleet-provisioning "
                 f"manufacturer crl {each.manufacturer} FILE",
             )

@@ -191,6 +191,22 @@ async def test_an_answer_has_the_time() -> None:
     assert abs(datetime.now(UTC) - later) < timedelta(seconds=5)
 
 
+async def test_the_time_is_looked_at_when_its_second_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9110 section 8.8.2.1: nothing was modified after it was sent, as a CRL of this second would be otherwise."""
+    assert [listeners.seconds_of_this_date(now) for now in (1000.0, 1000.25, 1000.75)] == [1.0, 0.75, 0.25]
+    often, looked = asyncio.Event(), list[float]()
+
+    def soon(now: float) -> float:
+        looked.append(now)
+        if len(looked) > 3:
+            often.set()
+        return 0.001
+
+    monkeypatch.setattr(listeners, "seconds_of_this_date", soon)
+    async with serving(), asyncio.timeout(PLENTY):
+        await often.wait()
+
+
 async def test_who_has_come_over_tls_is_told_to_stay_with_it(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         _, headers, body = await served.asked(ASK + CLOSE)
