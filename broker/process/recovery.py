@@ -20,11 +20,14 @@ Rules
    client had been connected (`broker.revocation.enforcement`).
 4. Expired messages are dropped.
 5. A row that no broker has written, or without its counterpart, means a damaged database: it is refused
-   (`broker.store.soundness`).
+   (`broker.store.soundness`), and the error names the table.
+6. A message that no delivery names is nobody's: no broker leaves one, but each start would read it again. They are
+   counted, reported and removed, at most `_REMOVED_AT_ONCE` a start, in the transaction of the first batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -60,6 +63,23 @@ SELECT deliveries.*, coalesce(remaining.places, deliveries.places)
 _PROGRESS: Final = "SELECT * FROM progress"
 _KEPT: Final = 4096
 """Values that rows may have in common, remembered while they are read."""
+_REMOVED_AT_ONCE: Final = 10_000
+"""Messages that nobody is to get: the first batch holds answers, and must not take long."""
+
+
+class _UnsoundRow(Exception):
+    """A row that cannot be restored; says of which table, and why not."""
+
+
+@contextlib.contextmanager
+def _rows_of(table: str) -> Iterator[None]:
+    """Raise `_UnsoundRow` for what a row of *table* does not allow."""
+    try:
+        yield
+    except KeyError as error:
+        raise _UnsoundRow(f"a row of {table} refers to row {error} of another table, which is not there") from error
+    except (ValueError, PacketError) as error:
+        raise _UnsoundRow(f"a row of {table}: {error}") from error
 
 
 def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> Journal:
@@ -70,8 +90,8 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
     engine.returning.opened(now)  # The default; a caller may set another time.
     try:
         journal = _recover(engine, store, now, wall_now)
-    except (KeyError, ValueError, PacketError) as error:  # A row without its counterpart, or an invalid identity.
-        raise unusable(store.path, f"it is damaged ({type(error).__name__}: {error})") from error
+    except _UnsoundRow as error:
+        raise unusable(store.path, f"it is damaged ({error})") from error
     return journal
 
 
@@ -81,36 +101,33 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
     last_message = _highest(store, "messages")
     last_delivery = _highest(store, "deliveries")
     journal = Journal(offset, last_session=last_session, last_message=last_message, last_delivery=last_delivery)
-    sessions = _sessions(engine, journal, store, now)
+    with _rows_of("deliveries"):
+        owing = {row for listed, packed, left in store.each(_OWED) for _, row in unpacked(listed, packed, left)}
+    with _rows_of("sessions"):
+        sessions = _sessions(engine, journal, store, owing, now)
     gone = frozenset(journal.lapsed.values())
     engine.metrics.sessions_expired += len(gone)
     unfinished: list[tuple[Session, Subscription, int]] = []
-    newest_pending = 0
-    for row, topic_filter, qos, no_local, retain_as_published, retain_handling, identifiers, pending in store.each(
-        "SELECT * FROM subscriptions"
-    ):
-        newest_pending = max(newest_pending, pending)
-        if row in gone:
-            continue
-        subscription = Subscription(
-            topic_filter, qos, bool(no_local), bool(retain_as_published), retain_handling, identifiers
-        )
-        engine.subscribe(sessions[row], subscription)
-        if pending:
-            unfinished.append((sessions[row], subscription, pending))
-    messages = {row[0]: _message(row[1:], offset) for row in store.each("SELECT * FROM messages")}
-    _deliveries(store, journal, sessions, messages, now)
-    for row, packet_id in store.each("SELECT * FROM incoming"):
-        if row in gone:
-            continue
-        session = sessions[row]
-        if session.incoming is None:
-            session.incoming = Incoming()
-        session.incoming.add(packet_id)  # One by one: there may be 65,535.
-    engine.retained.restore(_retained(engine, store, journal, now))
+    with _rows_of("subscriptions"):
+        newest_pending = _subscriptions(engine, store, sessions, gone, unfinished)
+    with _rows_of("messages"):
+        messages = {row[0]: _message(row[1:], offset) for row in store.each("SELECT * FROM messages")}
+    with _rows_of("deliveries"):
+        _deliveries(store, journal, sessions, messages, now)
+    with _rows_of("incoming"):
+        for row, packet_id in store.each("SELECT * FROM incoming"):
+            if row in gone:
+                continue
+            session = sessions[row]
+            if session.incoming is None:
+                session.incoming = Incoming()
+            session.incoming.add(packet_id)  # One by one: there may be 65,535.
+    with _rows_of("retained"):
+        engine.retained.restore(_retained(engine, store, journal, now))
     # The latest retained message may be gone: its number is not reused while a row of a replay refers to it.
     engine.retained.last_number = max(engine.retained.last_number, newest_pending)
-    _replays(engine, store, unfinished)
+    with _rows_of("replayed"):
+        _replays(engine, store, unfinished)
     journal.first_retained = engine.retained.last_number
     for session in sessions.values():  # Only now: what a session loses here was stored before.
         session.journal = journal if session.expiry_interval > 0 else None
@@ -144,10 +161,9 @@ class _Owners:
         return identity
 
 
-def _sessions(engine: Engine, journal: Journal, store: SqliteStore, now: float) -> dict[int, Session]:
-    """Restore the sessions, without those that have expired and owe nobody anything."""
+def _sessions(engine: Engine, journal: Journal, store: SqliteStore, owing: set[int], now: float) -> dict[int, Session]:
+    """Restore the sessions, without those that have expired and are not *owing* anybody anything."""
     owners = _Owners()
-    owing = {row for listed, packed, left in store.each(_OWED) for _, row in unpacked(listed, packed, left)}
     wall_now = now + journal.wall_offset
     sessions: dict[int, Session] = {}
     for row in store.each("SELECT * FROM sessions"):
@@ -196,6 +212,30 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], owner: Iden
     return session
 
 
+def _subscriptions(
+    engine: Engine,
+    store: SqliteStore,
+    sessions: dict[int, Session],
+    gone: frozenset[int],
+    unfinished: list[tuple[Session, Subscription, int]],
+) -> int:
+    """Restore the subscriptions, but of sessions that are *gone*; add to those *unfinished*, and return the newest."""
+    newest_pending = 0
+    for row, topic_filter, qos, no_local, retain_as_published, retain_handling, identifiers, pending in store.each(
+        "SELECT * FROM subscriptions"
+    ):
+        newest_pending = max(newest_pending, pending)
+        if row in gone:
+            continue
+        subscription = Subscription(
+            topic_filter, qos, bool(no_local), bool(retain_as_published), retain_handling, identifiers
+        )
+        engine.subscribe(sessions[row], subscription)
+        if pending:
+            unfinished.append((sessions[row], subscription, pending))
+    return newest_pending
+
+
 def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
@@ -221,9 +261,24 @@ def _deliveries(
             else:
                 sessions[row].restore(stored, packet_id, free)
     if progress:
-        raise ValueError("an exchange that no session has")
+        raise ValueError("progress has an exchange that no session has")
+    _remove_unneeded(journal, messages)
     for each in expired:  # Only now: a message goes with the last that needs it.
         journal.remove(each)
+
+
+def _remove_unneeded(journal: Journal, messages: dict[int, Message]) -> None:
+    """Have the *messages* removed that no delivery names."""
+    unneeded = [row for row, message in messages.items() if not message.references]
+    if unneeded:
+        removed = unneeded[:_REMOVED_AT_ONCE]
+        journal.remove_unneeded(removed)
+        log.warning(
+            "messages that nobody is to get are removed",
+            code="STORE_UNNEEDED_MESSAGES",
+            removed=len(removed),
+            left=len(unneeded) - len(removed),
+        )
 
 
 def _retained(

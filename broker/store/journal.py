@@ -333,6 +333,11 @@ class Journal:
                 self.open.unreferenced.append((message.row,))
             message.row = 0
 
+    def remove_unneeded(self, rows: list[int]) -> None:
+        """Have the messages with these *rows* removed, which no delivery names."""
+        self.dirty = True
+        self.open.unreferenced.extend((row,) for row in rows)
+
     # Messages on their way in, and retained ones
 
     def owe(self, session: Outbox, packet_id: int, connection: Answerable) -> Again:

@@ -147,7 +147,9 @@ class SqliteStore:
     def each(self, query: str) -> Iterator[Row]:
         """Yield the same rows one by one: a million need not be in memory at once. Raises `StoreError`."""
         try:
-            yield from self._database.execute(query)
+            # `yield from` would close the cursor of a reading that was given up, perhaps after the database.
+            for row in self._database.execute(query):  # noqa: UP028
+                yield row
         except sqlite3.Error as error:
             raise unusable(self.path, error) from error
 

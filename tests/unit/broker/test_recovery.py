@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from time import process_time
@@ -11,12 +10,9 @@ from typing import Any
 import pytest
 
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
-from broker.process.recovery import recover
-from broker.store.database_files import StoreError
-from broker.store.sqlite import SqliteStore
 from tests.support.pki import DOMAIN, shared_device
 from tests.support.stored import WALL_OFFSET, StoredBroker
-from tests.support.wire import KEPT, V5, V311, MemoryBroker, id_of, publication, request, will
+from tests.support.wire import KEPT, V5, V311, id_of, publication, request, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 
@@ -472,26 +468,3 @@ def test_who_left_later_than_now_left_now(
     assert watcher.payloads() == [b"gone"]
     after.advance(20)
     assert len(after.engine.registry) == 1, "the watcher's"
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "UPDATE sessions SET owner = 'nobody'",
-        "DELETE FROM messages",
-        "UPDATE subscriptions SET topic_filter = '$share/+/t'",
-        "DROP TABLE retained",
-    ],
-)
-def test_a_database_that_is_damaged_is_named_with_the_remedy(tmp_path: Path, damage: str) -> None:
-    broker = StoredBroker(tmp_path)
-    backend = broker.service(**KEPT)
-    backend.subscribe("fleet/#", qos=1)
-    broker.device("meter-1").publish(TOPIC, b"x", qos=1)
-    broker.store._database.executescript(damage)
-    broker.store.close()
-    with (
-        pytest.raises(StoreError, match=r"broker\.db cannot be used as the broker's database: .*; move it away, with"),
-        contextlib.closing(SqliteStore(broker.directory / "broker.db")) as store,
-    ):
-        recover(MemoryBroker().engine, store, 0.0, 0.0)
