@@ -5,7 +5,9 @@ Rules
 1. A decision may be changed until the certificate is issued; afterwards the certificate has to be revoked. Whoever
    approves what somebody has denied has to say so: he may not know of it, nor why.
 2. An approval covers the key in the request: an operator who wants to be sure compares that key with the device's.
-3. No operator approves what they were not shown: if the name has enrolled since the request was recorded, the request
+3. What no decision gets a certificate is not approved: a request that has waited since before its key became another
+   device's. It waits until it is denied, or for a week; the device is told at its next request.
+4. No operator approves what they were not shown: if the name has enrolled since the request was recorded, the request
    waits again under a new number, and says so.
 """
 
@@ -18,7 +20,8 @@ from datetime import datetime
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.enrolment.ways.approval import enrolled_since, newest_of
+from provisioning.enrolment.key_owner import check_key_is_its_own
+from provisioning.enrolment.ways.approval import enrolled_since, is_for_key_made_here, newest_of
 from provisioning.errors import Code, Refused
 from provisioning.program.moments import shown_time
 from provisioning.store import approvals, audit
@@ -39,8 +42,8 @@ class ApprovalService:
     async def decide(self, approval_id: int, *, approve: bool, by: str, despite_denial: bool = False) -> StoredApproval:
         """Approve or deny a request; approve it *despite_denial*, too.
 
-        Raises `Refused` if there is none, it has its certificate already, it was denied, or it has to be looked at
-        again.
+        Raises `Refused` if there is none, it has its certificate already, it was denied, its key is another device's,
+        or it has to be looked at again.
         """
         state = ApprovalState.APPROVED if approve else ApprovalState.DENIED
 
@@ -61,6 +64,8 @@ class ApprovalService:
                     f"{'-' if found.decided_at is None else shown_time(found.decided_at)}: ask why; to approve it all "
                     f"the same: fleet-provisioning approval approve {approval_id} --despite-denial",
                 )
+            if approve:
+                _check_key(connection, found)
             now = self._clock()
             changed = enrolled_since(connection, found.request) if approve else None
             if changed is not None:
@@ -103,3 +108,20 @@ class ApprovalService:
                 connection, limit=limit, after=after, group=group, state=state, lapsed=lapsed
             )
         )
+
+
+def _check_key(connection: Connection, found: StoredApproval) -> None:
+    """Raise `Refused` if the request's key is refused to its device for good."""
+    request = found.request
+    if is_for_key_made_here(request):
+        return
+    try:
+        check_key_is_its_own(connection, request.name, request.spki_sha256)
+    except Refused as refused:
+        if refused.code is not Code.KEY_REUSED:  # Its certificate may be resumed.
+            return
+        raise Refused(
+            Code.KEY_REUSED,
+            f"request {found.id}, for {request.name}, gets no certificate whoever approves it, and the device is told "
+            f"so when it asks again ({refused.detail}); deny it: fleet-provisioning approval deny {found.id}",
+        ) from refused

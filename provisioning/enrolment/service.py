@@ -42,7 +42,7 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
+from provisioning.ca.csr import apply_profile, read_key_request, verify_csr
 from provisioning.ca.csr_attributes import csr_attributes
 from provisioning.ca.issuer import IssuanceRequest
 from provisioning.ca.key_envelope import Recipient
@@ -61,6 +61,7 @@ from provisioning.enrolment.authentication import check_key
 from provisioning.enrolment.authorise import Authorised, authorise
 from provisioning.enrolment.host_names import host_name_in, reserve
 from provisioning.enrolment.issuing import Issuing
+from provisioning.enrolment.key_owner import check_key_is_its_own, claim_key
 from provisioning.enrolment.refusal_log import refusals_logged
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import digest_of
@@ -78,7 +79,6 @@ from provisioning.quick_values import quickly_made
 from provisioning.store import (
     audit,
     certificates,
-    device_keys,
     devices,
     groups,
     revocations,
@@ -86,7 +86,6 @@ from provisioning.store import (
 from provisioning.store.audit import Action
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
 from provisioning.store.database import Database
-from provisioning.store.devices import Device
 from provisioning.store.groups import Group
 from provisioning.store.serials import Reservation, SerialNumbers
 
@@ -318,12 +317,15 @@ class EnrolmentService:
         attempt = attempt.at(self._clock())  # The audit log's times are in commit order.
         try:
             authorised = authorise(connection, attempt)
-        except Undecided as undecided:
-            return _waiting(connection, undecided, attempt.now)
+        except (Undecided, Unasked) as unanswered:
+            check_key_is_its_own(connection, attempt.request.common_name, attempt.request.key_fingerprint)
+            if isinstance(unanswered, Unasked):
+                raise
+            return _waiting(connection, unanswered, attempt.now)
         if authorised.answer is not None:
             check_key(connection, authorised.device, attempt.request.key_fingerprint)
             return _given_again(authorised.answer)
-        _check_is_its_own(connection, authorised.device, attempt.request)
+        claim_key(connection, authorised.device, attempt.request.key_fingerprint)
         _keep_pace(connection, authorised, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)
         for settle in authorised.settlements:
@@ -432,20 +434,6 @@ def _waiting(connection: Connection, undecided: Undecided, now: datetime) -> Pen
 
 async def _nobody_to_ask(_question: Question) -> Verdict:
     raise Refused(Code.WEBHOOK_FAILED, "this service asks no webhooks: an operator has to change the group")
-
-
-def _check_is_its_own(connection: Connection, device: Device, request: VerifiedRequest) -> None:
-    fingerprint = request.key_fingerprint
-    if device_keys.claim(connection, fingerprint, device.id):
-        return  # No certificate was ever issued for it.
-    holder = device_keys.holder(connection, fingerprint)
-    if holder is None:
-        raise Refused(
-            Code.KEY_REUSED, "this is a claim's key, which the whole batch holds: make a new key on each device"
-        )
-    if holder != device.id:
-        raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
-    check_key(connection, device, fingerprint)
 
 
 def _supersede(connection: Connection, authorised: Authorised, now: datetime) -> None:

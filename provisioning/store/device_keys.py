@@ -46,6 +46,11 @@ def keep_from_all(connection: Connection, spki_sha256: bytes) -> None:
     connection.execute(insert(device_keys), {"spki_sha256": spki_sha256, "device_id": None})
 
 
+def is_free(connection: Connection, spki_sha256: bytes) -> bool:
+    """Whether no device has the key yet, and it is not kept from all."""
+    return _HOLDER.first(connection, {"wanted": spki_sha256}) is None
+
+
 def holder(connection: Connection, spki_sha256: bytes) -> int | None:
     """Return whose the key is, which is not free; None: it is kept from all."""
     found: int | None

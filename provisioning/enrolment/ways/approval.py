@@ -124,7 +124,7 @@ def _gives_way(found: StoredApproval, attempt: Attempt) -> bool:
     nobody has approved the one for a key made here. Else whoever sends a copy of the first as the second, before the
     device asks, shuts its key out.
     """
-    if (_MADE_HERE in found.request.evidence) is attempt.server_key:
+    if is_for_key_made_here(found.request) is attempt.server_key:
         return False
     if not attempt.server_key and found.state in {ApprovalState.PENDING, ApprovalState.DENIED}:
         return True
@@ -142,6 +142,11 @@ def _gives_way(found: StoredApproval, attempt: Attempt) -> bool:
     )
 
 
+def is_for_key_made_here(request: ApprovalRequest) -> bool:
+    """Whether *request* is not for a certificate of the key that has signed it."""
+    return _MADE_HERE in request.evidence
+
+
 def newest_of(connection: Connection, name: str) -> StoredCertificate | None:
     """Return the newest certificate of *name*, None if it never had one."""
     device = devices.find(connection, name)
@@ -157,7 +162,7 @@ def enrolled_since(connection: Connection, request: ApprovalRequest) -> Approval
     """Return *request* as it has to be shown now, if its name has enrolled since it was recorded; else None."""
     if _ENROLLED in request.evidence or devices.find(connection, request.name) is None:
         return None
-    made_here = _MADE_HERE in request.evidence
+    made_here = is_for_key_made_here(request)
     shown = request.evidence.replace(_MADE_HERE, "")
     return replace(request, evidence=_evidence(shown, enrolled=True, made_here=made_here))
 

@@ -17,13 +17,15 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
-from provisioning.pki.keys import generate_key
+from provisioning.pki.keys import generate_key, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.store import approvals
+from provisioning.store.approvals import ApprovalRequest
 from provisioning.store.tables import device_keys
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
-from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, pending, refusal
+from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
 
 NAME = "meter-1"
 
@@ -77,8 +79,13 @@ async def test_nor_does_another_claim_or_its_trial(fleet: Fleet) -> None:
 async def test_nor_does_an_operator_s_approval(fleet: Fleet) -> None:
     await group(fleet, "token+approval")
     key, token = await shared_key(fleet), await bound(fleet)
-    number = await pending(fleet, NAME, key=key, token=token)
-    await ApprovalService(fleet.database, fleet.clock).decide(number, approve=True, by="boss")
+    assert await refusal(fleet, NAME, key=key, token=token) is Code.KEY_REUSED, "nobody is asked"
+    asked = ApprovalRequest("line", NAME, spki_fingerprint(key.public_key()), "token 1", None)
+    earlier = await fleet.database.write(lambda connection: approvals.put(connection, asked, fleet.clock()))
+    with pytest.raises(
+        Refused, match=rf"KEY_REUSED: request {earlier}, .* \(this is a claim's key, .* deny {earlier}$"
+    ):
+        await ApprovalService(fleet.database, fleet.clock).decide(earlier, approve=True, by="boss")
     assert await refusal(fleet, NAME, key=key, token=token) is Code.KEY_REUSED
 
 
