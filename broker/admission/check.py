@@ -27,12 +27,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.admission.admission import Admission, Asker
+from broker.admission.named_cas import extension_of
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.status import revoked
 from broker.admission.trust import Trust
-from broker.admission.walked_path import Step, extension_of, walk
+from broker.admission.walked_path import Step, walk
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import certificate_key

@@ -8,7 +8,10 @@ Rules
    in date is taken, and one among the anchors before what came with the client's; its key must have signed, and no
    other is tried. Each CA in the path may certify, is in date, is for clients, and has so many CAs below it as it
    allows. No certificate in the path has a critical extension that OpenSSL does not know.
-3. No I/O and no clock.
+3. Dates are looked at last, from above: below no anchor a CA that has expired is not trusted, as any other is not.
+4. The slow form of the walk is `tests.support.plain_walk`, and a property test compares the two: here each issuer is
+   found by its name (`broker.admission.named_cas`).
+5. No I/O and no clock.
 
 Does not handle: name constraints: only that there are some is said. Policies, and Netscape's types of certificates.
 """
@@ -18,15 +21,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
+from broker.admission.named_cas import NamedCas, Sought, extension_of
 from broker.admission.refusal import RefusalCode
-from provisioning.pki.extension import UNREADABLE, extension
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import as_compared, is_issued_by, is_self_issued
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.program.moments import shown_time
@@ -52,8 +54,6 @@ _KNOWN: Final = frozenset(
 )
 """What OpenSSL knows, so that it may be critical (`X509_supported_extension`)."""
 
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -69,34 +69,42 @@ def walk(
     chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime
 ) -> tuple[Step, list[x509.Certificate]]:
     """Walk from the first of *chain* to an anchor; return the step, and the path if it is valid."""
-    path = [chain[0]]
+    step, path = walk_below(NamedCas(anchors), chain, now)
+    return step, path if step.passed else []
+
+
+def walk_below(
+    anchors: NamedCas, chain: Sequence[x509.Certificate], now: datetime, *, explained: bool = True
+) -> tuple[Step, list[x509.Certificate]]:
+    """Do the same; return the path in any case, as far as it came.
+
+    Where no issuer is found, why not is to be *explained*, at the cost of a signature for each that has the name.
+    """
+    path, shown, late = [chain[0]], NamedCas(chain[1:]), None
     while True:
         current = path[-1]
         if (unknown := _unknown_critical(current)) is not None:
             detail = f"{shown_subject(current)} has the critical extension {unknown}, which OpenSSL does not know"
-            return Step("chain", False, detail, RefusalCode.TLS_HANDSHAKE_FAILED), []
+            return Step("chain", False, detail, RefusalCode.TLS_HANDSHAKE_FAILED), path
         if current in anchors and len(path) > 1:
-            return Step("chain", True, " <- ".join(map(shown_subject, path)) + _constrained(path)), path
-        # A certificate already in the path leads nowhere: a root issues itself, and two CAs may certify each other.
-        candidates = [each for each in (*anchors, *chain[1:]) if each not in path]
-        if len(path) > 1 and _is_meant(current, current):
-            candidates = []  # A root that is no anchor, whichever other one of its name and key may be.
-        issuer = _taken([each for each in candidates if _is_meant(current, each)], anchors, now)
+            return late or Step("chain", True, " <- ".join(map(shown_subject, path)) + _constrained(path)), path
+        sought = Sought(current)
+        if len(path) > 1 and sought.means_itself(current):
+            # A root that is no anchor, whichever other one of its name and key may be.
+            among: list[Sequence[x509.Certificate]] = [(), ()]
+        else:
+            # A certificate already in the path leads nowhere: a root issues itself, and two CAs may certify each other.
+            among = [_meant(sought, each, path) for each in (anchors, shown)]
+        issuer = _taken(among[0] or among[1], now)
         if issuer is None or not is_issued_by(current, issuer):
-            why = _without_issuer(current, candidates, anchors, issuer)
-            return Step("chain", False, f"{shown_subject(current)} {why}", RefusalCode.UNTRUSTED_ISSUER), []
-        flaw = _flaw(issuer, sum(not _is_its_own(each) for each in path[1:]), now)
+            why = _without_issuer(current, anchors, shown, path, issuer) if explained else "has no issuer here"
+            return Step("chain", False, f"{shown_subject(current)} {why}", RefusalCode.UNTRUSTED_ISSUER), path
+        flaw = _flaw(issuer, sum(not _is_its_own(each) for each in path[1:]))
         if flaw:
-            return Step("chain", False, f"{shown_subject(issuer)} {flaw[1]}", flaw[0]), []
+            return Step("chain", False, f"{shown_subject(issuer)} {flaw[1]}", flaw[0]), path
+        if untimely := _untimely(issuer, now):  # Of several the topmost counts, and before all that there is an anchor.
+            late = Step("chain", False, f"{shown_subject(issuer)} {untimely[1]}", untimely[0])
         path.append(issuer)
-
-
-def extension_of(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    """Return the extension of *kind*; None: there is none, or it cannot be read."""
-    try:
-        return extension(certificate, kind)
-    except UNREADABLE:
-        return None
 
 
 def _unknown_critical(certificate: x509.Certificate) -> str | None:
@@ -108,41 +116,10 @@ def _unknown_critical(certificate: x509.Certificate) -> str | None:
         return None
 
 
-def _is_meant(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether *issuer* has the name, the kind of key, and whatever else *certificate* says about its issuer."""
-    try:
-        is_named = as_compared(certificate.issuer) == as_compared(issuer.subject)
-        if not is_named or not _could_have_signed(issuer, certificate):
-            return False
-    except UNREADABLE:
-        return False
-    stated, own = (
-        extension_of(certificate, x509.AuthorityKeyIdentifier),
-        extension_of(issuer, x509.SubjectKeyIdentifier),
-    )
-    if stated is None:
-        return True
-    if stated.key_identifier is not None and own is not None and stated.key_identifier != own.digest:
-        return False
-    if stated.authority_cert_serial_number not in {None, issuer.serial_number}:
-        return False
-    names = (each.value for each in stated.authority_cert_issuer or () if isinstance(each, x509.DirectoryName))
-    by = next(names, None)  # As OpenSSL: the first of several.
-    try:
-        return by is None or as_compared(by) == as_compared(issuer.issuer)
-    except UNREADABLE:
-        return False
-
-
-def _could_have_signed(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
-    """Whether the key of *issuer* is of the kind that the signature of *certificate* is made with."""
-    try:
-        parameters, key = certificate.signature_algorithm_parameters, issuer.public_key()
-    except UnsupportedAlgorithm:
-        return False
-    if isinstance(parameters, ec.ECDSA):
-        return isinstance(key, ec.EllipticCurvePublicKey)
-    return isinstance(key, rsa.RSAPublicKey) is (parameters is not None)
+def _meant(sought: Sought, cas: NamedCas, path: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """Return those of *cas* that may be the issuer *sought*, but for what is in the *path* already."""
+    called = cas.called(sought.name)
+    return [each.certificate for each in called if sought.means(each) and each.certificate not in path]
 
 
 def _is_its_own(certificate: x509.Certificate) -> bool:
@@ -153,13 +130,10 @@ def _is_its_own(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _taken(
-    issuers: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime
-) -> x509.Certificate | None:
+def _taken(issuers: Sequence[x509.Certificate], now: datetime) -> x509.Certificate | None:
     """Return the one of *issuers* that OpenSSL takes: of several that are not in date, the one that ends last."""
-    these = [each for each in issuers if each in anchors] or issuers
-    in_date = (each for each in these if each.not_valid_before_utc <= now <= each.not_valid_after_utc)
-    return next(in_date, None) or max(these, key=lambda each: each.not_valid_after_utc, default=None)
+    in_date = (each for each in issuers if each.not_valid_before_utc <= now <= each.not_valid_after_utc)
+    return next(in_date, None) or max(issuers, key=lambda each: each.not_valid_after_utc, default=None)
 
 
 def _constrained(path: Sequence[x509.Certificate]) -> str:
@@ -172,34 +146,43 @@ def _constrained(path: Sequence[x509.Certificate]) -> str:
 
 def _without_issuer(
     certificate: x509.Certificate,
-    candidates: Sequence[x509.Certificate],
-    anchors: Sequence[x509.Certificate],
+    anchors: NamedCas,
+    shown: NamedCas,
+    path: Sequence[x509.Certificate],
     taken: x509.Certificate | None,
 ) -> str:
-    """Explain why none of *candidates* has issued *certificate*, or another than the one *taken* has."""
-    if any(is_issued_by(certificate, each) for each in candidates):
+    """Explain why nobody here has issued *certificate*, or another than the one *taken* has."""
+    try:
+        name = as_compared(certificate.issuer)
+        issuer = certificate.issuer.rfc4514_string()
+    except UNREADABLE as error:
+        return f"is issued by nobody here: its issuer's name cannot be read: {error}"
+    namesakes = [each.certificate for cas in (anchors, shown) for each in cas.called(name)]
+    is_root = is_issued_by(certificate, certificate)
+    others = [] if is_root and len(path) > 1 else [each for each in namesakes if each not in path]
+    if any(is_issued_by(certificate, each) for each in others):
         if taken is None:
             return "names another key, or another certificate, of its issuer than that CA's"
         return "is not signed by the key of the first CA here of its issuer's name, and OpenSSL tries no other"
-    if is_issued_by(certificate, certificate):
+    if is_root:
         if certificate in anchors:
             return "is itself a trust anchor: a client needs a certificate that one has issued"
         return "is self-signed: no trust anchor vouches for it"
-    try:
-        named = any(as_compared(each.subject) == as_compared(certificate.issuer) for each in candidates)
-        issuer = certificate.issuer.rfc4514_string()
-    except UNREADABLE as error:
-        return f"is issued by nobody here: its issuer's name, or that of another in the file, cannot be read: {error}"
-    why = "its signature is not by that CA's key" if named else "which is neither a trust anchor nor in the file"
+    why = "its signature is not by that CA's key" if others else "which is neither a trust anchor nor in the file"
     return f"is issued by {issuer}, {why}"
 
 
-def _flaw(issuer: x509.Certificate, below: int, now: datetime) -> tuple[RefusalCode, str] | None:
-    """Return why *issuer* cannot have issued a path with *below* CAs under it, or None."""
+def _untimely(issuer: x509.Certificate, now: datetime) -> tuple[RefusalCode, str] | None:
+    """Return why *issuer* is not in date, or None."""
     if issuer.not_valid_after_utc < now:
         return RefusalCode.EXPIRED, f"expired on {shown_time(issuer.not_valid_after_utc)}"
     if issuer.not_valid_before_utc > now:
         return RefusalCode.NOT_YET_VALID, f"is valid from {shown_time(issuer.not_valid_before_utc)}"
+    return None
+
+
+def _flaw(issuer: x509.Certificate, below: int) -> tuple[RefusalCode, str] | None:
+    """Return why *issuer* cannot have issued a path with *below* CAs under it, or None."""
     constraints = extension_of(issuer, x509.BasicConstraints)
     if constraints is None or not constraints.ca:
         return RefusalCode.UNTRUSTED_ISSUER, "is not a CA"

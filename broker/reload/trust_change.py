@@ -280,8 +280,11 @@ def judge(
     else:
         # A resumed session brings no path; the issuer is known from the full handshake before.
         above = verified[1:] or _known_above(certificate, peer)
-        path = [certificate, *again.followed(certificate, above, wall)] if above else verified
+        found = again.followed(certificate, above, wall) if above else None
+        path = verified if found is None else [certificate, *found.above]
         outcome = admission.examine(certificate, wall, lambda: path, status=False)
+        if isinstance(outcome, Peer) and found is not None and found.refusal is not None:
+            return found.refusal  # By a certificate in the path that the bundle does not go by.
     if isinstance(outcome, Peer) and outcome.identity != session.owner:
         return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {outcome.identity} now")
     return outcome

@@ -8,10 +8,17 @@ import signal
 import socket
 import ssl
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
 from broker.cli import app
@@ -21,7 +28,7 @@ from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import Publish, decode_packet
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
-from provisioning.pki.tls import client_context
+from provisioning.pki.tls import CredentialPem, client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl, pem
 from tests.support.half_message import half_of_a_key_update
@@ -35,6 +42,8 @@ name = "{name}"
 anchors = ["{anchors}"]
 {terms}
 """
+_SHA256, _SHA512_256 = (bytes.fromhex(f"60864801650304020{last}") for last in (1, 6))
+"""Their object identifiers."""
 BLIND = "unsafe_no_revocation = true\nroles = ['device', 'service']"
 
 
@@ -373,3 +382,86 @@ def test_who_was_connected_when_the_broker_was_killed_leaves_no_will_if_his_ca_i
                     assert returned.connect(client_id=name, **KEPT).session_present
                     returned.leave()
             client.check_alive()  # Raises for a message that has come before the answer.
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_the_will_of_who_is_below_an_anchor_that_has_expired_is_sent(tmp_path: Path, *, renewed: bool) -> None:
+    """It was taken for an untrusted one, against decision 0143; a CA that is no anchor any more is one all the same."""
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, "", "--unsafe-no-revocation")
+        watcher = scene.connect_service(scene.ours, "watcher")
+        watcher.subscribe("fleet/+/+/event", qos=1)
+        credential = scene.theirs.device("goes").credential
+        goes = stack.enter_context(TlsClient(scene.broker.port, scene.ours.anchors, credential))
+        goes.connect(client_id="goes", will=will("fleet/meters/goes/event", b"gone", 1))
+        ended = scene.theirs.now - timedelta(hours=1)
+        earlier = scene.theirs.authority(
+            "Test Issuing CA",
+            scene.theirs.root,
+            key=scene.theirs.issuing.key if renewed else None,
+            not_after=ended,
+        )
+        scene.files["both"].write_bytes(scene.ours.anchors.encode() + pem_of(earlier.certificate))
+        code = "EXPIRED" if renewed else "UNTRUSTED_ISSUER"
+        alert = {"EXPIRED": "SSLV3_ALERT_CERTIFICATE_EXPIRED", "UNTRUSTED_ISSUER": "TLSV1_ALERT_UNKNOWN_CA"}[code]
+        scene.hangup()
+        assert str(goes.farewell().properties.reason_string).startswith(f"{code}: the trust settings have changed")
+        if renewed:
+            assert watcher.expect(Publish).payload == b"gone"
+        watcher.check_alive()  # Raises for a message that has come before the answer.
+        assert attempt(scene.broker.port, scene.ours.anchors, credential) == alert
+
+
+def test_nobody_is_put_out_for_what_is_odd_about_anothers_certificate(tmp_path: Path) -> None:
+    """A reload took one's own flaw for that of all whose certificates say the same of their issuer."""
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, "", "--unsafe-no-revocation")
+        works = RsaAuthority(scene.theirs)
+        scene.files["both"].write_bytes(scene.ours.anchors.encode() + pem_of(works.certificate))
+        scene.hangup()
+        clients: dict[str, TlsClient] = {}
+        for name in ("odd", "even"):
+            credential = works.issue(name, odd=name == "odd")
+            clients[name] = stack.enter_context(TlsClient(scene.broker.port, scene.ours.anchors, credential))
+            clients[name].connect(client_id=name)
+        scene.files["both"].write_bytes(pem_of(works.certificate) + scene.ours.anchors.encode())
+        scene.hangup()
+        clients["odd"].farewell()  # The library cannot tell who has signed it: it may come back, by a handshake.
+        clients["even"].check_alive()
+
+
+class RsaAuthority:
+    """A CA with an RSA key, whose signatures may be of a kind that OpenSSL knows, and the library does not."""
+
+    def __init__(self, pki: Pki) -> None:
+        self._pki, self._key = pki, rsa.generate_private_key(65537, 2048)
+        self.certificate = self._renamed(pki.authority("Works CA"), self._key.public_key()).sign(
+            self._key, hashes.SHA256()
+        )
+
+    def issue(self, name: str, *, odd: bool) -> CredentialPem:
+        """Return a device's credential."""
+        held = self._pki.device(name)
+        kind = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+        signed = self._renamed(held, held.key.public_key()).sign(self._key, hashes.SHA256(), rsa_padding=kind)
+        if odd:
+            tbs, digest = signed.tbs_certificate_bytes.replace(_SHA256, _SHA512_256), hashes.SHA512_256()
+            signature = self._key.sign(tbs, padding.PSS(padding.MGF1(digest), 32), digest)
+            der = signed.public_bytes(Encoding.DER).replace(_SHA256, _SHA512_256)
+            signed = x509.load_der_x509_certificate(der.replace(signed.signature, signature))
+        return Held(signed, held.key).credential
+
+    def _renamed(self, held: Held, key: CertificatePublicKeyTypes) -> x509.CertificateBuilder:
+        """Return what *held* says, issued by this CA."""
+        there = held.certificate
+        named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Works CA")])
+        builder = x509.CertificateBuilder(
+            named, there.subject, key, there.serial_number, there.not_valid_before_utc, there.not_valid_after_utc
+        )
+        own = x509.SubjectKeyIdentifier.from_public_key(key)
+        by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(own, critical=False).add_extension(by, critical=False)
+        for each in there.extensions:
+            if not isinstance(each.value, x509.SubjectKeyIdentifier | x509.AuthorityKeyIdentifier):
+                builder = builder.add_extension(each.value, each.critical)
+        return builder

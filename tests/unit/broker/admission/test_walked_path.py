@@ -203,6 +203,18 @@ def test_an_expired_anchor_counts_before_what_came_with_the_certificate() -> Non
     assert walked.code == _code_of(shake_hands(held, anchors)) == RefusalCode.EXPIRED
 
 
+def test_a_ca_that_has_expired_below_no_anchor_is_not_trusted() -> None:
+    """It was said that it had expired, and a reload would have sent a will for that."""
+    authority = made("Odd CA", ROOT, {}, is_ca=True)
+    held = replace(made("meter-1", authority, {}), chain=(renewed(authority, *EXPIRED), ROOT.certificate))
+    anchors = [PKI.authority("Another Root CA").certificate]
+    walked, _ = walk([held.certificate, *held.chain], anchors, PKI.now)
+    assert walked.code == RefusalCode.UNTRUSTED_ISSUER
+    assert "self-signed certificate in certificate chain" in shake_hands(held, anchors)
+    walked, _ = walk([held.certificate, *held.chain], [ROOT.certificate], PKI.now)
+    assert walked.code == _code_of(shake_hands(held)) == RefusalCode.EXPIRED
+
+
 def _code_of(said: str) -> str:
     return RefusalCode.NOT_YET_VALID if "not yet valid" in said else RefusalCode.EXPIRED if "expired" in said else said
 

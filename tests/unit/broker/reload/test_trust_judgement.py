@@ -110,6 +110,26 @@ def test_who_came_back_below_a_ca_that_is_confined_by_its_key_is_judged_by_the_p
     assert (outcome.bundle, outcome.authorities[1]) == ("root", key_identifier(PKI.root.certificate.public_key()))
 
 
+def test_who_is_below_a_ca_that_is_confined_by_its_key_has_expired_with_the_anchor_above_it(
+    broker: MemoryBroker,
+) -> None:
+    """The bundle that judges does not go by that anchor; a handshake does."""
+    root = PKI.authority("Short Root CA", not_after=PKI.now + timedelta(hours=1))
+    works = PKI.authority("Works CA", PKI.root)
+    renewed = PKI.authority("Works CA 2", root, key=works.key)
+    held = PKI.device("meter-1", issuer=renewed)
+    terms = BundleTerms.of(TrustSettings(name="plant", anchors=(Path("x"),), feed=True))
+    bundles = (TrustBundle("plant", [works.certificate], terms=terms), TrustBundle("short", [root.certificate]))
+    client = connected(broker, held, path(held, renewed, root))
+    outcome = judged(broker, client, *bundles)
+    assert isinstance(outcome, Peer)
+    assert outcome.bundle == "plant"
+    broker.wall = PKI.now + timedelta(hours=2)
+    outcome = judged(broker, client, *bundles)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.EXPIRED
+
+
 def test_the_path_that_his_own_handshake_has_verified_comes_first(broker: MemoryBroker) -> None:
     crossed = PKI.authority("Other Issuing CA", PKI.root, key=BELOW.key)
     held = PKI.device("meter-1", issuer=BELOW)
