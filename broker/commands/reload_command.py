@@ -40,7 +40,8 @@ def reload(
 ) -> None:
     """Reload certificate, trust anchors, policy and limits, as SIGHUP does.
 
-    A part that cannot be used is refused, and the old one stays: exit code 1.
+    A part that cannot be used is refused, and the old one stays: exit code 1. CRLs
+    are read again, too, though no line says so: crl status shows them.
 
     \b
     Example:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
 import typer
 
@@ -204,6 +206,14 @@ def export(
     connection.run(command)
 
 
+def _is_pipe(output: TextIO) -> bool:
+    """Whether another program reads *output*, and may show it on the terminal."""
+    try:
+        return stat.S_ISFIFO(os.fstat(output.fileno()).st_mode)
+    except (OSError, ValueError):  # It is no file.
+        return False
+
+
 @contextlib.contextmanager
 def _writing(total: int) -> Iterator[Callable[[], None]]:
     """Yield what is to be told of each of *total* that is written: it shows the progress, unless a terminal shows each.
@@ -211,9 +221,13 @@ def _writing(total: int) -> Iterator[Callable[[], None]]:
     If the block ends early, it is said how far it has come, but to nobody who reads no further.
     """
     written = 0
-    # A terminal that shows the rows shows the progress by them; a bar above them would break their lines.
-    bar = contextlib.nullcontext(lambda _: None) if sys.stdout.isatty() else progress("certificates written", total)
-    with bar as show:
+    # A terminal that shows the rows shows the progress by them; a bar above them would break their lines. So would it
+    # where they come there by head, or by less.
+    with (
+        contextlib.nullcontext(lambda _: None)
+        if sys.stdout.isatty()
+        else progress("certificates written", total, drawn=not _is_pipe(sys.stdout))
+    ) as show:
 
         def advance() -> None:
             nonlocal written

@@ -244,25 +244,25 @@ def _shown(value: object) -> str:
             return str(value)
 
 
-def progress_bar() -> Progress:
-    """Return a bar that is shown only at a terminal; output to stderr meanwhile appears above it."""
+def progress_bar(*, drawn: bool = True) -> Progress:
+    """Return a bar that is shown only at a terminal, if it is to be *drawn*; output to stderr appears above it."""
     from rich.console import Console  # Only for the few commands that show one: rule 3.
     from rich.progress import Progress
 
     console = Console(stderr=True)
     # With the redirection, stdout's text appears above the bar; it must not if stdout is a file.
     above = sys.stdout.isatty()
-    return Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=above)
+    return Progress(console=console, transient=True, disable=not (drawn and console.is_terminal), redirect_stdout=above)
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show the progress, of *total* if known: a bar on a terminal, a line every few seconds elsewhere.
+def progress(what: str, total: int | None = None, *, drawn: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show the progress, of *total* if known: *drawn* on a terminal, a line every few seconds elsewhere.
 
     That all is done is no line: the command says next what has become of it.
     """
     done, told_at = 0, time.monotonic()
-    with progress_bar() as bar:
+    with progress_bar(drawn=drawn) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(number: int) -> None:
