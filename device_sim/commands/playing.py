@@ -83,7 +83,7 @@ def play(
         )
         async with _exposed(metrics, view) as show, where as target:
             addresses = _sources(target.broker, sources, chosen.devices)
-            played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
+            played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange), view.said)
             show(played)
             view.chapter(f"{chosen.name}: {chosen.summary or f'{chosen.devices} devices'}")
             async with listening(played.obey, view.said), view.watching(lambda: RunState.of(played)):

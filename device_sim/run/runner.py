@@ -65,14 +65,25 @@ class Process:
     health: list[HealthSample] = field(default_factory=list)
 
 
-class Run:
-    """One run of *scenario* against *target*, carried out in the given *manner*."""
+def _unheard(line: str) -> None:
+    """Say *line* to nobody."""
 
-    def __init__(self, scenario: Scenario, target: Target, manner: Manner = ONE_PROCESS) -> None:
+
+class Run:
+    """One run of *scenario* against *target*, in the given *manner*; *said* is told what is done besides."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        target: Target,
+        manner: Manner = ONE_PROCESS,
+        said: Callable[[str], None] = _unheard,
+    ) -> None:
         target.check(scenario, manner)
         self.scenario = scenario
         self.target = target
         self.manner = manner
+        self._said = said
         self.recorder = Recorder()
         self.names = target.fleet.devices[: scenario.devices]
         self._own = own_topics(scenario, target.fleet.entries, self.names)
@@ -151,7 +162,7 @@ class Run:
             part = Part(self.scenario, self.target, self.manner, Share(), self.backends[0])
             self.processes = [Process("generator", await stack.enter_async_context(part))]
             return
-        parts = await stack.enter_async_context(workers(self.scenario, self.target, self.manner))
+        parts = await stack.enter_async_context(workers(self.scenario, self.target, self.manner, self._said))
         self.processes = [Process(f"worker {part.share.number + 1}", part) for part in parts]
         self.processes.append(Process(_CONDUCTOR, None))
         await stack.enter_async_context(self._watch)

@@ -3,18 +3,16 @@
 Rules
 -----
 1. A worker that ends before it was told to is an error that includes the end of its log.
-2. Leaving the context leaves no worker behind (`device_sim.stage.processes`).
+2. Leaving the context leaves no worker behind (`device_sim.stage.processes`). Their logs are gone then; a killed
+   conductor's at the start of the next one (`device_sim.stage.workplace`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from device_sim.run import dialogue
 from device_sim.run.dialogue import Begin, Change, Close, Ended, Finish, Job, Outcome, Play, Ready, State, Stop, Strayed
@@ -26,6 +24,7 @@ from device_sim.scenario.metrics import Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
 from device_sim.stage.processes import Child, talking
+from device_sim.stage.workplace import workplace
 
 _GOODBYE_DEADLINE = 30.0
 
@@ -128,10 +127,14 @@ class RemotePart:
 
 
 @asynccontextmanager
-async def workers(scenario: Scenario, target: Target, manner: Manner) -> AsyncIterator[list[RemotePart]]:
-    """Start ``manner.workers`` workers, and wait until all have their devices."""
-    logs = Path(tempfile.mkdtemp(prefix="fleetgate-workers-"))
-    try:
+async def workers(
+    scenario: Scenario, target: Target, manner: Manner, said: Callable[[str], None]
+) -> AsyncIterator[list[RemotePart]]:
+    """Start ``manner.workers`` workers, and wait until all have their devices.
+
+    *said* is told what a command that was killed had left.
+    """
+    with workplace("workers", said) as logs:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as listening:
             parts, jobs = [], []
             for number in range(manner.workers):
@@ -152,5 +155,3 @@ async def workers(scenario: Scenario, target: Target, manner: Manner) -> AsyncIt
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*(part.leave() for part in parts))
-    finally:
-        shutil.rmtree(logs)

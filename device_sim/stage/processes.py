@@ -7,7 +7,8 @@ Rules
 2. A child runs in its own session: Ctrl-C reaches only us, and we stop the children in order.
 3. Leaving the context stops the child: SIGTERM, a grace time, SIGKILL. A second interruption skips the grace time.
 4. A child that ends while it is needed is an error at once (`watch`), not discovered later.
-5. A child ends when we do, however we end: a server is `bound`, a dialogue partner sees the end of its input.
+5. A child ends when we do, however we end: a server or command is `bound`, a dialogue partner sees the end of its
+   input.
 """
 
 from __future__ import annotations
@@ -164,9 +165,7 @@ async def run_to_end(name: str, arguments: Sequence[str], *, log: Path, deadline
     """Run ``python -m`` *arguments* and wait for its end; raise `ChildFailed` unless it succeeds."""
     with opened_log(log) as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            *arguments,
+            *bound([sys.executable, "-m", *arguments]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -101,7 +101,8 @@ def enrol(stage: Stage, fleet: Path, *more: str) -> list[str]:
 
 
 def left_in(directory: Path) -> list[str]:
-    return [path.name for path in directory.iterdir() if path.name.startswith("fleetgate-")]
+    """Return what commands with their temporary files in *directory* have left there, of whatever version."""
+    return [path.name for path in directory.iterdir() if path.name.startswith(("fleet-sim.held-", "fleetgate-"))]
 
 
 def left_running(directory: Path, *words: str) -> list[int]:

@@ -201,7 +201,8 @@ async def test_a_run_that_was_killed_has_left_what_it_saw(tmp_path: Path, stage:
     assert (await ran(tmp_path, *enrol(stage, fleet, "--devices", "12")))[0] == 0
     (tmp_path / "long.toml").write_text(LONG)
     where = ("--fleet", str(fleet), "--broker", f"127.0.0.1:{stage.broker.port}", "--server-name", "localhost")
-    arguments = ("run", str(tmp_path / "long.toml"), *where, "--output", str(out))
+    workers = ("--workers", "2")
+    arguments = ("run", str(tmp_path / "long.toml"), *where, "--output", str(out), *workers)
     out.mkdir()
     for name in ("report.json", "report.html", "junit.xml", "notes.txt"):
         (out / name).write_text("PASS")
@@ -226,7 +227,8 @@ async def test_a_run_that_was_killed_has_left_what_it_saw(tmp_path: Path, stage:
     (tmp_path / "tiny.toml").write_text(TINY)
     again = ("run", str(tmp_path / "tiny.toml"), *where, "--output", str(out))
     # Whom the run that was killed has revoked is gone; who was in the middle of it may be.
-    code, shown, err = await ran(tmp_path, *again, "--devices", "4")
+    code, shown, err = await ran(tmp_path, *again, "--devices", "4", *workers)
+    assert ("removed what a command that was killed has left" in err, left_in(tmp_path)) == (True, [])
     written = ["junit.xml", "report.html", "report.json", "timeline.csv"]
     assert sorted(each.name for each in out.iterdir()) == written, (code, shown + err)
 

@@ -29,6 +29,7 @@ try: this(30)
 except OSError as error: raise RuntimeError("a part has failed") from error
 """,
     "slow": "import time; time.sleep(600)",
+    "seen": "import sys, time; there = open(sys.argv[1], 'w'); print('begun', file=there, flush=True); time.sleep(600)",
     "talkative": "print('talkative ready', flush=True)\nwhile True: print('x' * 1000)",
     "brief": "print('done')",
 }
@@ -93,6 +94,29 @@ def test_a_child_ends_when_nobody_was_left_to_stop_it(log: Path) -> None:
         assert ended
     finally:
         os.close(child)
+
+
+KILLED_BEFORE_ITS_END = """
+import asyncio, sys
+from pathlib import Path
+from device_sim.stage.processes import run_to_end
+
+asyncio.run(run_to_end("seen", ["seen", sys.argv[2]], log=Path(sys.argv[1]), deadline=600))
+"""
+
+
+def test_a_command_ends_when_nobody_is_left_to_wait_for_it(log: Path) -> None:
+    """A CA was still being made, with its keys, in a directory that the next command was removing."""
+    os.mkfifo(seen := log.with_name("seen"))
+    environment = {**os.environ, "PYTHONPATH": f"{log.parent}:{Path(__file__).parents[4]}"}
+    parent = subprocess.Popen([sys.executable, "-c", KILLED_BEFORE_ITS_END, str(log), str(seen)], env=environment)
+    with seen.open("rb", buffering=0) as there:  # Held open by the child alone.
+        assert there.readline() == b"begun\n"
+        parent.kill()
+        parent.wait()
+        ended, _, _ = select.select([there], [], [], 20)
+        assert ended
+        assert there.read() == b""
 
 
 async def test_a_child_that_ends_too_soon_shows_its_last_words(log: Path) -> None:
