@@ -12,11 +12,19 @@ from pathlib import Path
 
 import typer
 
+from provisioning.program.unwritten import unwritten
+
 
 def expect_file(option: str, path: Path | None) -> None:
     """Raise `typer.BadParameter`, naming *option*, if no file can be written at *path*; None: no file is wanted."""
     if path is None:
         return
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # Nothing else may be asked of it.
+        raise typer.BadParameter(f"{option} {unwritten(path, error)}") from None
     if path.is_dir():
         raise typer.BadParameter(f"{option} {path}: it is a directory; name a file")
     if not path.parent.is_dir():
@@ -34,19 +42,23 @@ def expect_reports(json: Path | None, junit: Path | None) -> None:
         raise typer.BadParameter(f"--junit {junit} is the file of --json: name another")
 
 
-def expect_directory(option: str, path: Path | None) -> None:
-    """Create the directory *path*; raise `typer.BadParameter` if it cannot be created or written. None: not wanted."""
+def expect_directory(option: str, path: Path | None, *, mode: int = 0o777) -> None:
+    """Create the directory *path* with *mode*; raise `typer.BadParameter` if it cannot be made or written.
+
+    None: it is not wanted.
+    """
     if path is None:
         return
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise typer.BadParameter(f"{option} {path} cannot be made: {error.strerror}; name another directory") from None
     _expect_right(option, path, path)
 
 
 def _expect_right(option: str, path: Path, place: Path) -> None:
-    if not os.access(place, os.W_OK):
+    right = os.W_OK | (os.X_OK if place.is_dir() else 0)
+    if not os.access(place, right, effective_ids=True):
         raise typer.BadParameter(f"{option} {path}: this user may not write {place}; name another")
 
 

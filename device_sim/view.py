@@ -9,7 +9,6 @@ Rules
 
 from __future__ import annotations
 
-import errno
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from device_sim.repeating import repeating
 from device_sim.report import Check, ExitCode, Report
 from device_sim.terminal import ReaderLeft, WordsOnly
 from provisioning.program.given_up_output import give_up_output
+from provisioning.program.unwritten import remedy_of
 
 if TYPE_CHECKING:
     from device_sim.fleet.intruders import Finding
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _PICTURE_SECONDS = 0.25
 _LINE_SECONDS = 3.0
 _LOG_WIDTH = 1000
+_BARS = (80, 40, 24, 10)
+"""How long a bar of progress may be, in columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,9 @@ class Progress:
 
     def picture(self) -> RenderableType:
         """Return the state as a bar."""
-        grid = Table.grid(padding=(0, 1))
-        grid.add_row(
-            f"  {self.what}",
-            ProgressBar(total=max(self.total, 1), completed=self.done, width=40),
-            f"{self.done}/{self.total}",
-            f"{self.rate:.0f}/s",
-        )
-        return grid
+        figures = (f"{self.done}/{self.total}", f"{self.rate:.0f}/s")
+        bars = [ProgressBar(total=max(self.total, 1), completed=self.done, width=width) for width in _BARS]
+        return Fitting(*(_beside(self.what, bar, *figures) for bar in bars), _beside(self.what, *figures))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +107,21 @@ class Traffic:
         few = {name: figures[name] for name in ("connected", "messages/s", "p99 ms")}
         late = Text(f"generator late p99 {self.lateness.p99:.1f} ms", style="dim")
         return Group(
-            Fitting(self._bar(40, late), self._bar(24, late), self._bar(10, late), self._bar(10)),
+            Fitting(*(self._bar(width, late) for width in _BARS), self._bar(_BARS[-1])),
             Fitting(row(figures), row(some), row(few)),
         )
 
     def _bar(self, width: int, *beside: Text) -> Table:
-        bar = Table.grid(padding=(0, 1))
         elapsed = min(self.elapsed, self.total)
-        bar.add_row(
-            "  streaming",
-            ProgressBar(total=self.total, completed=elapsed, width=width),
-            f"{elapsed:.0f}/{self.total:.0f} s",
-            *beside,
-        )
-        return bar
+        bar = ProgressBar(total=self.total, completed=elapsed, width=width)
+        return _beside("streaming", bar, f"{elapsed:.0f}/{self.total:.0f} s", *beside)
+
+
+def _beside(what: str, *parts: RenderableType) -> Table:
+    """Return *what* is under way, and *parts* of its picture beside it."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(f"  {what}", *parts)
+    return grid
 
 
 class Shown(Protocol):
@@ -234,12 +232,12 @@ class View:
     def failed(self, error: BaseException) -> None:
         """Show why there is no result."""
         text = str(error)
-        if isinstance(error, OSError) and error.strerror and error.filename is not None:
-            text = f"{error.filename}: {error.strerror}"  # Not "[Errno 2]": the reader is a person.
-        elif isinstance(error, OSError) and error.strerror and error.errno == errno.ENOSPC:
-            text = error.strerror  # Whoever writes to an open file is not told its name.
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            text += "; free some, or name a place on another disk"
+        if isinstance(error, OSError):
+            if error.strerror:  # Not "[Errno 2]": the reader is a person.
+                # Whoever writes to an open file is not told its name.
+                text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+            if remedy := remedy_of(error):
+                text += f"; {remedy}"
         text = "\n  ".join((text, *getattr(error, "__notes__", ())))
         # A terminal would break at its edge, in the middle of a word.
         whole = not self._err.is_terminal

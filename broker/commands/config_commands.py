@@ -15,6 +15,7 @@ import typer
 
 from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program.command_group import command_group
+from provisioning.program.unwritten import unwritten
 
 config_app = command_group(name="config", help="Convert a mosquitto configuration.")
 
@@ -73,5 +74,4 @@ def _write(texts: dict[Path, str]) -> None:
         for path in written:
             with contextlib.suppress(OSError):
                 path.unlink()
-        remedy = "; move it away, or name another" if isinstance(error, FileExistsError) else ""
-        raise failed(f"{error.filename or written[-1]} cannot be written: {error.strerror}{remedy}", USAGE) from None
+        raise failed(unwritten(error.filename or written[-1], error), USAGE) from None

@@ -10,6 +10,7 @@ import typer
 
 from device_sim.demo.demo import play
 from device_sim.demo.demo_plan import DemoPlan
+from device_sim.destination import expect_directory
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode, Report
@@ -48,11 +49,12 @@ def demonstrate(devices: int, seconds: float, seed: int, keep: bool, directory: 
 @contextmanager
 def _workplace(directory: Path | None, said: Callable[[str], None]) -> Iterator[Path]:
     if directory is not None:
+        expect_directory("--dir", directory, mode=0o700)
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            filled = any(directory.iterdir())
         except OSError as error:
-            raise typer.BadParameter(f"--dir {directory} cannot be made: {error.strerror}; name another") from None
-        if any(directory.iterdir()):
+            raise typer.BadParameter(f"--dir {directory} cannot be read: {error.strerror}; name another") from None
+        if filled:
             raise typer.BadParameter(f"--dir {directory}: it is not empty; name one that is, or that does not exist")
         yield directory.absolute()
         return

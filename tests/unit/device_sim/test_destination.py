@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import shutil
 import signal
@@ -25,6 +26,7 @@ from device_sim.qualify import qualifying
 from provisioning.pki.keys import key_to_pem
 from provisioning.pki.role import Role
 from tests.support.authority import Authority
+from tests.support.somebody_else import as_somebody_else, place_for_all
 
 
 @pytest.mark.parametrize("command", ["run smoke --self-hosted --output {file}/report", "attack --json {file}/report",
@@ -44,6 +46,25 @@ def test_two_reports_are_not_written_to_one_file(command: str, tmp_path: Path) -
     (tmp_path / "a").mkdir()
     done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
     assert (done.exit_code, "is the file of --json: name another" in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo --dir {closed}", "demo --dir {closed}/new", "demo --dir {readable}", "demo --dir {writable}",
+     "demo --dir {long}", "attack --json {closed}/report", "attack --json {long}", "attack --junit {long}/report"],
+)  # fmt: skip
+def test_where_a_user_may_not_write_is_wrong_usage_and_told_before_anything_begins(command: str) -> None:
+    """Some ended with a traceback, some as a failure of the demo."""
+    modes = {"closed": 0o000, "readable": 0o555, "writable": 0o333}
+    with place_for_all() as place:
+        for name, mode in modes.items():
+            (place / name).mkdir()
+            (place / name).chmod(mode)
+        words = command.format(**{name: place / name for name in modes}, long=place / ("a" * 300)).split()
+        with as_somebody_else():
+            done = CliRunner().invoke(app, words, env={"COLUMNS": "1000"})
+    assert (done.exit_code, f"{words[-2]} {words[-1]}" in done.output) == (2, True), done.output
+    assert re.search(r"; name (another|a shorter one)|or name another", done.output), done.output
 
 
 def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import io
 import os
+import ssl
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -49,6 +50,16 @@ def test_progress_says_how_many_and_how_fast() -> None:
     assert Progress("enrolled", 0, 0, 0.0).rate == 0.0
 
 
+@pytest.mark.parametrize(("width", "bar"), [(140, 80), (80, 40), (60, 24), (40, 10), (26, 0)])
+def test_the_bar_of_progress_is_as_long_as_fits_and_its_figures_are_whole(width: int, bar: int) -> None:
+    for done in (0, 100, 200):
+        (line,) = drawn(Progress("connected", done, 200, 0.3).picture(), width).splitlines()
+        begin, figures = len("  connected "), f"{done}/200"
+        assert line.startswith("  connected ")
+        assert line.index(figures) - begin == (bar + 1 if bar else 0)
+        assert line.split()[-2:] == [figures, f"{done / 0.3:.0f}/s"]
+
+
 def test_traffic_shows_the_same_figures_live_and_in_a_line() -> None:
     assert "connected 199/200  998 msg/s  received 3000  latency ms p50 0.50 p95 1.20 p99 3.40" in TRAFFIC.line()
     picture = drawn(TRAFFIC.picture())
@@ -89,6 +100,23 @@ def test_what_is_said_stays_indented_on_a_terminal_and_whole_in_a_log(
 def test_an_error_of_the_system_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     View().failed(FileNotFoundError(2, "No such file or directory", "ca.crt"))
     assert capsys.readouterr().err == "fleet-sim: ca.crt: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Denied", "out"), "out: Denied; let this user do it, or name another"),
+        (OSError(errno.EMFILE, "Too many"), "Too many; raise the limit for open files (ulimit -n)"),
+        (OSError(errno.EADDRINUSE, "address already in use"), "address already in use"),
+        (OSError("in its own words"), "in its own words"),
+        (ssl.SSLError(errno.EPERM, "unknown error"), "unknown error"),
+    ],
+)  # fmt: skip
+def test_no_number_of_the_system_s_is_shown_and_what_can_be_done_is(
+    capsys: pytest.CaptureFixture[str], error: OSError, said: str
+) -> None:
+    View().failed(error)
+    assert capsys.readouterr().err == f"fleet-sim: {said}\n"
 
 
 @pytest.mark.parametrize("name", [None, "out/progress.jsonl"])

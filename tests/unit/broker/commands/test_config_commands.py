@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.cli import app
+from tests.support.small_volume import full, small_volume
+from tests.support.somebody_else import as_somebody_else, place_for_all
 
 CONF = """\
 listener 8883 127.0.0.1
@@ -52,6 +54,27 @@ def test_both_are_written_or_neither(conf: Path, tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, "")
     assert f'policy_file = "{tmp_path}/policy.toml"' in (tmp_path / "broker.toml").read_text()
     assert "[role.device]" in (tmp_path / "policy.toml").read_text()
+
+
+def test_what_cannot_be_written_is_told_with_a_remedy(conf: Path, tmp_path: Path) -> None:
+    def told(output: Path) -> str:
+        done = CliRunner().invoke(app, ["config", "convert", str(conf), "--output", str(output)])
+        assert done.exit_code == 2
+        return " ".join(done.stderr.split()).partition("cannot be written: ")[2]
+
+    assert told(tmp_path / "away" / "b.toml") == "No such file or directory; make its directory, or name another"
+    assert told(tmp_path / ("b" * 300)) == "File name too long; name a shorter one"
+    with small_volume("size=1m") as volume, full(volume):
+        assert told(volume / "b.toml") == "No space left on device; free some, or name a place on another disk"
+        assert not (volume / "b.toml").exists()
+    with place_for_all() as place:
+        (closed := place / "closed").mkdir(0o500)
+        for each in (conf, conf.with_name("acl")):
+            (place / each.name).write_text(each.read_text().replace(str(tmp_path), str(place)))
+        conf = place / conf.name
+        with as_somebody_else():
+            said = told(closed / "b.toml")
+    assert said == "Permission denied; let this user write there, or name another place"
 
 
 def test_nothing_is_written_for_a_configuration_that_cannot_be_converted(conf: Path, tmp_path: Path) -> None:
