@@ -18,7 +18,7 @@ constraints on host names, addresses and URIs (`provisioning.ca.permitted_names`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -39,6 +39,22 @@ _WEAK_HASHES: Final = frozenset({"md5", "sha1"})
 _LEAST_RSA_BITS, _LEAST_EC_BITS = 2048, 224
 """What OpenSSL's security level 2 accepts, which is Debian's: 112 bits."""
 _PURPOSES: Final = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
+_UNDERSTOOD: Final = frozenset(
+    {
+        x509.BasicConstraints.oid,
+        x509.KeyUsage.oid,
+        x509.ExtendedKeyUsage.oid,
+        x509.NameConstraints.oid,
+        x509.CertificatePolicies.oid,
+        x509.InhibitAnyPolicy.oid,
+        x509.SubjectAlternativeName.oid,
+        x509.CRLDistributionPoints.oid,
+    }
+)
+"""Critical extensions that OpenSSL, GnuTLS and Go accept in a CA's certificate. OpenSSL refuses those that must not be
+critical, as key identifiers, and GnuTLS also policy constraints, whatever they say, and policy mappings."""
+_UNDERSTOOD_IN_ROOTS: Final = _UNDERSTOOD | {x509.PolicyConstraints.oid}
+"""GnuTLS alone refuses them there, and a root cannot be had otherwise: it may be in use already."""
 _Found = Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]
 
 
@@ -66,8 +82,8 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
     yield from _keys(found, certificate, root)
     if (octets := len(identifier_of(root))) > _IDENTIFIER_OCTETS:
         yield f"its root's subject key identifier has {octets} octets, {_IDENTIFIER_OCTETS} at most"
-    yield from _what_its_certificates_may(found, "its")
-    yield from _what_its_certificates_may(above, "its root's")
+    yield from _what_its_certificates_may(found, "its", _UNDERSTOOD)
+    yield from _what_its_certificates_may(above, "its root's", _UNDERSTOOD_IN_ROOTS)
     yield from _what_root_may(above)
 
 
@@ -152,7 +168,7 @@ def _what_it_may(found: _Found) -> Iterator[str]:
         yield "its key usage is not critical with keyCertSign and cRLSign"
     policies = found.get(x509.PolicyConstraints.oid)
     if policies is not None and getattr(policies.value, "require_explicit_policy", None) is not None:
-        yield "its policy constraints demand a certificate policy, of which ours have none: GnuTLS refuses them"
+        yield "its policy constraints demand a certificate policy, of which ours have none"
 
 
 def _keys(found: _Found, certificate: x509.Certificate, root: x509.Certificate) -> Iterator[str]:
@@ -168,16 +184,21 @@ def _keys(found: _Found, certificate: x509.Certificate, root: x509.Certificate) 
         yield "its authority key identifier is not the root's key"
 
 
-def _what_its_certificates_may(found: _Found, whose: str) -> Iterator[str]:
+def _what_its_certificates_may(
+    found: _Found, whose: str, understood: Collection[x509.ObjectIdentifier]
+) -> Iterator[str]:
     """Yield why relying parties would not accept the certificates issued below it."""
     for each in found.values():
+        if each.critical and each.oid not in understood:
+            yield (
+                f"{whose} extension {each.oid.dotted_string} is critical, and OpenSSL or GnuTLS does not accept that: "
+                "have it signed without it, or not as critical"
+            )
         match each.value:
             case x509.ExtendedKeyUsage() as purposes if not set(purposes) >= _PURPOSES:
                 yield f"{whose} extended key usage lacks clientAuth or serverAuth: TLS would refuse its certificates"
             case x509.NameConstraints(permitted_subtrees=permitted) if any(map(_is_a_directory_name, permitted or ())):
                 yield f"{whose} name constraints permit subjects that ours are not: a Common Name alone"
-            case x509.UnrecognizedExtension() if each.critical:
-                yield f"{whose} extension {each.oid.dotted_string} is critical, and no relying party knows it"
 
 
 def _is_a_directory_name(name: x509.GeneralName) -> bool:

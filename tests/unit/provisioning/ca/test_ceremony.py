@@ -150,7 +150,17 @@ def test_a_ca_whose_certificates_would_need_a_policy_is_none(tmp_path: Path) -> 
     certificate = signed_ca("Issuing", "Root", key, root_key, 0, x509.PolicyConstraints(0, None))
     with pytest.raises(CeremonyRefused, match="its policy constraints demand a certificate policy, of which ours have"):
         check_issuing_ca(certificate, root, NOON)
-    check_issuing_ca(signed_ca("Issuing", "Root", key, root_key, 0, x509.PolicyConstraints(None, 0)), root, NOON)
+    inhibiting = signed_ca("Issuing", "Root", key, root_key, 0, x509.PolicyConstraints(None, 0))
+    with pytest.raises(
+        CeremonyRefused, match=r"its extension 2\.5\.29\.36 is critical, and OpenSSL or GnuTLS does not"
+    ):
+        check_issuing_ca(inhibiting, root, NOON)
+    check_issuing_ca(plain := signed_ca("Issuing", "Root", key, root_key, 0), root, NOON)
+    check_issuing_ca(
+        plain,
+        signed_ca("Root", "Root", root_key, root_key, None, x509.PolicyConstraints(None, 0)),
+        NOON,
+    )
     for name, each in (
         ("root", root),
         ("issuing", certificate),
