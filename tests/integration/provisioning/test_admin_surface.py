@@ -20,6 +20,8 @@ from tests.support.curl import Curl, CurlAnswer
 from tests.support.enrolled import enrol
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 LAST_OPERATORS = "fleet_provisioning_operators_not_after_timestamp_seconds"
 CHECKS = ("store", "issuing_ca", "ocsp_signer", "crls")
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"

@@ -12,6 +12,8 @@ from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 
 def crl_number(der: bytes) -> int:
     text = openssl("crl", "-inform", "DER", "-noout", "-crlnumber", data=der).decode()

@@ -15,6 +15,8 @@ from tests.support.broker_process import PATIENCE, wait_until
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 REQUEST = b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 

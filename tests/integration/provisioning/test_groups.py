@@ -10,6 +10,8 @@ from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 
 def run(service: ProvisioningService, *arguments: str) -> tuple[int, str, str]:
     done = service.command("group", *arguments, "--dir", str(service.dir), "--url", service.https)

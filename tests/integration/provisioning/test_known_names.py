@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from provisioning.client.operator import PAGE
 from tests.support.broker_process import wait_until
@@ -28,9 +28,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningSe
 
 def know(service: ProvisioningService, names: list[str]) -> None:
     """Add devices of these *names* to the store, that have no certificate yet."""
-    added = "INSERT INTO devices (name, role, group_name, created_at) VALUES (?, 'device', 'north', ?)"
-    with contextlib.closing(sqlite3.connect(service.dir / "fleet.db", timeout=60)) as store, store:
-        store.executemany(added, [(name, "2026-11-01 00:00:00.000000") for name in names])
+    added = "INSERT INTO devices (name, role, group_name, created_at) VALUES (:name, 'device', 'north', '2026-11-01')"
+    engine = create_engine(service.database_url, poolclass=NullPool)
+    with engine.begin() as store:
+        store.execute(text(added), [{"name": name} for name in names])
 
 
 def offered(service: ProvisioningService, typed: str, *options: str) -> list[str]:

@@ -20,6 +20,8 @@ from tests.support.ocsp import SHA1, SHA256, request_der
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 
 @pytest.fixture
 def plain(service: ProvisioningService) -> Curl:

@@ -16,6 +16,8 @@ from provisioning.pki.role import Role
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 KEY_COMPROMISE = RevocationReason.KEY_COMPROMISE
 
 

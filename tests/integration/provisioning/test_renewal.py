@@ -15,6 +15,8 @@ from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 
 def identifier_by_openssl(device: OpensslDevice) -> str:
     """Return RFC 9773's name of the certificate, made of what openssl prints."""

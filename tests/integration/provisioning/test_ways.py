@@ -22,6 +22,8 @@ from tests.support.ways import listed
 from tests.support.web import WebServer
 from tests.support.webhook import WebhookServer
 
+ON_BOTH_STORES = True
+
 
 class Operator:
     """Runs commands with the service's directory and address."""

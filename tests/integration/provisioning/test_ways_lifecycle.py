@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sqlite3
 from pathlib import Path
 
 from cryptography import x509
@@ -18,6 +17,8 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import CredentialFiles
 from tests.support.broker_process import wait_until
 from tests.support.provisioning import ProvisioningService
+
+ON_BOTH_STORES = True
 
 DEVICES = 200
 
@@ -62,12 +63,10 @@ async def test_kill_9_while_a_batch_enrols_by_claim(own_service: ProvisioningSer
     after = await enrol_all(service, claim, keys, kill_after=DEVICES)
     assert len(after) == DEVICES
     assert {name: after[name] for name in before} == before
-    with contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as store:
-        (certificates,) = store.execute(
-            "SELECT count(*) FROM certificates JOIN devices ON device_id = devices.id WHERE role = 'device'"
-        ).fetchone()
-        (trials,) = store.execute("SELECT count(*) FROM activations").fetchone()
-        (held,) = store.execute("SELECT count(*) FROM revocations WHERE reason = 'certificateHold'").fetchone()
+    devices = "SELECT count(*) FROM certificates JOIN devices ON device_id = devices.id WHERE role = 'device'"
+    ((certificates,),) = service.stored(devices)
+    ((trials,),) = service.stored("SELECT count(*) FROM activations")
+    ((held,),) = service.stored("SELECT count(*) FROM revocations WHERE reason = 'certificateHold'")
     assert certificates == trials == held == DEVICES, "one certificate a device, on trial and on hold, each of them"
     with service.api() as api:
         assert api.get("/v1/claims/batch").json()["used"] == DEVICES
