@@ -14,7 +14,7 @@ from provisioning.program.moments import rfc3339
 
 
 def crl_document(engine: Engine, wall: datetime, now: float) -> dict[str, Any]:
-    """Return every list in use, how fresh the feed is, and the alarms so far; *now* is monotonic."""
+    """Return every list in use, how fresh the feed is, and the alarms of lists and OCSP so far; *now* is monotonic."""
     admission = engine.admission
     age = admission.status.freshness.age(now)
     bundles = [] if admission.trust is None else admission.trust.bundles

@@ -26,7 +26,7 @@ crl_app = command_group(help="Show the CRLs in use, and try another one.")
 
 _NEWCOMERS = ("newcomers of", "by", "policy", "are", "because")
 _IN_TABLES = {"lists", "newcomers", "policies", "ocsp_policies", "feed_policy"}
-_CALLED = {"alarms": "alarms so far"}
+_CALLED = {"alarms": "CRL and OCSP alarms so far"}
 """Counted since the start: they stay when what they were about is over."""
 _QUIET = {"current", "off", "no responder"}
 """States of the staple that need no attention."""

@@ -85,9 +85,9 @@ def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsy
     assert not needs_attention(answer)
     _print_status(answer)
     assert capsys.readouterr().out.splitlines() == [
-        "feed age            0.5s",
-        "newcomers admitted  yes",
-        "alarms so far       none",
+        "feed age                    0.5s",
+        "newcomers admitted          yes",
+        "CRL and OCSP alarms so far  none",
     ]
 
 
