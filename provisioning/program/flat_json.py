@@ -1,6 +1,7 @@
 """JSON of an object of strings, whole numbers, moments and lists of them, as the standard library's encoder writes it.
 
-A moment is text, as everywhere for programs (`provisioning.program.moments`).
+A moment is text, as everywhere for programs (`provisioning.program.moments`), and a duration is what a command takes:
+whoever undoes a change writes what was before it.
 
 That encoder is set up again for each object, which costs three times what a log line is worth.
 All other types are left to it.
@@ -10,10 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 
+from provisioning.program.durations import shown
 from provisioning.program.moments import rfc3339_exactly
 
 
@@ -47,4 +49,6 @@ class FlatJson:
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, timedelta) and not value.microseconds:
+        return shown(int(value.total_seconds()))
     return rfc3339_exactly(value) if isinstance(value, datetime) else str(value)
