@@ -27,7 +27,7 @@ from provisioning.api import est
 from provisioning.api.body import BodyLimit
 from provisioning.api.cut_off import CutOff
 from provisioning.api.est import Answer, EstEndpoint, EstResponder
-from provisioning.api.former_callers import FormerCallers, IsEnded
+from provisioning.api.former_callers import AskStanding, FormerCallers
 from provisioning.api.metrics import CountRequests, Metrics
 from provisioning.api.rate_limit import RateLimit, RequestRates
 from provisioning.api.whole_requests import WholeRequests
@@ -67,14 +67,14 @@ def new_application(
     devices: Callable[[Answer], EstResponder] | None = None,
     behind: ASGIApp | None = None,
     authorities: Callable[[], Iterable[x509.Certificate]] = tuple,
-    is_ended: IsEnded | None = None,
+    ask_standing: AskStanding | None = None,
 ) -> Starlette:
     """Return an application whose errors are answered as each path needs; *port* names it in metrics.
 
     *devices* makes the EST responder, given how refusals are answered; it is called before any route, and by
     ``state.whole`` for requests that arrived complete. *behind* handles paths without a route. *authorities* returns
-    our CAs: callers are distinguished by certificates that these have signed; those for which *is_ended* is true are
-    callers of their own.
+    our CAs: callers are distinguished by certificates that these have signed; those of which *ask_standing* says
+    that they are not good are callers of their own.
     """
     answered = answering(metrics)
     app = Starlette(routes=routes, exception_handlers=error_handlers(answered))
@@ -99,7 +99,7 @@ def new_application(
             clock=time.monotonic,
             answer=answered,
             authorities=authorities,
-            former=None if is_ended is None else FormerCallers(is_ended, time.monotonic),
+            former=None if ask_standing is None else FormerCallers(ask_standing, time.monotonic),
         )
         app.add_middleware(RateLimit, refuse=rates.refuse)
     app.add_middleware(PanicsFail)

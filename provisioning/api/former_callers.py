@@ -1,4 +1,4 @@
-"""Certificates that no longer speak for the name in them: revoked, suspended, expired. They have a bucket of their own.
+"""Certificates that no longer speak for the name in them: revoked, suspended, expired. They have buckets of their own.
 
 Theory
 ------
@@ -6,8 +6,10 @@ A caller's bucket is its name's, for a device has many certificates. But whoever
 it when its certificate is revoked, since expired and revoked ones do, and names its victim: an operator, or a broker,
 that was enrolled again under its name found its bucket empty for as long as the thief went on. Whether a certificate is
 good only the store knows, which is not asked for each request. It is asked when that matters: when a name's bucket is
-empty, about the certificate that was shown. What is then found to have ended counts with all else that has, of the
-same name: with a bucket for each, a thief would have as many as his victim has had certificates.
+empty, about the certificate that was shown. What is then found not to be good counts with all else of the same name
+that is good for as little: with a bucket for each, a thief would have as many as his victim has had certificates. What
+is good for its successor, an expired one in its group's grace time or one on trial, counts apart from what is good for
+nothing: the device has no other, and a thief with a revoked one would keep it from renewing.
 
 Rules
 -----
@@ -27,6 +29,7 @@ from typing import Final
 import structlog
 from cryptography import x509
 
+from provisioning.enrolment.authentication import Standing
 from provisioning.errors import Refused
 from provisioning.program.once_a_minute import OnceAMinute
 from provisioning.program.out_of_memory import told
@@ -38,29 +41,28 @@ PAUSE: Final = 5.0
 _REMEMBERED: Final = 4096
 _ASKED_AT_ONCE: Final = 8
 
-IsEnded = Callable[[x509.Certificate], Awaitable[bool]]
-"""Asks whether a certificate, that one of our CAs has signed, is not good now; raises `Refused` if nobody can say."""
+AskStanding = Callable[[x509.Certificate], Awaitable[Standing]]
+"""Asks what a certificate, that one of our CAs has signed, is good for now; raises `Refused` if nobody can say."""
 
 
 class FormerCallers:
     """What is known of certificates of ours whose names have asked too much."""
 
-    def __init__(self, is_ended: IsEnded, clock: Callable[[], float]) -> None:
+    def __init__(self, ask_standing: AskStanding, clock: Callable[[], float]) -> None:
         """*clock* is monotonic."""
-        self._is_ended = is_ended
+        self._ask_standing = ask_standing
         self._clock = clock
-        self._found: OrderedDict[bytes, tuple[bool, float]] = OrderedDict()
-        """By certificate: whether it has ended, and when that was asked. The one asked longest ago first."""
+        self._found: OrderedDict[bytes, tuple[Standing, float]] = OrderedDict()
+        """By certificate: what it is good for, and when that was asked. The one asked longest ago first."""
         self._asking: dict[bytes, asyncio.Task[None]] = {}
         self._failures: Final = OnceAMinute()
 
-    def __contains__(self, der: bytes) -> bool:
-        """Whether the certificate was found to have ended; whether it still has is asked again behind that."""
-        found = self._found.get(der)
-        if found is None or not found[0]:
-            return False
-        self.doubt(der)
-        return True
+    def standing(self, der: bytes) -> Standing:
+        """Return what the certificate was found to be good for; if not for all, that is asked again behind it."""
+        found, _ = self._found.get(der, (Standing.GOOD, 0.0))
+        if found is not Standing.GOOD:
+            self.doubt(der)
+        return found
 
     def doubt(self, der: bytes) -> None:
         """Ask about a certificate whose name's bucket is empty, unless that was just done."""
@@ -71,9 +73,9 @@ class FormerCallers:
         self._asking[der] = told(asyncio.get_running_loop().create_task(self._ask(der)))
 
     async def _ask(self, der: bytes) -> None:
-        ended, _ = self._found.get(der, (False, 0.0))
+        standing, _ = self._found.get(der, (Standing.GOOD, 0.0))
         try:
-            ended = await self._is_ended(x509.load_der_x509_certificate(der))
+            standing = await self._ask_standing(x509.load_der_x509_certificate(der))
         except Refused:
             pass
         except MemoryError:
@@ -84,7 +86,7 @@ class FormerCallers:
                 log.error(words, code="INTERNAL", times=times, exc_info=error)
         finally:
             del self._asking[der]
-            self._found[der] = (ended, self._clock())
+            self._found[der] = (standing, self._clock())
             self._found.move_to_end(der)
             if len(self._found) > _REMEMBERED:
                 self._found.popitem(last=False)

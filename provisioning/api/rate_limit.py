@@ -7,7 +7,8 @@ whose owner has more addresses than there could be buckets. It is not the certif
 with each renewal, and would have a full bucket with each. That one of our CAs has signed it is
 verified, once per certificate: a manufacturer's CA, which TLS accepts, may certify any name, and could otherwise empty
 our devices' buckets. For certificates of other CAs, the certificate is the caller. Ours that have ended
-(`provisioning.api.former_callers`) have one bucket for each name, too: a device's key may have had a hundred.
+(`provisioning.api.former_callers`) have one bucket for each name, too, or three by what they are still good for: a
+device's key may have had a hundred.
 
 The buckets are those of `provisioning.enrolment.pace`, which also has the groups' buckets: a group is known only when a
 request has been read and authorised.
@@ -30,6 +31,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.api.former_callers import FormerCallers
+from provisioning.enrolment.authentication import Standing
 from provisioning.enrolment.pace import Buckets
 from provisioning.errors import Code, Refused
 from provisioning.pki.address_key import address_key
@@ -40,7 +42,6 @@ from provisioning.pki.panic import NoPanic
 
 _REMEMBERED: Final = 4096
 """Certificates whose names are remembered, about 1 KB each."""
-_ENDED: Final = "ended"
 _LONGEST: Final = 8192
 """Bytes of such a certificate. TLS lets longer ones through, with which others could fill our memory."""
 
@@ -85,7 +86,8 @@ class Callers:
             if len(certificate) > _LONGEST:
                 return _itself(certificate)
             named = self._named(certificate)
-            return (_ENDED, named) if self._former is not None and certificate in self._former else named
+            standing = Standing.GOOD if self._former is None else self._former.standing(certificate)
+            return named if standing is Standing.GOOD else (standing, named)
         client = scope.get("client")
         return address_key(client[0]) if client else ""
 

@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Final
 
 from cryptography import x509
@@ -69,13 +70,42 @@ def authenticate(connection: Connection, certificate: x509.Certificate | None, n
     return stored
 
 
-def is_ended(connection: Connection, certificate: x509.Certificate, now: datetime) -> bool:
-    """Whether a presented *certificate* is not good *now*, for whatever reason."""
+class Standing(StrEnum):
+    """What a certificate is still good for."""
+
+    GOOD = "good"
+    ON_TRIAL = "on trial"
+    """For its successor only, which activates the device."""
+    RENEWABLE = "renewable"
+    """Expired, and for as long as the group's grace time lasts for its successor only."""
+    ENDED = "ended"
+    """For nothing: revoked, suspended, unknown, or expired for good."""
+
+
+def standing(connection: Connection, certificate: x509.Certificate, now: datetime) -> Standing:
+    """Return what a presented *certificate* is good for *now*."""
     try:
         authenticate(connection, certificate, now)
     except Refused:
-        return True
-    return False
+        return _standing_of_refused(connection, certificate, now)
+    return Standing.GOOD
+
+
+def _standing_of_refused(connection: Connection, certificate: x509.Certificate, now: datetime) -> Standing:
+    try:
+        stored = known(connection, certificate)
+        check_not_lost(connection, stored)
+        if stored.on_hold and claims.on_trial(connection, stored.id):
+            check_not_ended_above(stored)
+            return Standing.ON_TRIAL if stored.device.state is DeviceState.ACTIVE else Standing.ENDED
+        check_not_revoked(stored)
+    except Refused:
+        return Standing.ENDED
+    device = stored.device
+    if now <= stored.not_after or device.role is not Role.DEVICE or device.group is None:
+        return Standing.ENDED
+    grace = groups.rules_of(connection, device.group).renewal_grace
+    return Standing.RENEWABLE if now <= stored.not_after + grace else Standing.ENDED
 
 
 def known(

@@ -51,7 +51,7 @@ from provisioning.ca.issuer import Issuer
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.config import Settings
 from provisioning.directory.audit_key import read_audit_key
-from provisioning.enrolment.authentication import is_ended
+from provisioning.enrolment.authentication import standing
 from provisioning.enrolment.enrolment_trust import EnrolmentTrust
 from provisioning.enrolment.lost_profiles import ProfileWatch
 from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher
@@ -315,7 +315,7 @@ def _https(
             est.EstResponder, enrolment=services.enrolment, authorities=live.told, signer=credential.signer
         ),
         authorities=live.told.certificates.values,
-        is_ended=lambda shown: opened.database.look(lambda each: is_ended(each, shown, utc_now())),
+        ask_standing=lambda shown: opened.database.look(lambda each: standing(each, shown, utc_now())),
     )
     whole: WholeRequests = https.state.whole
 

@@ -17,6 +17,7 @@ from provisioning.api.former_callers import PAUSE, FormerCallers
 from provisioning.api.peer import peer_certificate, peer_certificate_der, tls_connection
 from provisioning.api.rate_limit import Callers, RateLimit, RequestRates
 from provisioning.enrolment.attempt import TlsConnection
+from provisioning.enrolment.authentication import Standing
 from provisioning.errors import Code, Refused
 from tests.support.manufacturer import Manufacturer
 from tests.support.panic import panic
@@ -34,15 +35,16 @@ class Asked:
         self.authorities = [shared_pki().root.certificate, shared_pki().issuing.certificate]
         self.reached = 0
         self.ended: set[x509.Certificate] = set()
+        self.standing: dict[x509.Certificate, Standing] = {}
         self.asked: list[x509.Certificate] = []
         self.app = RateLimit(self._serve, refuse=RequestRates(
             rate=0.5, burst=2, clock=lambda: self.now, answer=self._answer, authorities=lambda: self.authorities,
-            former=FormerCallers(self._is_ended, lambda: self.now),
+            former=FormerCallers(self._standing_of, lambda: self.now),
         ).refuse)  # fmt: skip
 
-    async def _is_ended(self, certificate: x509.Certificate) -> bool:
+    async def _standing_of(self, certificate: x509.Certificate) -> Standing:
         self.asked.append(certificate)
-        return certificate in self.ended
+        return Standing.ENDED if certificate in self.ended else self.standing.get(certificate, Standing.GOOD)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.reached += 1
@@ -156,27 +158,50 @@ async def test_all_certificates_of_a_name_that_have_ended_have_one_bucket() -> N
     assert await asked.status(der=OTHER.der) == 204, "another name's"
 
 
+@pytest.mark.parametrize("good_for", [Standing.RENEWABLE, Standing.ON_TRIAL])
+async def test_a_revoked_certificate_keeps_none_that_is_good_for_its_successor_from_renewing(
+    good_for: Standing,
+) -> None:
+    """The device has no other: it was answered 429 for as long as the thief went on."""
+    asked, own = Asked(), shared_pki().device("meter-1")
+    asked.ended.add(METER.certificate)
+    asked.standing[own.certificate] = good_for
+    for _ in range(3):
+        await asked.status(der=METER.der)
+    assert await asked.status(der=own.der) == 429, "nobody knows yet"
+    await asyncio.sleep(0)
+    answers = []
+    for _ in range(12):
+        asked.now += PAUSE
+        assert 429 in [await asked.status(der=METER.der) for _ in range(4)]
+        answers.append(await asked.status(der=own.der))
+        await asyncio.sleep(0)
+    assert answers == [204] * 12
+    assert 429 in [await asked.status(der=own.der) for _ in range(3)], "it is limited as well"
+    assert await asked.status(der=METER.der) == 429, "and each by itself"
+
+
 @pytest.mark.parametrize("failure", [Refused(Code.UNAVAILABLE, "away"), ValueError("a fault of ours")])
 async def test_a_question_that_fails_changes_no_bucket(failure: Exception) -> None:
     now, fails = 0.0, False
 
-    async def is_ended(_: x509.Certificate) -> bool:
+    async def standing(_: x509.Certificate) -> Standing:
         if fails:
             raise failure
-        return True
+        return Standing.ENDED
 
-    former = FormerCallers(is_ended, lambda: now)
+    former = FormerCallers(standing, lambda: now)
     with structlog.testing.capture_logs() as logged:
         for ended in (False, True):
             fails = not ended
             former.doubt(METER.der)
             await asyncio.sleep(0)
-            assert (METER.der in former) is ended
+            assert former.standing(METER.der) is (Standing.ENDED if ended else Standing.GOOD)
             now += PAUSE
         fails = True
-        assert METER.der in former
+        assert former.standing(METER.der) is Standing.ENDED
         await asyncio.sleep(0)
-        assert METER.der in former, "as it was"
+        assert former.standing(METER.der) is Standing.ENDED, "as it was"
     lines = [] if isinstance(failure, Refused) else ["INTERNAL"]
     assert [line["code"] for line in logged] == lines, "once a minute"
 

@@ -13,8 +13,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
-from provisioning.enrolment.attempt import TlsConnection
-from provisioning.enrolment.authentication import authenticate, authenticate_operator, check_still
+from provisioning.enrolment.attempt import TlsConnection, TokenCredential
+from provisioning.enrolment.authentication import (
+    Standing,
+    authenticate,
+    authenticate_operator,
+    check_still,
+    standing,
+)
 from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
@@ -24,6 +30,7 @@ from tests.support.fleet import Fleet, successor_csr
 from tests.support.operators import operator
 from tests.support.pki import shared_device, shared_pki
 from tests.support.requests import csr_der
+from tests.support.ways import claim, enrol, group
 
 SECOND = timedelta(seconds=1)
 
@@ -154,3 +161,28 @@ async def test_a_successor_is_of_the_same_party_whatever_the_connection(fleet: F
     with pytest.raises(Refused) as caught:
         await fleet.enrolment.reenrol(successor_csr(certificate), None)
     assert caught.value.code is Code.CERTIFICATE_MISSING
+
+
+async def test_what_a_certificate_is_still_good_for(fleet: Fleet) -> None:
+    await group(fleet, "token", renewal_grace=timedelta(days=1))
+    await group(fleet, "claim", name="batch-line")
+
+    async def said(certificate: x509.Certificate) -> Standing:
+        return await fleet.database.read(lambda connection: standing(connection, certificate, fleet.clock()))
+
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    device = await enrol(fleet, "meter-1", token=token)
+    other = await enrol(fleet, "meter-2", token=TokenCredential("meter-2", await fleet.token("meter-2", "line")))
+    admin = await operator(fleet, "anna")
+    trial = await enrol(fleet, "meter-3", certificate=await claim(fleet, group_name="batch-line"))
+    assert [await said(each) for each in (device, other, admin, trial)] == ["good", "good", "good", "on trial"]
+    assert await said(shared_device("meter-1").certificate) == "ended", "unknown"
+    await fleet.revocation.revoke_device("meter-2", RevocationReason.SUPERSEDED, by="anna")
+    await fleet.suspension.suspend_device("meter-3", by="anna")
+    assert [await said(each) for each in (other, trial)] == ["ended", "ended"]
+    fleet.clock.now = device.not_valid_after_utc + SECOND
+    assert [await said(each) for each in (device, other)] == ["renewable", "ended"]
+    fleet.clock.advance(timedelta(days=1))
+    assert await said(device) == "ended"
+    fleet.clock.now = admin.not_valid_after_utc + SECOND
+    assert await said(admin) == "ended"
