@@ -69,8 +69,10 @@ _SHOWN = 200
 class Trust:
     """All trusted anchors, and the paths learned below them."""
 
-    def __init__(self, bundles: Sequence[TrustBundle], generation: int = 1) -> None:
+    def __init__(self, bundles: Sequence[TrustBundle], generation: int = 1, *, has_room: bool = False) -> None:
+        """*has_room*: clients of a path for which there is no room are judged like others; nothing is learned."""
         self.bundles = tuple(bundles)
+        self._has_room = has_room
         self.generation = generation
         self.domains = frozenset(bundle.terms.trust_domain for bundle in self.bundles)
         """The trust domains that bundles vouch for; None: the broker's own."""
@@ -357,7 +359,7 @@ class Trust:
         if self._what_is_full(key, issuer) and self._forget_expired(issuer.bundle, now):
             self._full.discard(issuer.bundle.name)
         if met := self._what_is_full(key, issuer):
-            return self._one_too_many(issuer, met)
+            return issuer if self._has_room else self._one_too_many(issuer, met)
         self.learned += 1
         self._paths[ders] = issuer
         self.revoked_as.update(issuer.path_revoked_as)

@@ -150,7 +150,8 @@ class ReloadedTrust:
         if mark == self._mark:
             return Unchanged()
         trust = load_trust(config, self._engine.admission.trust_generation + 1)
-        judge = trust or trust_of_cafile(config)
+        # A handshake learns nothing where `cafile` alone judges, and refuses nobody for want of room.
+        judge = trust or trust_of_cafile(config, has_room=True)
         anchors = judge.anchors_pem(self._engine.admission.trust_domain)
         return NewTrust(mark, anchors, self._build(anchors), config, trust, judge)
 

@@ -37,10 +37,11 @@ def load_trust(config: BrokerConfig, generation: int = 1) -> Trust | None:
     return trust_of_cafile(config, generation)
 
 
-def trust_of_cafile(config: BrokerConfig, generation: int = 1) -> Trust:
-    """Return `cafile` as a bundle. Raises `TlsConfigurationError`."""
+def trust_of_cafile(config: BrokerConfig, generation: int = 1, *, has_room: bool = False) -> Trust:
+    """Return `cafile` as a bundle; *has_room* as in `Trust`. Raises `TlsConfigurationError`."""
     anchors = read_anchors([config.cafile])
-    return Trust([TrustBundle(DEFAULT_BUNDLE, anchors, lists=_lists(config), ocsp=_ocsp(config))], generation)
+    bundle = TrustBundle(DEFAULT_BUNDLE, anchors, lists=_lists(config), ocsp=_ocsp(config))
+    return Trust([bundle], generation, has_room=has_room)
 
 
 def _lists(settings: StatusSources) -> ListTerms | None:

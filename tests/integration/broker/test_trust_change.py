@@ -465,3 +465,20 @@ class RsaAuthority:
             if not isinstance(each.value, x509.SubjectKeyIdentifier | x509.AuthorityKeyIdentifier):
                 builder = builder.add_extension(each.value, each.critical)
         return builder
+
+
+def test_where_cafile_alone_judges_any_number_of_cas_of_one_name_may_have_clients(tmp_path: Path) -> None:
+    """A bundle takes no more than 32. A handshake admits them all, and a reload put out who was below the 33rd."""
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, "", "--unsafe-no-revocation")
+        namesakes = [scene.theirs.authority("Works CA") for _ in range(34)]
+        every = scene.ours.anchors.encode() + pem_of(*(each.certificate for each in namesakes))
+        scene.files["both"].write_bytes(every)
+        scene.hangup()
+        names = [f"meter-{number}" for number in range(len(namesakes))]
+        devices = [scene.theirs.device(name, issuer=each) for name, each in zip(names, namesakes, strict=True)]
+        clients = [scene.connect(scene.theirs, name, each) for name, each in zip(names, devices, strict=True)]
+        scene.files["both"].write_bytes(every + scene.theirs.anchors.encode())
+        scene.hangup()
+        for each in clients:
+            each.check_alive()
