@@ -214,9 +214,11 @@ def _admit(
     answer = next((each.answer for each in said if each.answer is not None), None)
     origin = next((each.origin for each in said if each.origin is not None), None)
     superseded: Sequence[StoredCertificate] = ()
+    lost = lost_ends.of(connection)
+    doubts = lost.doubts
     device = devices.find(connection, name, for_update=True)
     decided = device is not None and device.state is not DeviceState.ACTIVE
-    lost_ends.of(connection).check_device(name, decided=decided)
+    lost.check_device(name, decided=decided, doubts=doubts)
     is_new = device is None
     if device is None or (answer is None and claims.never_activated(device, now)):
         check_name_is_not_promised(connection, attempt, rules, role, said)

@@ -144,13 +144,15 @@ class RevocationFeed:
     async def take_over(self, ends: Iterable[LostEnd], since: int) -> None:
         """Hold what another process held that knew the events up to *since*, but not what was decided afterwards.
 
-        Between `start` and `run`, which reads what comes later.
+        After `start`; what comes later is read by `run`. What is held already stays so.
         """
-        lost_ends = self._database.lost_ends
-        lost_ends.hold(ends)
-        while since < self.newest and (events := await self._page(since)):
-            lost_ends.settle((each.issuer_key_id, each.serial) for each in events)
+        left = {(each.issuer_key_id, each.serial): each for each in ends}
+        while left and since < self.newest and (events := await self._page(since)):
+            for each in events:
+                left.pop((each.issuer_key_id, each.serial), None)
             since = events[-1].sequence
+        if left:  # Nothing is read in between: what `run` has read since, the last page had.
+            self._database.lost_ends.hold(left.values())
 
     @property
     def is_current(self) -> bool:

@@ -43,6 +43,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
+from cryptography import x509
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import NoResultFound
 
@@ -171,8 +172,11 @@ class CrlPublisher:
     async def start(self) -> None:
         """Load the last stored list, or publish the first one, and a delta if the plan says so."""
         self._current = await self._database.read(lambda connection: crls.newest(connection, self._plan.name))
-        if self._current is None or self._plan.delta_url is not None:
+        if self._current is None or (self._plan.delta_url is not None and not self._database.lost_ends.in_doubt):
             await self.publish()
+        elif self._plan.delta_url is not None:  # None is made before it is known what the store has lost.
+            self._owed = True
+            self.changed()
 
     async def run(self) -> None:
         """Publish when it is time, until cancelled."""
@@ -205,24 +209,41 @@ class CrlPublisher:
         """Hold the list that another process, which may have the key, has published since; return whether it suffices.
 
         For a renewal any newer list does. If one is *due* because something has changed, it must contain all that is
-        revoked now; each list is examined once.
+        revoked now; each list is examined once. One that lacks what is held here is not taken: the other process may
+        know nothing of what the store has lost.
         """
         try:
+            await self._compared()
             newest = await self._database.read(lambda connection: crls.newest(connection, self._plan.name))
             newer = newest is not None and self._current is not None and newest.number > self._current.number
-            if newer:
+            if newest is not None and newer:
+                if await asyncio.to_thread(self._lacks_lost, newest):
+                    return False
                 self._current = newest
             return newer if not due else (newer or not self._owed) and await self._lists_everything()
         except Refused:
             return False
 
+    def _lacks_lost(self, crl: PublishedCrl) -> bool:
+        """Whether something is held here that belongs on the list, and is not on it; in a thread, as it may be long."""
+        lost_ends, issuer = self._database.lost_ends, self._plan.issuer_key_id
+        if not lost_ends.held:
+            return False
+        listed = x509.load_der_x509_crl(crl.der)
+        if issuer is None:
+            issuer = listed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b""
+        held = lost_ends.listed(issuer.hex(), self._plan.shard_id)
+        return any(listed.get_revoked_certificate_by_serial_number(int(each.serial, 16)) is None for each in held)
+
     async def _lists_everything(self) -> bool:
-        """Whether the list that is held contains all that is revoked now; False if that takes the key to know."""
+        """Whether the list that is held contains all that is revoked, or lost; False if only the key can tell."""
         issuer, shard, now = self._plan.issuer_key_id, self._plan.shard_id, self._clock()
         if issuer is None:
             return False
         contents = CrlContents()
         contents.apply(await self._database.survey(lambda each: revocations.listed(each, issuer, shard, now)), 0)
+        if self._current is None or await asyncio.to_thread(self._lacks_lost, self._current):
+            return False
         return not self.lacks(contents)
 
     async def publish_changes(self) -> None:

@@ -106,11 +106,9 @@ def _answers(
     async def followers() -> bytes:
         return b"%d" % feed.subscribers
 
-    async def lost() -> bytes:
-        return lost_ends_of_fellows.told(feed, lost_ends)
-
     async def trust_anew() -> bytes:
         await trust.keep_up()
         return b""
 
-    return {QUESTION: figures, _FOLLOWERS: followers, lost_ends_of_fellows.QUESTION: lost, _TRUST: trust_anew}
+    lost = lost_ends_of_fellows.answers(feed, lost_ends)
+    return {QUESTION: figures, _FOLLOWERS: followers, _TRUST: trust_anew, **lost}

@@ -9,12 +9,17 @@ them. They have it in memory, so it asks before it makes a list or accepts a con
     new worker ── "lost-ends" ─► its fellows        ◄── what each holds, and the newest event that it knows
                ── holds all of it, but not what an event that came afterwards is about
 
+Until all are heard it lets nobody in (`LostEnds.hears_all`): after a few seconds it accepts connections, answers that
+it is unavailable, and goes on asking.
+
 Rules
 -----
 1. A fellow that is in doubt itself, or whose newest event the store does not have, has not compared yet: it is asked
-   again, for a while.
-2. If none answers, they are being started as well: the worker goes on, and so it does in the end in any case.
-3. Of several answers all that is held is, except against a name about which one of them knows that it was decided.
+   again. So is one that does not answer.
+2. A worker answers while it asks, with what it knows by then: two that are started at once do not wait for each other.
+3. At a place without a process (`provisioning.service.living_workers`) nobody knows anything. Whoever is started there
+   asks in turn. One that hangs is there: it keeps the new worker from letting anybody in until it is ended.
+4. Of several answers all that is held is, except against a name about which one of them knows that it was decided.
 
 Does not handle: processes on other machines; a service all of whose workers were restarted.
 """
@@ -30,15 +35,17 @@ from typing import Any, Final
 
 import structlog
 
+from provisioning.errors import Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
+from provisioning.service.fellow_workers import Answer
 from provisioning.store.lost_ends import LostEnd, LostEnds
 
 log = structlog.get_logger(__name__)
 
 QUESTION: Final = "lost-ends"
-_TRIES: Final = 20
-_SILENT_TRIES: Final = 2
+_TRIES: Final = 10
+"""How often they are asked before the worker goes on."""
 _PAUSE_SECONDS: Final = 0.5
 
 Ask = Callable[[str], Awaitable[Mapping[int, bytes | None]]]
@@ -50,6 +57,7 @@ class _Told:
     """A fellow's answer."""
 
     in_doubt: bool
+    """Whether its feed has not compared yet what it knows with the store."""
     newest: int
     mark: str
     held: Sequence[LostEnd]
@@ -60,7 +68,7 @@ def told(feed: RevocationFeed, lost_ends: LostEnds) -> bytes:
     """Return this worker's answer."""
     newest, mark = feed.position
     answer = {
-        "in_doubt": lost_ends.in_doubt,
+        "in_doubt": not lost_ends.is_compared,
         "newest": newest,
         "mark": mark,
         "held": [_written(each) for each in lost_ends.held],
@@ -69,31 +77,69 @@ def told(feed: RevocationFeed, lost_ends: LostEnds) -> bytes:
     return json.dumps(answer).encode()
 
 
-async def take_over(ask: Ask, feed: RevocationFeed, lost_ends: LostEnds) -> None:
-    """Hold what the fellows hold; after the feed's start, and before anything is made or anybody let in."""
-    answers = await _compared(ask, feed)
-    if not any(each.held for each in answers):
-        return
-    for each in sorted(answers, key=lambda each: each.newest):
-        await feed.take_over(each.held, each.newest)  # What it has read itself lets nothing go that it still holds.
-    for name in {name for each in answers for name in each.decided}:
-        lost_ends.let_go(name)
-    log.info("other workers hold what the database has lost", certificates=len(lost_ends.held))
+def answers(feed: RevocationFeed, lost_ends: LostEnds) -> Mapping[str, Answer]:
+    """Return what its fellows may ask this worker about it."""
+
+    async def lost() -> bytes:
+        return told(feed, lost_ends)
+
+    return {QUESTION: lost}
 
 
-async def _compared(ask: Ask, feed: RevocationFeed) -> Sequence[_Told]:
-    """Return the answers of those who have compared what they know with the store."""
-    compared: list[_Told] = []
-    for number in range(_TRIES):
-        if number:
+class Hearing:
+    """A new worker's asking: `begin`, and `run` for what is not heard by then."""
+
+    def __init__(self, ask: Ask, is_there: Callable[[int], bool], feed: RevocationFeed, lost_ends: LostEnds) -> None:
+        """From now on nobody is let in; *is_there* tells whether there is a process at a place."""
+        self._ask = ask
+        self._is_there = is_there
+        self._feed = feed
+        self._lost_ends = lost_ends
+        self._heard: Final[set[int]] = set()
+        self._decided: Final[dict[str, int]] = {}
+        """About which names a fellow knows that it was decided, and how many doubts there were before it said so."""
+        lost_ends.hears_all = False
+
+    async def begin(self) -> None:
+        """Ask for a few seconds; after the feed's start, and before anything is made or anybody let in."""
+        silent: Sequence[int] = ()
+        for number in range(_TRIES):
+            if number:
+                await asyncio.sleep(_PAUSE_SECONDS)
+            if not (silent := await self._ask_once()):
+                break
+        else:
+            log.warning("other workers do not tell what the database has lost", code="FELLOWS_IN_DOUBT", workers=silent)
+
+    async def run(self) -> None:
+        """Go on asking until all are heard."""
+        while not self._lost_ends.hears_all:
             await asyncio.sleep(_PAUSE_SECONDS)
-        answers = [_read(each) for each in (await ask(QUESTION)).values() if each is not None]
-        compared = [each for each in answers if not each.in_doubt and await feed.has(each.newest, each.mark)]
-        if len(compared) == len(answers) and (answers or number + 1 >= _SILENT_TRIES):
-            break
-    else:
-        log.warning("other workers do not know yet what the database has lost", code="FELLOWS_IN_DOUBT")
-    return compared
+            try:
+                await self._ask_once()
+            except Refused as refusal:  # The store's: the next try may find it.
+                log.debug("fellows' answers not compared", detail=refusal.detail)
+
+    async def _ask_once(self) -> Sequence[int]:
+        """Hold what those tell who are not heard yet; return who is still to be heard."""
+        doubts, silent = self._lost_ends.doubts, []
+        for number, answer in (await self._ask(QUESTION)).items():
+            if number in self._heard or (answer is None and not self._is_there(number)):
+                continue
+            said = None if answer is None else _read(answer)
+            if said is None or said.in_doubt or not await self._feed.has(said.newest, said.mark):
+                silent.append(number)
+                continue
+            await self._feed.take_over(said.held, said.newest)
+            self._decided.update(dict.fromkeys(said.decided, doubts))
+            self._heard.add(number)
+        for name, when in self._decided.items():
+            self._lost_ends.let_go(name, when)
+        if not silent:
+            self._lost_ends.hears_all = True
+            if held := self._lost_ends.held:
+                log.info("other workers hold what the database has lost", certificates=len(held))
+        return silent
 
 
 def _written(end: LostEnd) -> Sequence[object]:

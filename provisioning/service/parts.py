@@ -18,6 +18,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ from provisioning.service.audit_guard import AuditGuard
 from provisioning.service.clock_watch import ClockWatch
 from provisioning.service.condition import Condition, condition_of
 from provisioning.service.fellow_workers import FellowWorkers
+from provisioning.service.lost_ends_of_fellows import Hearing
 from provisioning.service.opened import Opened, utc_now
 from provisioning.service.reloading import LiveProfiles, Reloader
 from provisioning.store import announcements
@@ -121,8 +123,7 @@ async def build(opened: Opened) -> Parts:
     credential, live = _authorities(opened, profiles, responder)
     feed = _feed(opened, responder, live)
     await feed.start()  # First: what others revoke while the lists are made is told to them.
-    if opened.place is not None and opened.place.starts > 1:  # At the first start nobody knows anything.
-        await lost_ends_of_fellows.take_over(FellowWorkers(opened.place, {}).ask, feed, database.lost_ends)
+    hearing = await _heard(opened, feed)
     await live.start()
     if opened.leads:
         await last_ceremony.compare(database, settings.directory)
@@ -151,6 +152,7 @@ async def build(opened: Opened) -> Parts:
             late.run,
             functools.partial(announcements.listen, database.url, feed.announce, live.lacked),
             *([] if condition.fellows is None else [condition.fellows.run]),
+            *hearing,
         ],
         https,
         _http(settings, live, questions, condition),
@@ -163,6 +165,22 @@ async def build(opened: Opened) -> Parts:
             lambda changed: services.webhooks.reading(_webhook_anchors(opened, changed)),
         ),
     )
+
+
+async def _heard(opened: Opened, feed: RevocationFeed) -> list[Callable[[], Coroutine[None, None, None]]]:
+    """Hold what the fellow workers hold that the store has lost; return what goes on asking those who are silent."""
+    place, lost_ends = opened.place, opened.database.lost_ends
+    if place is None or place.starts == 1:  # At the first start nobody knows anything.
+        return []
+    fellows = FellowWorkers(place, lost_ends_of_fellows.answers(feed, lost_ends))
+    hearing = Hearing(fellows.ask, place.living.has, feed, lost_ends)
+    answering = asyncio.create_task(fellows.run())
+    try:
+        await hearing.begin()
+    finally:
+        answering.cancel()
+        await asyncio.wait([answering])
+    return [] if lost_ends.hears_all else [hearing.run]
 
 
 def _feed(opened: Opened, responder: OcspResponder, live: LiveAuthorities) -> RevocationFeed:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from provisioning.connections.listening import Listening
+from provisioning.service.living_workers import LivingWorkers
 
 READY: Final = b"ready"
 
@@ -31,6 +32,8 @@ class WorkerPlace:
     inbox: socket.socket
     fellows: Mapping[int, socket.socket]
     """Sockets that write to the others' inboxes, by their numbers."""
+    living: LivingWorkers
+    """At which places there is a process."""
     hung_up: bool = False
     """Whether SIGHUP arrived while this worker was starting: the settings must be read again."""
 

@@ -61,6 +61,7 @@ from provisioning.connections.listening import Listening
 from provisioning.program import interruption, termination
 from provisioning.program.hangup import SETTLE_SECONDS, Hangups
 from provisioning.program.service_manager import NOBODY, ServiceManager, show_where_it_hangs
+from provisioning.service.living_workers import LivingWorkers
 from provisioning.service.worker_place import READY, WorkerPlace
 
 log = structlog.get_logger(__name__)
@@ -118,6 +119,7 @@ class Supervisor:
     """Told when all workers have been ready, when the end begins, and until then that the supervisor is alive."""
     first_pause_seconds: float = 0.5
     _slots: list[_Slot] = field(default_factory=list)
+    _living: LivingWorkers = field(init=False)
     _wake: tuple[socket.socket, socket.socket] = field(init=False)
     """The first becomes readable when a signal has arrived."""
     _all_ready: bool = False
@@ -134,6 +136,7 @@ class Supervisor:
             show_where_it_hangs()
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._signals())
+            self._living = stack.enter_context(contextlib.closing(LivingWorkers()))
             for number, listening in enumerate(self.places, 1):
                 outbox, inbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
                 for each in (outbox, inbox):
@@ -258,7 +261,8 @@ class Supervisor:
                     each.inbox.close()
                     each.listening.close()
             fellows = {each.number: each.outbox for each in self._slots if each is not slot}
-            place = WorkerPlace(slot.number, slot.starts, slot.listening, control, slot.inbox, fellows)
+            self._living.enter(slot.number)
+            place = WorkerPlace(slot.number, slot.starts, slot.listening, control, slot.inbox, fellows, self._living)
             if self._hangups.heeded:  # Until the worker does that itself.
                 signal.signal(signal.SIGHUP, functools.partial(_note_hangup, place))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)

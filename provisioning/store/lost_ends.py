@@ -19,9 +19,10 @@ Rules
 2. Any later event about the certificate ends that: an operator has decided. So does, for whoever enrols under the
    name, that the device is ended or suspended by the store; and the end of the process ends all.
 3. Of a CA, nothing that it has issued is good, and it issues nothing.
-4. There is doubt from the first session that leads to another server than before, whoever opens it.
+4. There is doubt from the first session that leads to another server than before, whoever opens it. There is another
+   while a worker that takes another's place has not heard all its fellows: nothing that the feed finds settles that.
 5. What is held changes on the event loop alone, by replacing it: any thread may look it up meanwhile. Of which names
-   something was decided, whoever finds that notes, in any thread.
+   something was decided, whoever finds that notes, in any thread; but not if more may be lost since that was read.
 
 Does not handle: what was lost before this process was started, or is older than what the feed remembers.
 """
@@ -75,6 +76,8 @@ class LostEnds:
         self.doubts = 0
         """How often the store was found to have lost something."""
         self._settled_doubts = 0
+        self.hears_all = True
+        """Whether all fellow workers have told what they know, as far as they were to be asked."""
         self.wake: Callable[[], object] | None = None
         """Has the feed compare at once; called in any thread."""
         self.is_known: Callable[[Connection], bool] = lambda _connection: True
@@ -106,7 +109,8 @@ class LostEnds:
     def hold(self, ends: Iterable[LostEnd]) -> None:
         """Hold these against their certificates and devices, whatever was decided of those before."""
         lost = {(each.issuer_key_id, each.serial): each for each in ends}
-        self._decided.difference_update(each.device for each in lost.values())
+        with self._counting:
+            self._decided.difference_update(each.device for each in lost.values())
         self._keep({**self._held, **lost})
 
     def settle(self, certificates: Iterable[tuple[str, str]]) -> None:
@@ -137,32 +141,48 @@ class LostEnds:
         if end is not None:
             raise _held_against(end)
 
-    def check_device(self, name: str, *, decided: bool = False) -> None:
+    def check_device(self, name: str, *, decided: bool = False, doubts: int = 0) -> None:
         """Do the same for whoever enrols under *name*; an operator may have *decided* about the device as a whole.
 
         Then nothing is held against the name any more: of a certificate that was superseded before there is no event.
+        *doubts* is how many there were before that was read: if there are more, the decision may be lost as well.
         """
         self._check_compared()
         end = self._of_devices.get(name)
-        if end is None or name in self._decided:
+        if end is None or name in self._decided or (decided and self.let_go(name, doubts)):
             return
-        if not decided:
-            raise _held_against(end)
-        self.let_go(name)
+        self._check_compared()
+        raise _held_against(self._of_devices.get(name, end))
 
-    def let_go(self, name: str) -> None:
-        """Hold nothing against the device's *name* any more: an operator has decided."""
-        self._decided.add(name)
+    def let_go(self, name: str, doubts: int) -> bool:
+        """Hold nothing against the device's *name* any more: an operator has decided; return whether that is so.
+
+        It is not if there are more than so many *doubts*: another history was read.
+        """
+        with self._counting:
+            if self.doubts != doubts:
+                return False
+            self._decided.add(name)
+            return True
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether the feed has compared what it knows with the store since the last doubt."""
+        return self.doubts == self._settled_doubts
 
     @property
     def in_doubt(self) -> bool:
-        """Whether something may be lost, and the feed has not compared yet."""
-        return self.doubts != self._settled_doubts
+        """Whether something may be lost that is not known here yet: to the feed, or from a fellow worker."""
+        return not (self.is_compared and self.hears_all)
 
     def _check_compared(self) -> None:
-        if self.in_doubt:
+        if not self.is_compared:
             raise Refused(
                 Code.UNAVAILABLE, "the database has lost changes, and what they were is being found out: try again"
+            )
+        if not self.hears_all:
+            raise Refused(
+                Code.UNAVAILABLE, "another worker has not told yet whether the database has lost changes: try again"
             )
 
     def _keep(self, held: dict[tuple[str, str], LostEnd]) -> None:

@@ -23,14 +23,19 @@ from provisioning.authorities.authority_life import AuthorityLife
 from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.root_life import RootLife
+from provisioning.directory.audit_key import read_audit_key
 from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_authorities import authority_findings
+from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.serial_number import serial_text
 from provisioning.revocation import publisher
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import crls
 from provisioning.store.crls import PublishedCrl
+from provisioning.store.database import Database
+from provisioning.store.lost_ends import LostEnd
 from provisioning.store.tables import authorities
 from tests.support.broker_process import wait_until
 from tests.support.ceremonies import Ceremonies
@@ -147,6 +152,51 @@ async def test_who_lacks_the_root_s_key_serves_the_list_that_another_process_has
     run.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await run
+
+
+async def test_a_newer_list_without_what_is_held_here_is_not_served(
+    fleet_cas: Ceremonies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process with the key was started after the store had lost that a CA was revoked, and lists it no more."""
+    monkeypatch.setattr(publisher, "_RETRY_SECONDS", 0.01)
+    life, settings = fleet_cas.life, fleet_cas.settings
+    every = await life.every()
+    (root,) = [each for each in every if each.name == "root-ca"]
+    (issuing,) = [each for each in every if each.issues]
+    another = Database(settings.resolved_database_url, read_audit_key(life.files))
+    keyless = SignerPlaces(AuthorityFiles(tmp_path / "elsewhere"), settings)
+    having, lacking = (
+        CrlPublisher(database, root_crl_plan(settings, places, root.name, root.certificate), fleet_cas.clock)
+        for database, places in ((another, life.places), (life.database, keyless))
+    )
+    await having.start()
+    await lacking.start()
+    before, lost_ends = lacking.current, life.database.lost_ends
+    serial, key_id = issuing.certificate.serial_number, key_identifier(issuing.certificate.public_key()).hex()
+    end = LostEnd(
+        key_identifier(root.certificate.public_key()).hex(),
+        serial_text(serial),
+        "issuing-ca",
+        RevocationReason.CA_COMPROMISE,
+        fleet_cas.clock(),
+        authority_key=key_id,
+    )
+    lost_ends.hold([end])
+    fleet_cas.clock.advance(HALF)
+    await having.publish()
+    with capture_logs() as logs:
+        run = asyncio.create_task(lacking.run())
+        await asyncio.to_thread(wait_until, lambda: complaints(logs) != [], "it cannot make the list")
+        assert lacking.current == before, "the other's lacks the CA that is held here"
+        lacking.read_again()
+        lacking.changed()
+        assert not await lacking._is_done_elsewhere(due=True), "nor has the one before that"
+        lost_ends.settle([(end.issuer_key_id, end.serial)])
+        await asyncio.to_thread(wait_until, lambda: lacking.current == having.current, "an operator has decided")
+    run.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await run
+    await another.close()
 
 
 def exchange_names(one: str, other: str, connection: Connection) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from cryptography import x509
@@ -14,11 +20,13 @@ from structlog.testing import capture_logs
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
-from provisioning.service import lost_ends_of_fellows
-from provisioning.service.lost_ends_of_fellows import QUESTION, Ask, take_over, told
+from provisioning.service import fellow_workers, lost_ends_of_fellows
+from provisioning.service.living_workers import LivingWorkers
+from provisioning.service.lost_ends_of_fellows import QUESTION, Ask, Hearing, told
 from provisioning.store import counters
 from provisioning.store.lost_ends import LostEnd, LostEnds
 from provisioning.store.tables import devices, revocation_events, revocations
+from tests.support.fellows import workers
 from tests.support.fleet import Fleet, open_fleet, successor_csr
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
@@ -52,6 +60,36 @@ def answering(*answers: Callable[[], bytes] | None) -> Ask:
     return ask
 
 
+async def another(fleet: Fleet, ask: Ask, there: AbstractSet[int] = frozenset({2, 3})) -> RevocationFeed:
+    """Start one that asks, where there are processes at these places, until it goes on."""
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    await Hearing(ask, there.__contains__, feed, fleet.database.lost_ends).begin()
+    return feed
+
+
+@asynccontextmanager
+async def at_place(living: LivingWorkers, number: int) -> AsyncIterator[Callable[[], None]]:
+    """Have a process be the worker at that place, and do nothing; yield what ends it."""
+    inside, outside = os.pipe()
+    process = os.fork()
+    if process == 0:  # Nothing of the parent's is to be undone here.
+        try:
+            living.enter(number)
+            os.write(outside, b"1")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(outside)
+    assert os.read(inside, 1) == b"1"
+    os.close(inside)
+    try:
+        yield partial(os.kill, process, signal.SIGKILL)
+    finally:
+        os.kill(process, signal.SIGKILL)
+        await asyncio.to_thread(os.waitpid, process, 0)
+
+
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 async def test_a_worker_that_takes_another_s_place_holds_what_its_fellows_hold(
     fleet: Fleet, store_url: str, monkeypatch: pytest.MonkeyPatch
@@ -71,26 +109,20 @@ async def test_a_worker_that_takes_another_s_place_holds_what_its_fellows_hold(
         asked += 1
         return told(feed, lost_ends)
 
-    async def another(fleet: Fleet, ask: Ask) -> RevocationFeed:
-        feed = RevocationFeed(fleet.database, 60)
-        await feed.start()
-        await take_over(ask, feed, fleet.database.lost_ends)
-        return feed
-
     async with open_fleet(store_url, fleet.authority, is_current=True) as worker:
-        await another(worker, answering(None, None))
+        await another(worker, answering(None, None), there=set())
         assert await renews(worker, certificates["lost"]) is True, "of what nobody knows"
         with capture_logs() as logs:
             await another(worker, answering(fellow))
         assert asked == lost_ends_of_fellows._TRIES, "the store has not what it knows, and it has not compared"
         assert [each["log_level"] for each in logs] == ["warning"]
+        assert await renews(worker, certificates["lost"]) is Code.UNAVAILABLE, "it may know that this one is ended"
 
         with capture_logs():
             await feed._read_new()
-        lost_ends.let_go("decided")
+        assert lost_ends.let_go("decided", lost_ends.doubts)
         lost_ends.doubt()
         before = told(feed, lost_ends)
-        assert await renews(worker, certificates["lost"]) is True
         await fleet.revocation.revoke_device("repeated", COMPROMISED, by="admin")
         waiting = iter([before])
 
@@ -100,7 +132,7 @@ async def test_a_worker_that_takes_another_s_place_holds_what_its_fellows_hold(
                 lost_ends.compared(lost_ends.doubts)
             return doubt or fellow()
 
-        taken = await another(worker, answering(None, in_doubt_first))
+        taken = await another(worker, answering(None, in_doubt_first), there={3})
         assert {name: await renews(worker, each) for name, each in certificates.items()} == {
             "lost": Code.UNAVAILABLE,
             "repeated": Code.CERTIFICATE_REVOKED,
@@ -131,5 +163,70 @@ async def test_a_fellow_that_lags_has_nothing_let_go_that_another_holds(fleet: F
     async with open_fleet(store_url, fleet.authority, is_current=True) as worker:
         feed = RevocationFeed(worker.database, 60)
         await feed.start()
-        await take_over(answering(lambda: late, lambda: told(knows, holding)), feed, worker.database.lost_ends)
+        hearing = Hearing(
+            answering(lambda: told(knows, holding), lambda: late), {2, 3}.__contains__, feed, worker.database.lost_ends
+        )
+        await hearing.begin()
         assert worker.database.lost_ends.held == [end]
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_while_a_fellow_is_silent_nobody_is_let_in_and_its_answer_or_its_end_lets_them(
+    fleet: Fleet, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With real sockets and a real process: after half a minute of silence it let in whom its fellow refused."""
+    monkeypatch.setattr(lost_ends_of_fellows, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(lost_ends_of_fellows, "_TRIES", 2)
+    monkeypatch.setattr(fellow_workers, "_PATIENCE_SECONDS", 0.05)
+    certificate = await fleet.enrol("lost")
+    knows = RevocationFeed(fleet.database, 60)
+    await knows.start()
+    await fleet.revocation.revoke_device("lost", COMPROMISED, by="admin")
+    await knows._read_new()
+    await lose_all(fleet)
+    with capture_logs():
+        await knows._read_new()
+    for ends in (False, True):
+        async with AsyncExitStack() as stack:
+            worker = await stack.enter_async_context(open_fleet(store_url, fleet.authority, is_current=True))
+            feed, lost_ends = RevocationFeed(worker.database, 60), worker.database.lost_ends
+            await feed.start()
+            answers = lost_ends_of_fellows.answers(knows, fleet.database.lost_ends)
+            first, second = await stack.enter_async_context(workers({}, answers, silent=2))
+            end_it = await stack.enter_async_context(at_place(first.place.living, 2))
+            hearing = Hearing(first.ask, first.place.living.has, feed, lost_ends)
+            with capture_logs() as logs:
+                await hearing.begin()
+            assert [each.get("workers") for each in logs] == [[2]]
+            lost_ends.doubt()
+            await feed._read_new()
+            assert lost_ends.is_compared
+            assert await renews(worker, certificate) is Code.UNAVAILABLE, "the feed's look does not settle that"
+            running = asyncio.create_task(hearing.run())
+            answering = asyncio.create_task(asyncio.Event().wait() if ends else second.run())
+            if ends:
+                end_it()
+            async with asyncio.timeout(60):
+                await running
+            answering.cancel()
+            with pytest.raises(Refused) if not ends else nullcontext():
+                await worker.enrol("lost")
+            assert [each.device for each in lost_ends.held] == ([] if ends else ["lost"]), "its memory is gone"
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_two_that_are_started_at_once_do_not_wait_for_each_other(fleet: Fleet, store_url: str) -> None:
+    async with open_fleet(store_url, fleet.authority, is_current=True) as other, AsyncExitStack() as stack:
+        feeds = [RevocationFeed(each.database, 60) for each in (fleet, other)]
+        ends = [each.database.lost_ends for each in (fleet, other)]
+        for each in feeds:
+            await each.start()
+        own = [lost_ends_of_fellows.answers(*each) for each in zip(feeds, ends, strict=True)]
+        made = await stack.enter_async_context(workers(*own))
+        both = [
+            Hearing(each.ask, {1, 2}.__contains__, feed, lost)
+            for each, feed, lost in zip(made, feeds, ends, strict=True)
+        ]
+        assert [each.hears_all for each in ends] == [False, False]
+        await asyncio.gather(*(each.begin() for each in both))
+        assert [each.hears_all for each in ends] == [True, True]

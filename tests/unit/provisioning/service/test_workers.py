@@ -358,3 +358,34 @@ with bound_for(Settings(port=0, http_port=0), 2) as places:
             os.kill(int(pid), signal.SIGUSR1)
         process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
+
+
+def test_each_worker_knows_at_which_places_there_is_a_process() -> None:
+    """By a lock that ends with the process: its inbox is there without one as well."""
+    _, said, logged = outcome("""
+there, here = os.pipe()
+gone, go = os.pipe()
+
+def work(place):
+    if place.number == 1:
+        place.say_ready()
+        os.read(there, 1)
+        before = place.living.has(2)
+        os.write(go, b"1")
+        while place.living.has(2):
+            time.sleep(0.001)
+        say(place.living.has(1), before)
+        os.kill(os.getppid(), signal.SIGTERM)
+        live(place)
+    elif place.starts == 1:
+        place.say_ready()
+        os.write(here, b"1")
+        os.read(gone, 1)
+        os._exit(7)
+    else:  # The next one is forked after a pause.
+        os._exit(7)
+    return 0
+
+sys.exit(supervise(work, first_pause_seconds=60))
+""")
+    assert "False True" in said, logged
