@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -258,3 +259,48 @@ def test_a_killed_worker_is_replaced_a_killed_supervisor_leaves_none_and_ctrl_c_
             ended()
         assert service.stored("SELECT count(*) FROM serial_reservations") == [left]
         assert "Traceback" not in service.log
+
+
+def answers_of_who_does_not_hang(service: ProvisioningService, question: bytes) -> set[ocsp.OCSPResponseStatus]:
+    """Ask through several connections at once, as the kernel spreads them; return what those say that say anything."""
+    address = urlsplit(service.http)
+    head = f"POST /ocsp HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
+    request = f"{head}Content-Type: application/ocsp-request\r\nContent-Length: {len(question)}\r\n\r\n".encode()
+    found = set()
+    with contextlib.ExitStack() as stack:
+        waiting, tried = select.poll(), {}
+        for _ in range(16):
+            each = stack.enter_context(socket.create_connection((address.hostname, address.port), PATIENCE))
+            each.sendall(request + question)
+            waiting.register(each, select.POLLIN)
+            tried[each.fileno()] = each
+        ready = waiting.poll(PATIENCE * 1000)
+        for number, _ in ready:
+            answer = stack.enter_context(http.client.HTTPResponse(tried[number]))
+            answer.begin()
+            found.add(ocsp.load_der_ocsp_response(answer.read()).response_status)
+    return found
+
+
+async def test_a_worker_whose_fellow_hangs_calls_nobody_good_until_that_answers(
+    postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
+    """It served after half a minute, without what the other alone may have known."""
+    with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", SETTINGS) as idle, idle as service:
+        (device,) = await asyncio.to_thread(enrol, service, "meter-1")
+        issuer = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
+        question = request_der(device.certificate, issuer, SHA256)
+        killed, hanging = workers_of(service.pid)
+        os.kill(hanging, signal.SIGSTOP)
+        try:
+            os.kill(killed, signal.SIGKILL)
+            await asyncio.to_thread(wait_until, lambda: '"worker is back"' in service.log, "it accepts connections")
+            assert '"code": "FELLOWS_IN_DOUBT"' in service.log
+            said = await asyncio.to_thread(answers_of_who_does_not_hang, service, question)
+            assert said == {ocsp.OCSPResponseStatus.TRY_LATER}
+        finally:
+            os.kill(hanging, signal.SIGCONT)
+        good = {ocsp.OCSPResponseStatus.SUCCESSFUL}
+        await asyncio.to_thread(
+            wait_until, lambda: answers_of_who_does_not_hang(service, question) == good, "all are heard"
+        )
