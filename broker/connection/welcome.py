@@ -3,9 +3,10 @@
 Theory
 ------
 To an older client it says hardly anything; an MQTT 5 client is told the limits, and each value that differs from its
-request. The devices of a fleet ask for the same few things, so encoded packets are cached.
+request. The devices of a fleet ask for the same few things, so encoded packets are cached: to encode one takes 8 µs in
+plain Python (benchmarks/hot_calls.py). That is a hundredth of a handshake, and nothing else here is made fast.
 
-No I/O, no clock. Hot: once per connection.
+No I/O, no clock.
 """
 
 from __future__ import annotations

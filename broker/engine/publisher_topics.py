@@ -1,5 +1,8 @@
 """The topics that one client publishes to: those known to be permitted, and its Topic Aliases.
 
+Hot: `permitted`, looked into for each PUBLISH. Budget: part of that of `broker.connection.connection`, measured with it
+by benchmarks/receive_loop.py. Slow twin: the policy, asked each time; tests/properties/test_fast_path_properties.py.
+
 Rules
 -----
 1. Both are bounded in number, and the remembered topics in length too; they belong to the Network Connection, and end
@@ -26,7 +29,7 @@ class PublisherTopics:
 
     def __init__(self) -> None:
         self.permitted: AbstractSet[bytes] = _NONE
-        """Topics to which the client may publish on the fast path. Hot: checked for each PUBLISH."""
+        """Topics to which the client may publish on the fast path."""
         self._aliases: IncomingAliases | None = None
 
     def permit(self, topic: bytes, most: int) -> None:

@@ -2,6 +2,10 @@
 
 All of it belongs to the Network Connection [MQTT-3.3.2-7]. Clients without special requests share two objects.
 
+Hot: `Framing.encode`. Budget, in plain Python: 0.3 µs of CPU time, 2 µs with an alias; benchmarks/hot_calls.py
+measures it. Slow twin: `PLAIN_V5`, the topic in full to a client that takes everything;
+tests/properties/test_framing_properties.py has a client understand both.
+
 Rules
 -----
 1. A message is sent in a form that fits the client's Maximum Packet Size, if there is one: before it is dropped, an
@@ -36,7 +40,7 @@ class Framing:
         self._aliases = OutgoingAliases(topic_alias_maximum) if topic_alias_maximum else None
 
     def encode(self, message: Deliverable, packet_id: bytes, now: float | None, *, introduces: bool = False) -> bytes:
-        """Return the packet for a first transmission, in a form that fits if there is one. Hot."""
+        """Return the packet for a first transmission, in a form that fits if there is one."""
         aliases = self._aliases
         if aliases is None:
             return message.frame(packet_id, v5=self.v5, now=now)

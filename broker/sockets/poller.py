@@ -8,6 +8,7 @@ when all have been served the turn ends at once: what was read is answered befor
 sets nest, so the loop watches the set's descriptor as it would a socket. Figures: docs/decisions/0002.
 
 Hot: `_ready`. Budget: part of that of `broker.sockets.transport`, measured with it by benchmarks/side_by_side.py.
+Slow twin: each socket read by itself; tests/properties/test_poller_properties.py has everybody hear the same.
 
 Rules
 -----

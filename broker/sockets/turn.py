@@ -11,7 +11,8 @@ Messages to very many subscribers are written in rounds instead, with turns in b
 what a client asks for beyond a portion waits here (`portion`).
 
 Hot: `routes.add` and `request` run once per read or message. Budget: part of that of `broker.connection.connection`,
-measured with it by benchmarks/receive_loop.py.
+measured with it by benchmarks/receive_loop.py. Slow twin: each recipient's session marked by itself;
+tests/properties/test_fast_path_properties.py requires the same writes from both.
 
 Rules
 -----

@@ -7,6 +7,10 @@ batch says which places are left of it, or that none are. So the places of each 
 memory, until the last of them is done; of one to a single session nothing is, once its batch is taken: when that is
 done, so is the dispatch.
 
+Hot: `add`, `remove`. Budget: part of those of `broker.store.dispatch`, where many sessions get a message, and of
+`broker.session.recipient`, where one does. Slow twin: a list of each session's messages, in
+tests/properties/test_deliveries_properties.py.
+
 Rules
 -----
 1. A dispatch takes further sessions only while nothing of another message was added: else a session that gets both
@@ -50,7 +54,7 @@ class Outstanding:
             self._several[number] = dispatch
 
     def add(self, batch: Batch, session: int, stored: PersonalMessage) -> None:
-        """Record in the open *batch* that the session with that row must receive *stored*. Hot."""
+        """Record in the open *batch* that the session with that row must receive *stored*."""
         latest = self._latest
         if latest is None or latest.message != stored.message.row:
             if self._present:
@@ -71,7 +75,7 @@ class Outstanding:
         stored.sequence = number << PLACE_BITS
 
     def remove(self, batch: Batch, sequence: int, *, recorded: bool) -> bool:
-        """Record in the open *batch* that a delivery is over; return whether that has to be written. Hot.
+        """Record in the open *batch* that a delivery is over; return whether that has to be written.
 
         *recorded*: its packet identifier was, in this batch or in one that is written or being written.
         """

@@ -58,6 +58,26 @@ def test_reloads_drop_nobody(tmp_path: Path) -> None:
     assert figures["messages"] > 0
 
 
+def test_other_anchors_put_out_nobody_and_one_who_pings_waits_for_each_sweep(tmp_path: Path) -> None:
+    figures = run(tmp_path, "trust_sweep")
+    assert (figures["devices"], figures["cas"]) == (60, 2)
+    assert figures["idle_ms"] > 0
+    assert [each > 0 for each in figures["pause_ms"]] == [True]
+
+
+def test_each_call_on_the_way_of_a_message_has_a_figure() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/hot_calls.py", "--rounds", "1", "--calls", "10"],
+        cwd=SOURCE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    figures = [line for line in done.stdout.splitlines() if line.endswith(" µs")]
+    assert len(figures) == 8, done.stdout
+
+
 def test_admission_has_a_price_beside_a_broker_without_checks(tmp_path: Path) -> None:
     figures = run(tmp_path, "admission_cost")
     assert list(figures["cpu_ms"]) == ["bare", "feed", "lists"]
