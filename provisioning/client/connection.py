@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -27,7 +26,7 @@ import httpx
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
 from provisioning.client.bounded_head import BoundedTransport
 from provisioning.client.genuine_server import Refuse, genuine_server, trust_domain_of
-from provisioning.client.network_words import network_words
+from provisioning.client.network_words import causes, network_words
 from provisioning.client.redirects import leave_unread_async
 from provisioning.client.whole_answer import UnfitAnswer
 from provisioning.pki.stapling import ask_for_staple
@@ -95,7 +94,7 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
     """Return one sentence: which service could not be reached, and why."""
     if isinstance(error, UnfitAnswer):
         return f"the answer of the provisioning service at {base_url} is given up: {error}"
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = cause.verify_message
             if cause.verify_code in _ABOUT_TIME:
@@ -113,7 +112,7 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
 
 
 def _why_silent(error: httpx.HTTPError) -> str:
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, socket.gaierror):
             return f"its host is not found ({cause.strerror}); correct the name in the URL"
         if isinstance(cause, ConnectionRefusedError):
@@ -131,18 +130,10 @@ def is_of_unknown_authority(error: httpx.HTTPError) -> bool:
     """
     if isinstance(error, httpx.ConnectError):
         return False
-    return any(_alert(cause) == UNKNOWN_CA for cause in _causes(error))
+    return any(_alert(cause) == UNKNOWN_CA for cause in causes(error))
 
 
 def _alert(cause: BaseException) -> str:
     """Return the TLS alert by which the server refuses the connection, in words, if *cause* is that; else nothing."""
     reason = getattr(cause, "reason", None) if isinstance(cause, ssl.SSLError) else None  # Not OpenSSL's: without one.
     return str(reason or "").partition(_ALERT)[2].lower().replace("_", " ")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield *error* and its causes; of several addresses that were tried in vain, the first one's."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause.__context__

@@ -1,4 +1,4 @@
-"""The HTTP library's errors in words: it has none for a connection that breaks off, or falls silent.
+"""The HTTP library's errors in words: it has none for a connection that breaks off, falls silent, or was refused.
 
 Its own words quote what has come, however long that is: a hundred kilobytes, each as four characters, from anybody who
 is on the way of a CRL. They end in logs, in the store and in what operators are shown, so only their beginning is told.
@@ -6,6 +6,10 @@ is on the way of a CRL. They end in logs, in the store and in what operators are
 
 from __future__ import annotations
 
+import os
+import socket
+import ssl
+from collections.abc import Iterator
 from typing import Final
 
 _TOO_LONG: Final = {
@@ -28,5 +32,29 @@ _LONGEST: Final = 300
 def network_words(error: Exception) -> str:
     """Return what is wrong: the beginning of the library's own words, where it has any that say so."""
     name = type(error).__name__
-    words = _TOO_LONG.get(name) or str(error) or _WORDLESS.get(name, name)
+    words = _TOO_LONG.get(name) or _of_connecting(error) or str(error) or _WORDLESS.get(name, name)
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
+
+
+def _of_connecting(error: Exception) -> str:
+    """Return why nothing was connected, if *error* is that: its own words are that all attempts have failed."""
+    if type(error).__name__ != "ConnectError":
+        return ""
+    for cause in causes(error):
+        if isinstance(cause, ConnectionRefusedError):
+            return "nothing listens there"
+        if isinstance(cause, socket.gaierror):
+            return f"its host is not found ({cause.strerror})"
+        if isinstance(cause, ssl.SSLError):
+            return ""
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return os.strerror(cause.errno)
+    return ""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and its causes; of several addresses that were tried in vain, the first one's."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause.__context__

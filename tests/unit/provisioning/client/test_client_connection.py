@@ -240,6 +240,7 @@ def test_a_host_that_is_not_found_is_told_of_with_what_to_do() -> None:
     error.__cause__ = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     told = "its host is not found (Name or service not known); correct the name in the URL"
     assert explain("https://ca.exmaple", error).endswith(f"https://ca.exmaple does not answer: {told}")
+    assert network_words(error) == "its host is not found (Name or service not known)"
 
 
 def test_every_kind_of_silence_and_breaking_off_has_words() -> None:

@@ -273,6 +273,17 @@ async def test_who_accepts_and_says_nothing_is_waited_for_so_long() -> None:
     await http.close()
 
 
+async def test_where_nothing_listens_that_is_said(plain: PlainHttp) -> None:
+    """The library says that all connection attempts have failed, which an operator found in the log."""
+    with socket.socket() as taken:  # Bound, so nobody else gets the port, and it does not listen.
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/x.crl"
+        with pytest.raises(NotFetched, match=r"^cannot be fetched: nothing listens there$"):
+            await download(plain, url, etag="", modified="", most_bytes=9)
+    with pytest.raises(NotFetched, match=r"^cannot be fetched: (Permission denied|Network is unreachable)$"):
+        await download(plain, "http://255.255.255.255/x.crl", etag="", modified="", most_bytes=9)
+
+
 @pytest.mark.parametrize(
     ("reset", "words"),
     [
