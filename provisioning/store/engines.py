@@ -28,6 +28,13 @@ from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS
 
 _RESTED_SECONDS: Final = 1.0
 _RESTED_SINCE: Final = "rested_since"
+_LEFT: Final = "left"
+"""Of a place in the pool: the session that was there when it was last asked for is left, for another one."""
+_IN_TURN: Final = (
+    "sessions lead to different servers in turn, a primary and a standby perhaps. Let database_url lead to the primary "
+    "alone: name the servers themselves, with target_session_attrs=read-write (docs/postgresql.md)"
+)
+_SEVERAL: Final = "several servers are ?host=A:PORT&host=B:PORT behind the database"
 _KEPT_LOG_BYTES: Final = 16 * 1024 * 1024
 """Of SQLite's write-ahead log: while somebody reads for long, a backup say, it grows, and would never shrink again."""
 
@@ -41,7 +48,7 @@ def checked_url(url: str) -> URL:
     except ValueError:  # Whose text is what stands there: a password, where @HOST was forgotten behind it.
         raise ConfigurationError(
             "database_url: what stands in it as the port, behind the last colon, is no number: "
-            "use postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
+            f"use postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE; {_SEVERAL}"
         ) from None
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
         raise ConfigurationError(
@@ -62,6 +69,8 @@ def postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
             max_overflow=0,
             use_native_hstore=False,  # Else the server is asked for that type, of which there is none.
         )
+    except ArgumentError as error:
+        raise ConfigurationError(f"database_url: {error}: {_SEVERAL}") from error
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             "database_url names PostgreSQL, whose driver is not installed: in the clone, "
@@ -127,19 +136,24 @@ def _renew_broken(engine: Engine) -> None:
     def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
         driver: Any = connection
         since = record.info.get(_RESTED_SINCE, math.inf)
+        kept: Any = record.record_info  # None only of what has left its pool.
+        is_second = kept.pop(_LEFT, None) is not None and since == math.inf
+        if is_second and driver.is_former:  # SQLAlchemy tries no more, and has an error of its own that names no cause.
+            raise engine.dialect.loaded_dbapi.OperationalError(_IN_TURN)
+        kept[_LEFT] = True
         if driver.is_former or (driver.at_standby and since < math.inf):
             raise DisconnectionError(
                 "it leads to another server than others, or to a standby, perhaps one that takes over"
             )
         if since < driver.silences.last:  # As a rule all hang, and each would be waited for.
             raise DisconnectionError("the server was silent on another connection")
-        if time.monotonic() - since < _RESTED_SECONDS:
-            return
-        try:
-            with driver.prompt():
-                engine.dialect.do_ping(connection)
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError(str(error)) from error  # The pool makes another.
+        if time.monotonic() - since >= _RESTED_SECONDS:
+            try:
+                with driver.prompt():
+                    engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise DisconnectionError(str(error)) from error  # The pool makes another.
+        del kept[_LEFT]
 
 
 def sqlite(url: URL, options: dict[str, Any], size: int) -> Engine:

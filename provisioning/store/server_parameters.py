@@ -12,13 +12,16 @@ Rules
    of life for `_SILENCE_SECONDS`; where both hang, `provisioning.store.loop_waits` does.
 2. If both set a parameter, the URL's value counts. Its ``options`` are added to ours: a search path does not remove
    the limits.
-3. A stalled process costs the others less than they wait for a lock: seconds, and no refusal
+3. Of several servers that are named, the one that takes changes is meant, unless it is said otherwise: libpq would be
+   content with the first that answers, a standby that reads for ever and refuses each change.
+4. A stalled process costs the others less than they wait for a lock: seconds, and no refusal
    (docs/decisions/0144-stopped-process-loses-its-postgresql-session.md).
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -47,6 +50,7 @@ _ALL_ROWS: Final = "-c row_security=off"
 _SETTINGS: Final = f"{_TIMEOUTS} {_TIMEOUTS_OF_SENDING} -c jit=off {_STYLE} {_WARNED} {_ALL_ROWS}"
 _SILENCE_SECONDS: Final = 20
 _KEEPALIVE_SECONDS: Final = 5
+_ATTRIBUTES: Final = "target_session_attrs"
 _WANTED: Final[Mapping[str, str | int]] = {
     "connect_timeout": 5,
     "application_name": SESSION_NAME,
@@ -61,7 +65,19 @@ _WANTED: Final[Mapping[str, str | int]] = {
 def server_parameters(url: URL) -> dict[str, str | int]:
     """Return libpq's parameters for a connection to *url* that are missing in it, or must be changed."""
     wanted = {name: value for name, value in _WANTED.items() if name not in url.query}
+    if _ATTRIBUTES not in url.query and "PGTARGETSESSIONATTRS" not in os.environ and _names_several(url):
+        wanted[_ATTRIBUTES] = "read-write"
     return wanted | {"options": " ".join((_SETTINGS, *url.normalized_query.get("options", ())))}
+
+
+def _names_several(url: URL) -> bool:
+    """Whether more than one server is named; not where a service file does, which has its own word for it."""
+    hosts = [host for name in ("host", "hostaddr") for host in url.normalized_query.get(name, ())]
+    hosts += [] if url.host is None else [url.host]
+    if not hosts:
+        hosts = [os.environ.get(name, "") for name in ("PGHOST", "PGHOSTADDR")]
+        return any("," in each for each in hosts)
+    return len(url.normalized_query.get("host", ())) > 1 or any("," in each for each in hosts)
 
 
 def all_parameters(url: URL) -> dict[str, Any]:

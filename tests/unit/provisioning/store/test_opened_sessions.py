@@ -178,6 +178,7 @@ async def test_the_first_session_elsewhere_is_doubted_and_a_former_primary_that_
 ) -> None:
     database = Database(
         f"postgresql+psycopg://fleet@/postgres?host=127.0.0.1:{primary.port}&host=127.0.0.1:{standby.port}"
+        "&target_session_attrs=any"
     )
     reasons: list[str] = []
 
