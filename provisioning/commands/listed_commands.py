@@ -260,7 +260,8 @@ def _batches(
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path}, after line {reader.line_num}: {error}: save it as UTF-8") from error
         except csv.Error as error:
-            raise ConfigurationError(f"{path}, after line {reader.line_num}: {error}") from error
+            remedy = "close each quotation mark, and put one device on each line"
+            raise ConfigurationError(f"{path}, after line {reader.line_num}: {error}: {remedy}") from error
         if batch:
             yield batch
 

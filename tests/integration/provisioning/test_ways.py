@@ -314,7 +314,7 @@ def test_a_list_is_imported_and_its_faults_are_named_by_line(
     file.write_text("name\n" + "".join(f"{name}-{number}\n" for number in range(1000)) + '"without an end\n')
     said = command("listed", "import", name, "--file", str(file), code=1)
     assert f"{file} is imported as far as line 1001\n" in said
-    assert f"{file}, after line 1001: unexpected end of data" in said
+    assert f"{file}, after line 1001: unexpected end of data: close each quotation mark" in said
     (tmp_path / "wrong.csv").write_text("device\nx\n")
     assert "must have the columns name" in command("listed", "import", name, "--file", f"{tmp_path}/wrong.csv", code=1)
     taken = command("listed", "remove", name, f"{name}-x", f"{name}-c", "--json", code=1)
