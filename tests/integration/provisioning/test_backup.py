@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from provisioning.client.operator import OperatorClient
 from provisioning.directory.files import read_certificate
@@ -49,6 +51,20 @@ def documented_copy(store: Path, copy: Path, patience: float | None = None) -> N
         assert line.count(told) == 1, line
         line = line.replace(told, here)
     subprocess.run(shlex.split(line), check=True, timeout=patience)
+
+
+def documented_command(program: str, place: Path, url: str) -> None:
+    """Run PostgreSQL's *program* in *place*, for the database *url*, by its line of docs/backup.md."""
+    page = (REPOSITORY / "docs" / "backup.md").read_text(encoding="utf-8")
+    (line,) = re.findall(rf"(?m)^    ({program} .*?)(?: +#.*)?$", page)
+    asked = make_url(url)
+    words = shlex.split(line)
+    for place_of, word in enumerate(words):
+        if word == "fleet" and words[place_of - 1] not in {"--owner", "--username"}:  # The user's name stays.
+            words[place_of] = str(asked.database)
+    assert words.count(str(asked.database)) == 1, line
+    server = {"PGHOST": str(asked.host), "PGPORT": str(asked.port), "PGUSER": "fleet"}
+    subprocess.run([binary(program), *words[1:]], check=True, cwd=place, env={**os.environ, **server})
 
 
 def test_a_copy_comes_to_its_end_however_fast_the_store_changes(tmp_path: Path) -> None:
@@ -211,16 +227,12 @@ def test_postgresql(postgresql: PostgresqlServer, tmp_path: Path) -> None:
     with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", SETTINGS) as idle, idle as service:
         fill(service)
         head = service.audit_head()
-        plain = service.database_url.replace("+psycopg", "")
-        subprocess.run([binary("pg_dump"), "--format", "custom", "--file", tmp_path / "dump", plain], check=True)
+        documented_command("pg_dump", tmp_path, service.database_url)
         enrol(service, "meter-3")
         service.stop()
-    restored = postgresql.new_database(template="template0")
-    subprocess.run(
-        [binary("pg_restore"), "--no-owner", "--single-transaction", "--dbname", restored.replace("+psycopg", ""),
-         tmp_path / "dump"],
-        check=True,
-    )  # fmt: skip
+    restored = postgresql.url("restored_as_documented")
+    for program in ("createdb", "pg_restore", "vacuumdb"):
+        documented_command(program, tmp_path, restored)
     with ProvisioningService(tmp_path / "fleet", SETTINGS | {"database_url": restored}) as service:
         check_restored(service, head)
         with pytest.raises(Exception, match="append-only"):
