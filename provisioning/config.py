@@ -38,7 +38,7 @@ from provisioning.errors import ConfigurationError, InvalidSettings
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.program.by_commas import by_commas
 from provisioning.program.durations import with_its_unit
-from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
+from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, not_text, text_of
 from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.proxy_networks import ProxyNames
 from provisioning.program.setting_variables import NoSettingVariable, named_in_variables
@@ -298,7 +298,9 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
         known = {"": tuple(Settings.model_fields), "profiles": tuple(ProfileSettings.model_fields)}
         wrong = [explain(each, ENVIRONMENT_PREFIX, file, given, known) for each in error.errors()]
         raise InvalidSettings("; ".join(wrong)) from error
-    except (NotToml, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"{file} is not TOML: {not_text(error)}") from error
+    except NotToml as error:
         raise InvalidSettings(f"{file} is not TOML: {error}") from error
     except SettingsError as error:  # It only names the field, in quotes.
         name = next((each for each in Settings.model_fields if f'"{each}"' in str(error)), "profiles")

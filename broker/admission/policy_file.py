@@ -17,7 +17,7 @@ from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPo
 from provisioning.pki.identity import SCHEME, InvalidIdentity, check_name, parse_uri
 from provisioning.pki.open_to_all import written_by_all
 from provisioning.pki.role import Role
-from provisioning.program.given_file import unread
+from provisioning.program.given_file import not_text, unread
 from provisioning.program.given_toml import NotToml, toml_of
 
 DEFAULT_POLICY_FILE = Path(__file__).with_name("default_policy.toml")
@@ -106,7 +106,7 @@ def read_policy(path: Path | None) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise PolicyError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
+        raise PolicyError(f"{path}: {not_text(error)}") from error
 
 
 def parse_policy(text: str, name: str) -> TopicPolicy:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioning.pki.open_to_all import written_by_all
-from provisioning.program.given_file import EMPTY, SETTINGS_BYTES, contents_of, text_of, unread
+from provisioning.program.given_file import EMPTY, SETTINGS_BYTES, contents_of, not_text, text_of, unread
 from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.value_words import WORDS
 
@@ -34,7 +34,9 @@ def read_file(path: Path) -> dict[str, Any]:
         return toml_of(text_of(path, SETTINGS_BYTES))
     except OSError as error:
         raise ConfigError(unread(path, error)) from error
-    except (NotToml, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {not_text(error)}") from error
+    except NotToml as error:
         raise ConfigError(f"{path} is {_no_toml(path, error)}") from error
 
 

@@ -34,7 +34,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from provisioning.program.given_file import SETTINGS_BYTES, named, text_of
+from provisioning.program.given_file import SETTINGS_BYTES, named, not_text, text_of, unread
 from provisioning.program.given_toml import NotToml, toml_of
 
 
@@ -113,8 +113,10 @@ def load(path: Path) -> Capabilities:
     try:
         content = toml_of(text_of(path, SETTINGS_BYTES))
     except OSError as error:
-        raise CapabilityError(f"{path} cannot be read: {error.strerror}") from error
-    except (NotToml, UnicodeDecodeError) as error:
+        raise CapabilityError(unread(path, error)) from error
+    except UnicodeDecodeError as error:
+        raise CapabilityError(f"{path} is not TOML: {not_text(error)}") from error
+    except NotToml as error:
         raise CapabilityError(f"{path} is not TOML: {error}") from error
     try:
         return Capabilities.model_validate(content)

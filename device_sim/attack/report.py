@@ -201,7 +201,10 @@ def json_of(document: Mapping[str, Any]) -> str:
 
 def read_json(path: Path) -> Mapping[str, Any]:
     """Return the document whose text was `json_of`; raise `ValueError` if it is something else."""
-    document = json.loads(text_of(path, LIST_BYTES))
+    try:
+        document = json.loads(text_of(path, LIST_BYTES))
+    except RecursionError:
+        raise ValueError("there is too much in it, one within the other") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "cases" not in document:
         raise ValueError(f"it has no cases, or is not of schema {SCHEMA}")
     return document

@@ -26,7 +26,7 @@ from device_sim.run.recorder import EXPLAINING, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
 from provisioning.program.counted import counted
-from provisioning.program.given_file import LIST_BYTES, contents_of
+from provisioning.program.given_file import LIST_BYTES, contents_of, unread
 from provisioning.program.version import version_and_build
 
 SCHEMA = "fleet-sim-run/1"
@@ -135,8 +135,8 @@ def read(path: Path, so_far: Callable[[Path], Document] | None = None) -> Docume
     try:
         document = json.loads(contents_of(path, LIST_BYTES))
     except OSError as error:
-        raise UnreadableReport(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+        raise UnreadableReport(unread(path, error)) from error
+    except (ValueError, RecursionError) as error:
         raise UnreadableReport(f"{path} is no JSON: {error}") from error
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:

@@ -127,7 +127,7 @@ def document_so_far(path: Path) -> Document:
     for text in contents_of(path, LIST_BYTES).decode(errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
-        except ValueError:  # The line being written when the run was cut off.
+        except (ValueError, RecursionError):  # The line being written when the run was cut off.
             break
     if not lines or not isinstance(lines[0], dict) or "head" not in lines[0]:
         raise ValueError("it does not begin as the progress of a run does")

@@ -25,7 +25,7 @@ from device_sim.scenario.known import known_at
 from device_sim.scenario.stages import KINDS, Command, Stage, Trouble
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
 from device_sim.scenario.values import BY_HAND, DIRECTORY, ScenarioPart, Seconds
-from provisioning.program.given_file import SETTINGS_BYTES, text_of
+from provisioning.program.given_file import SETTINGS_BYTES, not_text, text_of, unread
 from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.near_names import nearest
 
@@ -146,9 +146,9 @@ def load(path: Path) -> Scenario:
     try:
         text = text_of(path, SETTINGS_BYTES)
     except OSError as error:
-        raise InvalidScenario(f"{path} cannot be read: {error.strerror}") from error
+        raise InvalidScenario(unread(path, error)) from error
     except UnicodeDecodeError as error:
-        raise InvalidScenario(f"{path} cannot be read: {error}") from error
+        raise InvalidScenario(f"{path} is not TOML: {not_text(error)}") from error
     return parse(text, str(path), path.parent)
 
 

@@ -74,6 +74,12 @@ def unread(path: Path, error: OSError) -> str:
     return told
 
 
+def not_text(error: UnicodeDecodeError) -> str:
+    """Return where what was read, of which *error* tells, is no text, and what to do about it."""
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return f"line {line} is not UTF-8; save it in that encoding"
+
+
 def rest_of(file: Readable, most: int, name: str) -> bytes:
     """Return the rest of *file*, which errors call *name*; raise `OSError` as `contents_of`."""
     pieces: list[bytes] = []

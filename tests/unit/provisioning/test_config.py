@@ -243,5 +243,5 @@ def test_what_kubernetes_makes_for_a_service_of_our_name_is_told_of(
 
 def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "provisioning.toml").write_bytes('trust_domain = "caf\u00e9.example"'.encode("latin-1"))
-    with pytest.raises(ConfigurationError, match=r"provisioning\.toml is not TOML: 'utf-8' codec"):
+    with pytest.raises(ConfigurationError, match=r"provisioning\.toml is not TOML: line \d+ is not UTF-8; save it"):
         load_settings(tmp_path)

@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"none\.toml cannot be read: No such file"):
         load_policy(tmp_path / "none.toml")
     (tmp_path / "binary").write_bytes(b"\xff")
-    with pytest.raises(PolicyError, match="binary: not UTF-8: invalid start byte at byte 0"):
+    with pytest.raises(PolicyError, match="binary: line 1 is not UTF-8; save it in that encoding"):
         load_policy(tmp_path / "binary")
     with pytest.raises(PolicyError, match="cannot be read: Is a directory"):
         load_policy(tmp_path)

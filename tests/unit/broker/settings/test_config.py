@@ -202,7 +202,7 @@ def test_an_error_names_the_environment_variable(
         ("[limits]\nmax_packt = 1", "{path}: limits.max_packt: no such setting"),
         ("limits = 1", "{path}: limits: "),
         ("port = ", "{path} is not TOML: "),
-        (b"\xff", "{path} is not TOML: "),
+        (b"port = 1\n\xff", "{path} is not TOML: line 2 is not UTF-8; save it in that encoding"),
     ],
 )
 def test_an_error_names_the_file(tmp_path: Path, content: str | bytes, text: str) -> None:

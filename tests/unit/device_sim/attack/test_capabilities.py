@@ -10,6 +10,7 @@ from device_sim.attack.capabilities import EVERYTHING, CapabilityError, Feature,
 from device_sim.attack.catalogue import CATALOGUE
 from device_sim.attack.fleetgate_target import CAPABILITIES as FLEETGATE
 from device_sim.attack.mosquitto_target import CAPABILITIES as MOSQUITTO
+from device_sim.attack.report import read_json
 from device_sim.attack.revocation_list import chapter
 
 ALL_NAMES = [case.name for case in (*CATALOGUE, *chapter.cases)]
@@ -60,6 +61,19 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
 def test_a_wrong_file_is_explained(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(CapabilityError, match=words):
         load(written(tmp_path, text))
+
+
+def test_another_encoding_is_told_with_its_line(tmp_path: Path) -> None:
+    (path := tmp_path / "broker.toml").write_bytes('name = "x"\n# ä'.encode("latin-1"))
+    with pytest.raises(CapabilityError, match="is not TOML: line 2 is not UTF-8; save it in that encoding"):
+        load(path)
+
+
+def test_what_is_nested_too_deeply_is_no_outcome_of_an_attack(tmp_path: Path) -> None:
+    """It ended attack-table with a traceback."""
+    (path := tmp_path / "outcome.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="too much in it"):
+        read_json(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

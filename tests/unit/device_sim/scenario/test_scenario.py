@@ -139,7 +139,14 @@ def test_all_faults_are_told_at_once() -> None:
     assert len(str(failure.value).splitlines()) == 2
 
 
-def test_what_is_no_toml_or_no_file_is_told() -> None:
+def test_what_is_no_toml_or_no_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes('name = "x"\n# ä'.encode("latin-1"))
+    with pytest.raises(
+        InvalidScenario, match=r"latin\.toml is not TOML: line 2 is not UTF-8; save it in that encoding"
+    ):
+        load(tmp_path / "latin.toml")
+    with pytest.raises(InvalidScenario, match="Is a directory; name a file"):
+        load(tmp_path)
     with pytest.raises(InvalidScenario, match=r"mine\.toml"):
         parse("name = ", "mine.toml")
     with pytest.raises(InvalidScenario, match="cannot be read"):
