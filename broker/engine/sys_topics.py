@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +43,6 @@ NOT_OFFERED: Final = frozenset(
         # From mosquitto 2.1 on:
         "packet/out/bytes",
         "packet/out/count",
-        "connections/socket/count",
     }
 )
 """Figures of mosquitto that are not counted here; those of stored messages are Prometheus' (`broker.admin.survey`)."""
@@ -68,10 +67,11 @@ class _Load:
 
 
 class SysTopics:
-    """Publishes the figures of one engine."""
+    """Publishes the figures of one engine; *sockets* says how many connections there are, admitted or not."""
 
-    def __init__(self, engine: Engine, started: float) -> None:
+    def __init__(self, engine: Engine, sockets: Callable[[], int], started: float) -> None:
         self._engine = engine
+        self._sockets = sockets
         self._started = started
         self._published: dict[str, str] = {}
         self._version = f"fleetgate version {product_version()}"
@@ -106,6 +106,7 @@ class SysTopics:
             "clients/expired": metrics.sessions_expired,
             "clients/maximum": self._most_clients,
             "clients/total": total,
+            "connections/socket/count": self._sockets(),
             "messages/received": metrics.packets_received,
             "publish/messages/received": metrics.messages_received,
             "publish/messages/dropped": metrics.dropped,

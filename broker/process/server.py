@@ -202,7 +202,7 @@ class BrokerServer:
             others = [metrics.url, admin.url]
             jobs: list[Coroutine[Any, Any, None]] = [
                 tick(engine, lists),
-                publish_figures(engine),
+                publish_figures(engine, lambda: doors.connections),
                 measure_lag(engine.metrics),
                 lists.run(),
                 staple.run(),

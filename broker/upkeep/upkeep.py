@@ -98,10 +98,10 @@ async def see_to(engine: Engine, clock: Callable[[], float]) -> None:
     engine.turn.request()
 
 
-async def publish_figures(engine: Engine) -> None:
-    """Publish the broker's figures under $SYS, until cancelled."""
+async def publish_figures(engine: Engine, sockets: Callable[[], int]) -> None:
+    """Publish the broker's figures under $SYS, until cancelled; *sockets*: how many connections there are."""
     loop = asyncio.get_running_loop()
-    topics = SysTopics(engine, loop.time())
+    topics = SysTopics(engine, sockets, loop.time())
     while True:
         await in_portions(engine, topics.publish(loop.time()))
         await next_beat(INTERVAL)

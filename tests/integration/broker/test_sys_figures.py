@@ -34,6 +34,8 @@ KEPT = 5
 RETAINED = 2
 SUBSCRIPTIONS = 2 + KEPT
 READING = f"{FIGURES}#"
+SOCKETS = "connections/socket/count"
+"""From mosquitto 2.1 on."""
 SAMPLED = 2.5 * INTERVAL
 """Seconds: by how much more than mosquitto a broker's averages may have faded, which it does not say."""
 
@@ -131,6 +133,8 @@ def differences(figures: dict[str, str], counts: Counts) -> dict[str, tuple[str 
     retained = len(figures) + RETAINED
     if figures.get("retained messages/count") != str(retained):
         wrong["retained messages/count"] = (figures.get("retained messages/count"), retained)
+    if figures.get(SOCKETS, "2") not in {"2", "3"}:  # The reader's may be closing.
+        wrong[SOCKETS] = (figures.get(SOCKETS), 2)
     if figures.get("clients/maximum") not in {str(2 + KEPT), str(3 + KEPT)}:  # The reader may have been seen.
         wrong["clients/maximum"] = (figures.get("clients/maximum"), 2 + KEPT)
     totals = {
@@ -213,3 +217,4 @@ def test_mosquittos_names_are_ours_and_mean_the_same(tmp_path: Path) -> None:
     assert len(theirs) > 40
     assert theirs - ours == theirs & NOT_OFFERED
     assert not NOT_OFFERED & ours
+    assert SOCKETS in ours

@@ -19,7 +19,7 @@ from tests.support.wire import MemoryBroker, WireClient
 
 @pytest.fixture
 def topics(broker: MemoryBroker) -> SysTopics:
-    return SysTopics(broker.engine, broker.now)
+    return SysTopics(broker.engine, lambda: 3, broker.now)
 
 
 def figures(client: WireClient) -> dict[str, str]:
@@ -98,7 +98,7 @@ def test_a_device_reads_none_of_it(broker: MemoryBroker) -> None:
 
 def test_the_figures_and_what_clients_retain_take_no_room_from_each_other() -> None:
     broker = MemoryBroker(max_retained=2, max_retained_bytes=300)
-    topics = SysTopics(broker.engine, broker.now)
+    topics = SysTopics(broker.engine, lambda: 3, broker.now)
     list(topics.publish(broker.now))
     figures_retained = len(broker.engine.retained)
     assert figures_retained > 2
