@@ -90,7 +90,7 @@ class ClientConnection(ClientLife):
     # Reading
 
     def receive(self, data: bytes, now: float) -> None:
-        """Handle *data*, just read. Hot."""
+        """Handle *data*, just read."""
         if self._tail is not None:  # Rare: the previous read ended inside a packet.
             self._tail += data
             if len(self._tail) < self._needed:

@@ -13,8 +13,8 @@ readable a moment ago, since it is sending a burst. Two bounds keep a greedy pub
 number of records per connection, and a number beyond the first for all connections together (`Turn.allowance`). Writing
 happens once per turn (`broker.sockets.turn`); what the socket does not accept forms the backlog.
 
-Hot: `on_readable`, `_read`, `write`. Budget: with all else, two thirds of mosquitto's CPU time a message, from 200
-clients to one; ``benchmarks/side_by_side.py --only fan-in-qos0`` measures it, docs/performance.md holds the figures.
+Hot: `on_readable`, `_read`, `write`. Budget, with all else: two thirds of mosquitto's CPU time a message, 200 to one
+(``benchmarks/side_by_side.py --only fan-in-qos0``). Slow twin: `ssl`; tests/properties/test_direct_read_properties.py.
 
 Rules
 -----

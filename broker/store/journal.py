@@ -16,9 +16,9 @@ And a client that was told that it has no session must not find its old one afte
 exchanges would be taken for the new session's. So its CONNECT waits until the end of the old one is stored (decision
 0226): `unwritten_end`.
 
-Hot: `add`, `sent`, part of the budget of `broker.session.recipient`; and `turn_ended`: 0.1 µs of CPU time, in plain
-Python, for a turn without changes. benchmarks/hot_calls.py measures both. Slow twin: a list of each session's messages;
-tests/properties/test_deliveries_properties.py, and after a crash tests/properties/test_durability_properties.py.
+Hot: `add`, `sent`, `turn_ended`. Budget: part of that of `broker.session.recipient`; and, in plain Python, 0.1 µs of
+CPU time for a turn without changes; benchmarks/hot_calls.py measures both. Slow twin: a list of each session's
+messages; tests/properties/test_deliveries_properties.py, and after a crash tests/properties/test_durability_properties.py.
 
 Rules
 -----

@@ -8,8 +8,8 @@ memory, until the last of them is done; of one to a single session nothing is, o
 done, so is the dispatch.
 
 Hot: `add`, `remove`. Budget: part of those of `broker.store.dispatch`, where many sessions get a message, and of
-`broker.session.recipient`, where one does. Slow twin: a list of each session's messages, in
-tests/properties/test_deliveries_properties.py.
+`broker.session.recipient`, where one does; benchmarks/kept_sessions.py and benchmarks/hot_calls.py measure them. Slow
+twin: a list of each session's messages, in tests/properties/test_deliveries_properties.py.
 
 Rules
 -----

@@ -1,7 +1,7 @@
 """No file of code grows past 500 lines: before that it has a second noun, which gets a file of its own.
 
 And each says in its first line what that noun is: docs/architecture.md sends its readers there. What is hot says what
-it may cost, and what measures that.
+it may cost, what measures that, and which test compares it with its slow twin.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ def test_each_says_in_its_first_line_what_it_holds() -> None:
 def test_whatever_is_hot_says_its_budget_and_what_measures_it() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker").rglob("*.py")]
     hot = [found[0] for text in texts if (found := re.search(r"^Hot[.: ].*?\n\n", text, re.DOTALL | re.MULTILINE))]
-    assert len(hot) >= 8
+    assert len(hot) >= 14
+    assert [each for text in texts for each in re.findall(r"^ .*\bHot[.:].*", text, re.MULTILINE)] == []
     for each in hot:
         assert "Budget" in each, each
         (tool, *_others) = re.findall(r"benchmarks/\w+\.py", each)
         assert (REPOSITORY / tool).exists(), each
+        assert re.search(r"Slow\s+twin", each), each
+        (twin, *_others) = re.findall(r"tests/properties/\w+\.py", each)
+        assert (REPOSITORY / twin).exists(), each
         for named in re.findall(r"`(broker\.[a-z_.]+)`", each):
             parts = named.split(".")
             assert any((REPOSITORY / "/".join(parts[:depth])).with_suffix(".py").exists() for depth in (3, 4)), each
