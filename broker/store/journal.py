@@ -18,7 +18,8 @@ exchanges would be taken for the new session's. So its CONNECT waits until the e
 
 Hot: `add`, `sent`, `turn_ended`. Budget: part of that of `broker.session.recipient`; and, in plain Python, 0.1 µs of
 CPU time for a turn without changes; benchmarks/hot_calls.py measures both. Slow twin: a list of each session's
-messages; tests/properties/test_deliveries_properties.py, and after a crash tests/properties/test_durability_properties.py.
+messages (tests/properties/test_deliveries_properties.py), also after a crash
+(tests/properties/test_durability_properties.py).
 
 Rules
 -----
