@@ -305,14 +305,8 @@ class CrlPublisher:
         self._contents, self._current, self._delta, self._owed = contents, complete, delta, False
         took = time.monotonic() - begun
         self._complete_after = time.monotonic() + _COMPLETE_SHARE * took
-        log.info(
-            "CRL published",
-            issuer=self._plan.name,
-            number=complete.number,
-            entries=complete.entries,
-            bytes=len(complete.der),
-            seconds=round(took, 3),
-        )
+        facts = {"issuer": self._plan.name, "number": complete.number, "entries": complete.entries}
+        log.info("CRL published", **facts, bytes=len(complete.der), seconds=round(took, 3))
         return complete
 
     async def _publish_delta(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from provisioning.ca.crl import CrlIssuer
@@ -21,9 +22,10 @@ from provisioning.revocation.crl_contents import CrlContents
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.revocation.shared_contents import SharedContents
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import crls
+from provisioning.store import crls, revocations, tables
 from provisioning.store.counters import crl_counter
 from tests.support.fleet import Fleet
+from tests.support.requests import NOON
 
 NAME = "issuing-ca"
 DELTA = "http://ca.example.org/crl/issuing-ca.delta.crl"
@@ -235,3 +237,29 @@ async def test_a_clock_that_is_set_back_while_a_list_is_begun_is_not_waited_for(
     made = await publisher.publish()
     assert fleet.clock() - begun < timedelta(minutes=3), "else nobody is told of a revocation for ten years"
     assert begun < made.this_update <= fleet.clock()
+
+
+async def test_what_is_listed_for_a_ca_is_its_own_and_had_not_ended(fleet: Fleet) -> None:
+    """Two CAs may use one serial number: one's list must not revoke the other's certificate."""
+    mine, other = [(await fleet.enrol(name)).serial_number for name in ("meter-1", "meter-2")]
+    for name in ("meter-1", "meter-2"):
+        await fleet.revocation.revoke_device(name, RevocationReason.KEY_COMPROMISE, by="admin")
+    moved = (
+        update(tables.certificates).where(tables.certificates.c.serial == f"{other:x}").values(issuer_key_id="00" * 20)
+    )
+    await fleet.database.write(lambda connection: connection.execute(moved))
+
+    async def listed(issuer: bytes, since: datetime) -> list[int]:
+        return [
+            each.serial
+            for each in await fleet.database.read(
+                lambda connection: revocations.listed(connection, issuer, None, since)
+            )
+        ]
+
+    assert await listed(fleet.issuer.key_id, NOON) == [mine]
+    assert await listed(bytes(20), NOON) == [other]
+    (ended,) = await fleet.database.read(
+        lambda connection: [each.not_after for each in revocations.listed(connection, bytes(20), None, NOON)]
+    )
+    assert await listed(bytes(20), ended) == []

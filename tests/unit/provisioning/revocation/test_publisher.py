@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from sqlalchemy import select, text, update
+from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer, CrlRefused
@@ -487,29 +487,3 @@ async def test_a_clock_that_jumps_ahead_and_back_loses_no_revocation(fleet: Flee
     restarted = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
     await restarted.start()
     assert restarted.current == publisher.current, "the number counts, not the time"
-
-
-async def test_what_is_listed_for_a_ca_is_its_own_and_had_not_ended(fleet: Fleet) -> None:
-    """Two CAs may use one serial number: one's list must not revoke the other's certificate."""
-    mine, other = [(await fleet.enrol(name)).serial_number for name in ("meter-1", "meter-2")]
-    for name in ("meter-1", "meter-2"):
-        await fleet.revocation.revoke_device(name, RevocationReason.KEY_COMPROMISE, by="admin")
-    moved = (
-        update(tables.certificates).where(tables.certificates.c.serial == f"{other:x}").values(issuer_key_id="00" * 20)
-    )
-    await fleet.database.write(lambda connection: connection.execute(moved))
-
-    async def listed(issuer: bytes, since: datetime) -> list[int]:
-        return [
-            each.serial
-            for each in await fleet.database.read(
-                lambda connection: revocations.listed(connection, issuer, None, since)
-            )
-        ]
-
-    assert await listed(fleet.issuer.key_id, NOON) == [mine]
-    assert await listed(bytes(20), NOON) == [other]
-    (ended,) = await fleet.database.read(
-        lambda connection: [each.not_after for each in revocations.listed(connection, bytes(20), None, NOON)]
-    )
-    assert await listed(bytes(20), ended) == []
