@@ -40,6 +40,7 @@ from provisioning.program.by_commas import by_commas
 from provisioning.program.durations import with_its_unit
 from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, not_text, text_of
 from provisioning.program.given_toml import NotToml, toml_of
+from provisioning.program.meant_number import meant_number
 from provisioning.program.proxy_networks import ProxyNames
 from provisioning.program.setting_variables import NoSettingVariable, named_in_variables
 
@@ -49,6 +50,8 @@ Duration = Annotated[timedelta, BeforeValidator(with_its_unit)]
 Life = Annotated[timedelta, Field(ge=timedelta(minutes=1), le=timedelta(days=825)), BeforeValidator(with_its_unit)]
 """Of a certificate: what a profile allows (`provisioning.ca.profile`), said of the setting that was written."""
 File = Annotated[Path, BeforeValidator(named)]
+Whole = Annotated[int, BeforeValidator(meant_number)]
+Real = Annotated[float, BeforeValidator(meant_number)]
 
 
 class ProfileSettings(BaseModel):
@@ -60,7 +63,7 @@ class ProfileSettings(BaseModel):
     life: Duration | None = None
     backdate: Duration | None = None
     key_types: tuple[str, ...] | None = None
-    minimum_rsa_bits: int | None = None
+    minimum_rsa_bits: Whole | None = None
     extended_key_usages: tuple[str, ...] | None = None
     organization: str | None = None
     dns_patterns: tuple[str, ...] | None = None
@@ -99,9 +102,9 @@ class Settings(BaseSettings):
     In the environment only: who may write to the directory may write to its settings, too.
     """
     host: str = "127.0.0.1"
-    port: int = Field(default=8443, ge=0, le=65535)
-    http_port: int = Field(default=8080, ge=0, le=65535)
-    workers: int = Field(default=1, ge=1, le=64)
+    port: Whole = Field(default=8443, ge=0, le=65535)
+    http_port: Whole = Field(default=8080, ge=0, le=65535)
+    workers: Whole = Field(default=1, ge=1, le=64)
     """Service processes on the two ports; more than one needs PostgreSQL."""
     proxy_protocol_from: ProxyNames = ()
     """Networks of the load balancers that begin each connection to the HTTPS port with the PROXY protocol's header."""
@@ -136,8 +139,8 @@ class Settings(BaseSettings):
 
     crl_life: Duration = Field(default=timedelta(days=1), ge=timedelta(seconds=1), le=timedelta(days=366))
     """From thisUpdate to nextUpdate, which are whole seconds."""
-    crl_debounce_seconds: float = Field(default=0.5, ge=0, le=60)
-    crl_shards: int = Field(default=0, ge=0, le=256)
+    crl_debounce_seconds: Real = Field(default=0.5, ge=0, le=60)
+    crl_shards: Whole = Field(default=0, ge=0, le=256)
     """Into how many parts the CRL is divided for certificates issued from now on; 0: one list for all."""
     ocsp_life: Duration = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
     """From thisUpdate to nextUpdate. Caches keep an answer for five minutes at most whatever this is."""
@@ -146,29 +149,29 @@ class Settings(BaseSettings):
     """Whom an https webhook's certificate must come from; None: our own CAs."""
     token_retention: Duration = Field(default=timedelta(days=90), ge=timedelta(), le=timedelta(days=3650))
     """How long a token that was spent, voided or has expired stays in the store."""
-    manufacturer_list_refresh_seconds: float = Field(default=3600.0, ge=60, le=604_800)
+    manufacturer_list_refresh_seconds: Real = Field(default=3600.0, ge=60, le=604_800)
     """How often a manufacturer's list is fetched at least where it has a URL; sooner, where it ends before."""
-    manufacturer_list_released_share: float = Field(default=0.5, ge=0, le=1)
+    manufacturer_list_released_share: Real = Field(default=0.5, ge=0, le=1)
     """What a manufacturer's next list may release of those that the one before named; 1: all of them."""
-    feed_heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
-    feed_stall_seconds: float = Field(default=30.0, gt=0, le=600)
+    feed_heartbeat_seconds: Real = Field(default=5.0, gt=0, le=60)
+    feed_stall_seconds: Real = Field(default=30.0, gt=0, le=600)
     """A subscriber that takes no byte for so long is cut off."""
-    maximum_body_bytes: int = Field(default=1024 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
+    maximum_body_bytes: Whole = Field(default=1024 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
     """Ten thousand names of a token batch fit, or 20,000 entries of a manufacturer's list; EST has a smaller limit."""
-    handshake_seconds: float = Field(default=10.0, ge=1, le=300)
+    handshake_seconds: Real = Field(default=10.0, ge=1, le=300)
     """For a TLS handshake; and for the PROXY header before it, where one is due."""
-    body_seconds: float = Field(default=20.0, gt=0, le=300)
-    maximum_connections: int = Field(default=10_000, ge=16, le=1_000_000)
+    body_seconds: Real = Field(default=20.0, gt=0, le=300)
+    maximum_connections: Whole = Field(default=10_000, ge=16, le=1_000_000)
     """Of one process, on both ports; half of them from one address. Who has been silent for longest makes room."""
-    requests_per_second: float = Field(default=1000.0, ge=0, le=1_000_000)
+    requests_per_second: Real = Field(default=1000.0, ge=0, le=1_000_000)
     """Of one caller (a client certificate, or an address without one) at this process's HTTPS port; 0: no limit."""
-    ocsp_requests_per_second: float = Field(default=0.0, ge=0, le=1_000_000)
+    ocsp_requests_per_second: Real = Field(default=0.0, ge=0, le=1_000_000)
     """Of one address at this process's plain HTTP port; 0: no limit. Lists are files, and have none.
 
     None by default: a broker whose fleet comes back all at once asks for everybody from one address, and may have to
     refuse whom it gets no answer for.
     """
-    request_burst: int = Field(default=5000, ge=1, le=1_000_000)
+    request_burst: Whole = Field(default=5000, ge=1, le=1_000_000)
     """How many of them at once."""
     metrics: MetricsExposure = MetricsExposure.OFF
     """Prometheus metrics at /metrics of the plain HTTP port: off, loopback (this machine only) or public."""

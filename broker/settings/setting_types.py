@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from provisioning.pki.identity import check_name, check_trust_domain
 from provisioning.program.durations import seconds_in
 from provisioning.program.given_file import named
+from provisioning.program.meant_number import meant_number
 
 MOST: Final = 2**62
 """For anything counted: it fits into the integers of C and SQLite, and is never reached."""
@@ -22,16 +23,10 @@ LONGEST: Final = 10 * 365 * 86_400.0
 """Seconds; a longer time means for ever, which has its own setting where it makes sense."""
 
 
-def _number(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("give a number, not true or false")  # noqa: TRY004 - a ValueError is what pydantic words
-    return value
-
-
 def _seconds(value: object) -> object:
     """Convert a text with a unit, such as 5m, to seconds; a number is seconds."""
     if not isinstance(value, str):
-        return _number(value)
+        return meant_number(value)
     if (seconds := seconds_in(value.strip())) is not None:
         return seconds
     try:
@@ -54,8 +49,8 @@ def _not_empty(host: str) -> str:
     return host
 
 
-Whole = Annotated[int, BeforeValidator(_number)]
-Real = Annotated[float, BeforeValidator(_number)]
+Whole = Annotated[int, BeforeValidator(meant_number)]
+Real = Annotated[float, BeforeValidator(meant_number)]
 File = Annotated[Path, BeforeValidator(named)]
 FileText = Annotated[str, BeforeValidator(named)]
 """A file, or a word that means none."""

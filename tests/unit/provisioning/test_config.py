@@ -59,6 +59,9 @@ def test_flags_come_before_environment_before_file_before_defaults(
         ("crl_life = '2e9d'", "crl_life: write a duration with its unit"),
         ("crl_life = '999999999999d'", "crl_life: is longer than anybody waits"),
         ("unsafe_group_writable_directory = true", "counts in the environment only, as FLEET_PROVISIONING_UNSAFE_"),
+        ("port = true", r"provisioning\.toml: port: give a number, not true or false$"),
+        ("requests_per_second = false", "requests_per_second: give a number, not true or false$"),
+        ("[profiles.sensor]\nminimum_rsa_bits = true", r"profiles\.sensor\.minimum_rsa_bits: give a number, not true"),
         ("= broken", r"provisioning\.toml is not TOML: "),
         (
             'public_http_url = "ca.example.org"',

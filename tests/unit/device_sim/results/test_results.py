@@ -93,15 +93,10 @@ def test_histograms_can_be_merged_without_loss() -> None:
     ]["curve"]
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"{", "is no JSON"),
-        (b"[" * 100_000, "is no JSON: maximum recursion depth"),
-        (b"[]", "has schema None"),
-        (b'{"schema":"fleet-sim-run/9"}', "fleet-sim-run/9"),
-    ],
-)
+@pytest.mark.parametrize(("content", "words"), [
+    (b"{", "is no JSON"), (b"[" * 100_000, "is no JSON: maximum recursion"),
+    (b"[]", "has schema None"), (b'{"schema":"fleet-sim-run/9"}', "fleet-sim-run/9"),
+])  # fmt: skip
 def test_what_is_no_report_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UnreadableReport, match=words):
