@@ -244,6 +244,11 @@ class AuthorityLife:
 
         def checked(connection: Connection, found: list[StoredAuthority]) -> EndedLine:
             of_line = [each for each in found if (each.kind, each.line) == (AuthorityKind.ISSUING, line)]
+            if not of_line:
+                lines = sorted({each.line for each in found if each.issues} - {DEFAULT_LINE})
+                raise ConfigurationError(
+                    f"there is no line {line!r}; besides the default: {', '.join(lines) or 'none'}"
+                )
             announced = [each.name for each in of_line if each.state is AuthorityState.ANNOUNCED]
             has_active = any(each.state is AuthorityState.ACTIVE for each in of_line)
             active = None

@@ -319,4 +319,6 @@ def _read(pem: bytes, what: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
     except UNREADABLE as error:
-        raise ConfigurationError(f"the {what} is no PEM certificate") from error
+        raise ConfigurationError(
+            f"the {what} is no PEM certificate: give the file that holds it (openssl x509 -inform DER makes PEM of DER)"
+        ) from error

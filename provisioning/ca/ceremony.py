@@ -127,7 +127,10 @@ def read_issuing_ca_csr(pem: bytes) -> IssuingCaRequest:
         csr = x509.load_pem_x509_csr(pem)
         public_key, signed = csr.public_key(), csr.is_signature_valid
     except UNUSABLE as error:
-        raise CeremonyRefused(f"this is not a PKCS #10 request in PEM ({error})") from error
+        why = f" ({error})" if b"CERTIFICATE REQUEST-----" in pem else ""  # Else it is about PEM's own form only.
+        raise CeremonyRefused(
+            f"this is not a PKCS #10 request in PEM{why}: give the file that ca export-csr has written"
+        ) from error
     if not signed:
         raise CeremonyRefused("the request is not signed with the key that it contains")
     _check_key(public_key)

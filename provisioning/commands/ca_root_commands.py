@@ -25,6 +25,8 @@ from provisioning.program.command_group import command_group
 from provisioning.program.json_output import print_document
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from provisioning.authorities.authority_life import AuthorityLife
 
 
@@ -120,7 +122,7 @@ def sign(
     from provisioning.authorities.ceremony_transcript import Transcript
     from provisioning.ca.ceremony import CeremonyRefused, CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
     from provisioning.config import load_settings
-    from provisioning.directory.files import AuthorityFiles, read_certificate
+    from provisioning.directory.files import AuthorityFiles
     from provisioning.pki.pem import pem_of
     from provisioning.signers.places import SignerPlaces
     from provisioning.store.serials import new_serial
@@ -136,7 +138,7 @@ def sign(
             pkcs11_pin_file=ceremony.pin_file,
         )
         files = AuthorityFiles(settings.directory)
-        certificate = read_certificate(files.certificate(root))
+        certificate = _certificate_of(files.certificate(root))
         authority = CertificateAuthority(certificate, SignerPlaces(files, settings).open_for(root, certificate))
         wanted = read_issuing_ca_csr(read_file(request))
         urls = urls_of_root(settings, root)
@@ -157,6 +159,17 @@ def sign(
         transcript.check_shown()
     except (CeremonyRefused, ConfigurationError) as error:
         raise fail(error) from error
+
+
+def _certificate_of(path: Path) -> x509.Certificate:
+    from provisioning.directory.files import read_certificate
+
+    if not path.is_file():
+        raise ConfigurationError(
+            f"there is no root's certificate {path}: say where the root is with --dir, and how its files are called "
+            "with --root"
+        )
+    return read_certificate(path)
 
 
 def _withdrawn(certificate: Path) -> str:

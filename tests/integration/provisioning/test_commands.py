@@ -156,6 +156,8 @@ def test_a_batch_that_is_interrupted_says_how_far_it_came(
         (("nonsense",), 2, "nonsense"),
         (("ca", "root", "sign", "none.csr", "--output", "x" * 300), 1, "x cannot be written: File name too long"),
         (("ca", "root", "sign", "none.csr", "--output", ""), 2, "'--output': is empty; name a file or a directory"),
+        (("ca", "root", "sign", "none.csr", "--output", "new.crt", "--root", "no"), 1, "no.crt: say where the root is"),
+        (("ca", "import", __file__), 1, "the certificate is no PEM certificate: give the file that holds it"),
         (("audit", "show", "--after", "9" * 30), 2, "--after"),
     ],
     ids=lambda value: "_".join(value)[:80] if isinstance(value, tuple) else None,
