@@ -14,7 +14,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from tests.support import folder_of_tests, programs
+from tests.support import every_store, folder_of_tests, programs
 from tests.support.compiled_again import REPOSITORY, is_compiled
 from tests.support.few_rounds import encrypt_with_few
 from tests.support.long_tests import LONGEST, dealt
@@ -28,6 +28,13 @@ settings.register_profile("fleetgate", deadline=None, derandomize=False)
 settings.register_profile("thorough", deadline=None, derandomize=False, max_examples=2_000)  # `make test-thorough`
 settings.register_profile("compiled", deadline=None, derandomize=False, max_examples=50)  # See tests.support.examples
 settings.load_profile("compiled" if is_compiled(REPOSITORY / "broker" / "mqtt" / "publish.py") else "fleetgate")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--on-postgresql", action="store_true",
+        help="tests of the service have its store on PostgreSQL wherever they name none: see tests.support.every_store",
+    )  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -60,8 +67,12 @@ pytest_collect_directory = folder_of_tests.collected
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with those that take longest: each worker with its share of them."""
+    if config.getoption("--on-postgresql"):
+        names = {item: {item.path.name, getattr(item, "originalname", "")} for item in items}
+        config.hook.pytest_deselected(items=[each for each in items if names[each] & every_store.SQLITE_ALONE])
+        items[:] = [each for each in items if not names[each] & every_store.SQLITE_ALONE]
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     items[:] = dealt(items, workers, is_long=lambda item: item.path.name in LONGEST)
 
@@ -70,7 +81,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Before workers are forked, found the cluster that each copies, if one of them will."""
     if getattr(session.config, "workerinput", {}).get("is_for_all") and any(
-        "postgresql" in item.nodeid or "postgresql" in getattr(item, "fixturenames", ()) for item in session.items
+        session.config.getoption("--on-postgresql")
+        or "postgresql" in item.nodeid
+        or "postgresql" in getattr(item, "fixturenames", ())
+        for item in session.items
     ):
         with contextlib.suppress(AssertionError, OSError, subprocess.SubprocessError):
             unused()  # If that is impossible, the test says so that needs it.
@@ -95,6 +109,13 @@ def pytest_collection() -> Generator[None, object, object]:
 def postgresql() -> Iterator[PostgresqlServer]:
     with PostgresqlServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stores_on_postgresql(request: pytest.FixtureRequest) -> None:
+    """With ``--on-postgresql``, have every store there."""
+    if request.config.getoption("--on-postgresql"):
+        every_store.server = request.getfixturevalue("postgresql")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -179,7 +179,7 @@ class PostgresqlServer:
         if template != _TEMPLATE:
             url = self.new_database(template=template)
             yield url
-            self._drop(url)
+            self.drop(url)
             return
         kept = self._emptied(more) or KeptDatabase(self.new_database(), more)
         try:
@@ -195,10 +195,11 @@ class PostgresqlServer:
             if kept.emptied():
                 return kept
             kept.close()
-            self._drop(kept.url)
+            self.drop(kept.url)
         return None
 
-    def _drop(self, url: str) -> None:
+    def drop(self, url: str) -> None:
+        """Remove a database, and end its sessions."""
         if self._process is not None:
             self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 

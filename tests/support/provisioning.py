@@ -26,7 +26,7 @@ from sqlalchemy.pool import NullPool
 
 from device_sim.stage.foreign_process import free_port
 from provisioning.pki.tls import CredentialFiles, client_context
-from tests.support import programs
+from tests.support import every_store, programs
 from tests.support.postgresql import PostgresqlServer
 from tests.support.prepared_fleet import prepared, prepared_on, settings_environment
 from tests.support.ready_line import ready_line
@@ -51,6 +51,8 @@ class ProvisioningService:
     @classmethod
     def founded(cls, directory: Path, settings: Mapping[str, object] | None = None, *, afresh: bool = False) -> Self:
         """Return a service whose authority has just been created in *directory*, not running yet."""
+        if every_store.server is not None and "database_url" not in (settings or {}):
+            settings = {**(settings or {}), "database_url": every_store.new(directory, "template0")}
         service = cls(directory, settings, afresh=afresh)
         service.command("init", "--dir", str(directory), check=True)
         return service
@@ -62,8 +64,13 @@ class ProvisioningService:
         It costs a twentieth of creating one. Not for two services that must be unrelated, nor for *settings* that
         ``init`` reads: key locations, names, the lifetime of the first lists.
         """
-        shutil.copytree(prepared(), directory)
-        return cls(directory, settings, afresh=afresh)
+        if every_store.server is None:
+            shutil.copytree(prepared(), directory)
+            return cls(directory, settings, afresh=afresh)
+        prepared_directory, template = prepared_on(every_store.server)
+        shutil.copytree(prepared_directory, directory)
+        url = every_store.new(directory, template)
+        return cls(directory, {**(settings or {}), "database_url": url}, afresh=afresh)
 
     @classmethod
     @contextmanager

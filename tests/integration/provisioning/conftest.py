@@ -20,7 +20,7 @@ FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if getattr(metafunc.module, "ON_BOTH_STORES", False):
+    if getattr(metafunc.module, "ON_BOTH_STORES", False) and not metafunc.config.getoption("--on-postgresql"):
         if "service" in metafunc.fixturenames:
             metafunc.parametrize("service", ["sqlite", "postgresql"], indirect=True, scope="package")
         if "own_service" in metafunc.fixturenames:
