@@ -120,7 +120,8 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     try:
         pem = contents_of(path, PEM_BYTES)
     except OSError as error:
-        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
+        whose = "; run this as the user whose it is" if isinstance(error, PermissionError) else ""
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}{whose}") from error
     try:
         key = parsed_key(serialization.load_pem_private_key, pem, passphrase)
     except TypeError:

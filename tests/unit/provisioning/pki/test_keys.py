@@ -111,6 +111,19 @@ def test_what_cannot_be_read_is_said_with_its_remedy(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none").endswith("cannot be read: No such file or directory")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root has no file of another user's")
+def test_a_key_of_another_user_s_is_used_as_that_user(tmp_path: Path) -> None:
+    """A ceremony run by another than the service's user said that permission was denied, and nothing else."""
+    path = tmp_path / "key.pem"
+    write_private(path, key_to_pem(generate_key()))
+    os.seteuid(65534)
+    try:
+        said = refusal(path)
+    finally:
+        os.seteuid(0)
+    assert said.endswith("cannot be read: Permission denied; run this as the user whose it is")
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     write_private(path, b"one")
