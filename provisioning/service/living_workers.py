@@ -4,7 +4,8 @@ Theory
 ------
 An inbox belongs to its place, and is there without a process as well: a worker that hangs and one that is gone are
 silent alike. But a lock of POSIX on a file belongs to a process alone. A fork does not inherit it, and the kernel ends
-it with the process; so each worker locks the octet with its number of a file without a name, made before the forks.
+it with the process; so each worker locks the octet with its number of a file in memory, made before the forks: the
+service starts where no disk has room for another file.
 
 Rules
 -----
@@ -15,7 +16,7 @@ Rules
 from __future__ import annotations
 
 import fcntl
-import tempfile
+import os
 from typing import Final
 
 
@@ -23,7 +24,7 @@ class LivingWorkers:
     """Which places have a process."""
 
     def __init__(self) -> None:
-        self._file: Final = tempfile.TemporaryFile()  # noqa: SIM115 - It is there for as long as this is.
+        self._file: Final = open(os.memfd_create("living-workers", os.MFD_CLOEXEC), "wb")  # noqa: SIM115, PTH123
 
     def enter(self, number: int) -> None:
         """Have this process be the one at that place, until it ends."""
