@@ -37,7 +37,7 @@ import functools
 import itertools
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -111,6 +111,8 @@ class RevocationFeed:
         self._at_rest: Final = asyncio.Event()
         """Set while nothing that was announced is still to be read."""
         self._at_rest.set()
+        self._taken_over: Final[dict[tuple[str, str], int]] = {}
+        """Of certificates against which something is held, up to which event that was known where it was."""
         self._subscribers: Final = Subscribers()
         self._closed = False
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
@@ -144,14 +146,16 @@ class RevocationFeed:
     async def take_over(self, ends: Iterable[LostEnd], since: int) -> None:
         """Hold what another process held that knew the events up to *since*, but not what was decided afterwards.
 
-        After `start`; what comes later is read by `run`. What is held already stays so.
+        After `start`; what comes later is read by `run`, which may also have to read what the other one had read
+        already: that ends nothing. What is held already stays so.
         """
-        left = {(each.issuer_key_id, each.serial): each for each in ends}
+        known, left = since, {(each.issuer_key_id, each.serial): each for each in ends}
         while left and since < self.newest and (events := await self._page(since)):
             for each in events:
                 left.pop((each.issuer_key_id, each.serial), None)
             since = events[-1].sequence
         if left:  # Nothing is read in between: what `run` has read since, the last page had.
+            self._taken_over.update({each: max(known, self._taken_over.get(each, 0)) for each in left})
             self._database.lost_ends.hold(left.values())
 
     @property
@@ -294,7 +298,7 @@ class RevocationFeed:
                 break
             full = len(events) == most  # Events after a page that is not full are announced.
             most = min(2 * most, BATCH)
-            lost_ends.settle((each.issuer_key_id, each.serial) for each in events)
+            lost_ends.settle(self._decided_since(events))
             self._on_new(events)
             self._tail.extend(events)
             self._take_as_newest(events)
@@ -304,6 +308,13 @@ class RevocationFeed:
         was_current, self._looked_at = self.is_current, begun
         if not was_current:
             self._subscribers.wake()
+
+    def _decided_since(self, events: Iterable[FeedEvent]) -> Iterator[tuple[str, str]]:
+        """Yield of which certificates *events*, which were just read, are, but not what was known where one is held."""
+        for each in events:
+            certificate = each.issuer_key_id, each.serial
+            if each.sequence > self._taken_over.get(certificate, 0):
+                yield certificate
 
     async def _news(self, most: int) -> list[FeedEvent]:
         """Return the events after the newest known one, *most* at most; begin anew if the store has lost that one."""
@@ -346,6 +357,7 @@ class RevocationFeed:
             lost=named,
         )
         self._database.lost_ends.hold(held)
+        self._taken_over.clear()  # Numbers are used again.
         self._tail.clear()
         self._before = kept[-BATCH:] or newest  # More of it may be lost yet.
         self._on_lost()

@@ -171,6 +171,30 @@ async def test_a_fellow_that_lags_has_nothing_let_go_that_another_holds(fleet: F
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_what_a_fellow_had_read_before_it_held_something_lets_that_not_go(fleet: Fleet, store_url: str) -> None:
+    """The new worker read it later, as if it were newer: a device that was resumed, and then revoked, was free."""
+    certificate = await fleet.enrol("lost")
+    async with open_fleet(store_url, fleet.authority, is_current=True) as worker:
+        feed, knows = (RevocationFeed(each.database, 60) for each in (worker, fleet))
+        await feed.start()
+        await fleet.suspension.suspend_device("lost", by="admin")
+        await fleet.suspension.resume_device("lost", by="admin")
+        await knows.start()
+        *_, event = await knows._page(0)
+        end = LostEnd(event.issuer_key_id, event.serial, "lost", COMPROMISED, datetime.now(UTC), None, None, None)
+        holding = LostEnds()
+        holding.hold([end])
+        ask = answering(lambda: told(knows, holding))
+        await Hearing(ask, {2}.__contains__, feed, worker.database.lost_ends).begin()
+        await feed._read_new()
+        assert worker.database.lost_ends.held == [end]
+        assert await renews(worker, certificate) is Code.UNAVAILABLE
+        await worker.revocation.revoke_device("lost", COMPROMISED, by="admin")
+        await feed._read_new()
+        assert worker.database.lost_ends.held == []
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 async def test_while_a_fellow_is_silent_nobody_is_let_in_and_its_answer_or_its_end_lets_them(
     fleet: Fleet, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
