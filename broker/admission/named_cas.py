@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from provisioning.pki.extension import UNREADABLE, UNUSABLE, extension
 from provisioning.pki.issued_by import as_compared
@@ -26,10 +27,24 @@ class KeyKind(Enum):
     """What signatures tell of the key that has made them."""
 
     EC = "EC"
+    ED25519 = "Ed25519"
+    ED448 = "Ed448"
     RSA = "RSA"
     OTHER = "other"
     UNKNOWN = "unknown"
     """It cannot be read, or the library does not know it."""
+
+
+_KINDS: Final[dict[type[object], KeyKind]] = {
+    ec.EllipticCurvePublicKey: KeyKind.EC,
+    ed25519.Ed25519PublicKey: KeyKind.ED25519,
+    ed448.Ed448PublicKey: KeyKind.ED448,
+    rsa.RSAPublicKey: KeyKind.RSA,
+}
+_WITHOUT_PARAMETERS: Final = {
+    SignatureAlgorithmOID.ED25519: KeyKind.ED25519,
+    SignatureAlgorithmOID.ED448: KeyKind.ED448,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +89,9 @@ class Sought:
     def __init__(self, certificate: x509.Certificate) -> None:
         self.name: Hashable = None
         """None: nobody is meant."""
-        self._kinds: tuple[KeyKind, ...] = ()
+        self._kind = KeyKind.UNKNOWN
         try:
-            self._kinds = _kinds_that_sign(certificate)
+            self._kind = _kind_that_signs(certificate)
             self.name = as_compared(certificate.issuer)
         except UNUSABLE:
             return
@@ -84,7 +99,7 @@ class Sought:
 
     def means(self, ca: Ca) -> bool:
         """Whether *ca*, which has the issuer's name, has the kind of key, and whatever else is said about it."""
-        if ca.kind not in self._kinds:
+        if ca.kind is not self._kind or ca.kind is KeyKind.UNKNOWN:
             return False
         stated = self._stated
         if stated is None:
@@ -128,17 +143,15 @@ def _kind(certificate: x509.Certificate) -> KeyKind:
         key = certificate.public_key()
     except UNUSABLE:
         return KeyKind.UNKNOWN
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return KeyKind.EC
-    return KeyKind.RSA if isinstance(key, rsa.RSAPublicKey) else KeyKind.OTHER
+    return next((kind for of, kind in _KINDS.items() if isinstance(key, of)), KeyKind.OTHER)
 
 
-def _kinds_that_sign(certificate: x509.Certificate) -> tuple[KeyKind, ...]:
-    """Return the kinds of key that the signature of *certificate* may be by; none: the library does not know it."""
+def _kind_that_signs(certificate: x509.Certificate) -> KeyKind:
+    """Return the kind of key that the signature of *certificate* is by, as OpenSSL sees it, which tries no other."""
     try:
         parameters = certificate.signature_algorithm_parameters
     except UnsupportedAlgorithm:
-        return ()
-    if isinstance(parameters, ec.ECDSA):
-        return (KeyKind.EC,)
-    return (KeyKind.EC, KeyKind.OTHER) if parameters is None else (KeyKind.RSA,)
+        return KeyKind.UNKNOWN
+    if parameters is None:
+        return _WITHOUT_PARAMETERS.get(certificate.signature_algorithm_oid, KeyKind.OTHER)
+    return KeyKind.EC if isinstance(parameters, ec.ECDSA) else KeyKind.RSA

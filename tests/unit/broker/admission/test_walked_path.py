@@ -11,6 +11,7 @@ from itertools import permutations
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -172,6 +173,29 @@ def test_of_cas_of_one_name_the_first_that_could_have_signed_is_tried_and_no_oth
         said = shake_hands(held, anchors)
         assert walked.passed is (not said) is (kind != "curve" or chain[0] is not namesake), (walked, said)
         assert walked.passed or "OpenSSL tries no other" in walked.detail
+
+
+@pytest.mark.parametrize("kind", [Ed25519PrivateKey, Ed448PrivateKey])
+def test_a_key_of_another_kind_than_the_signature_is_not_tried(
+    kind: type[Ed25519PrivateKey | Ed448PrivateKey],
+) -> None:
+    """A CA that has gone over from one kind to another: below the new key a reload put out whoever does not name it."""
+    key, other, name = kind.generate(), Ed25519PrivateKey.generate(), ROOT.certificate.subject
+    own, by = made("meter-1", ROOT, {}), (PKI.now - DAY, PKI.now + DAY)
+    bare = x509.CertificateBuilder(name, own.certificate.subject, own.certificate.public_key(), 6, *by)
+    held = replace(own, certificate=bare.sign(key, None), chain=())
+    anchors = [ROOT.certificate]  # Of the key that it had before.
+    for each in (other, key):
+        builder = x509.CertificateBuilder(name, name, each.public_key(), 5, *by)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        anchors.append(builder.sign(each, None))
+    if kind is Ed25519PrivateKey:
+        del anchors[1]
+    walked, _ = walk([held.certificate], anchors, PKI.now)
+    assert walked.passed, walked
+    assert not shake_hands(held, anchors)
+    assert not walk([held.certificate], anchors[:-1], PKI.now)[0].passed
+    assert shake_hands(held, anchors[:-1])
 
 
 EXPIRED, NOT_YET = (-9, -1), (1, 9)
