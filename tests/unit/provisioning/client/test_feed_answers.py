@@ -275,13 +275,16 @@ async def test_a_certificate_under_a_root_that_was_retired_is_refused_by_tls_and
 
 async def test_an_alert_before_the_handshake_is_a_lost_feed() -> None:
     """It may be anybody's on the way: taken for provisioning's refusal, it had the broker's token spent."""
+    closed = asyncio.Event()
 
     async def alert(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(bytes.fromhex("15030300020230"))
         await reader.read()
         writer.close()
+        closed.set()
 
     async with await asyncio.start_server(alert, "127.0.0.1", 0) as server:
         with pytest.raises(FeedLost, match="TLS alert: unknown ca"):
             await first(f"https://localhost:{server.sockets[0].getsockname()[1]}")
+        await closed.wait()  # Python 3.11's server ends without its connections.
