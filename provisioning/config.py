@@ -38,7 +38,7 @@ from provisioning.errors import ConfigurationError, InvalidSettings
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.program.by_commas import by_commas
 from provisioning.program.durations import with_its_unit
-from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, not_text, text_of
+from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, not_text, text_of, unread
 from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.meant_number import meant_number
 from provisioning.program.proxy_networks import ProxyNames
@@ -78,11 +78,17 @@ class ProfileSettings(BaseModel):
 
 _FILE: Final[ContextVar[Path | None]] = ContextVar("_FILE", default=None)
 """The source of the settings being made: the library has no argument for it, and making another class takes long."""
+_FLAGS: Final[ContextVar[frozenset[str]]] = ContextVar("_FLAGS", default=frozenset())
+"""Names of the settings that flags give, of those being made."""
 _NOT_FROM_FILE: Final = "unsafe_group_writable_directory"
 
 
 def _now_read() -> Path | None:
     return _FILE.get()
+
+
+def _now_given() -> frozenset[str]:
+    return _FLAGS.get()
 
 
 class _FromFile(TomlConfigSettingsSource):
@@ -179,11 +185,30 @@ class Settings(BaseSettings):
     """The least important lines of the service's log."""
 
     _read_from: Path | None = PrivateAttr(default_factory=_now_read)
+    _of_flags: frozenset[str] = PrivateAttr(default_factory=_now_given)
 
     @property
     def read_from(self) -> Path | None:
         """The file that was read; None: there was none."""
         return self._read_from
+
+    def source_of(self, name: str) -> str:
+        """Return what begins an error about the setting *name*: the variable or file that gives it, and a colon.
+
+        Nothing for a default, nor for a flag, which is before the eyes of whoever gave it.
+        """
+        if name in self._of_flags or name not in self.model_fields_set:
+            return ""
+        if (variable := f"{ENVIRONMENT_PREFIX}{name.upper()}") in os.environ:
+            return f"{variable}: "
+        return "" if self._read_from is None else f"{self._read_from}: "
+
+    @field_validator("host")
+    @classmethod
+    def _names_an_address(cls, host: str) -> str:
+        if not host:  # For the kernel it is every address: nobody would see that it is meant.
+            raise ValueError("is empty; give an address of this machine, or leave it out")
+        return host
 
     @field_validator("server_names", mode="before")
     @classmethod
@@ -234,29 +259,29 @@ class Settings(BaseSettings):
 
     def read_passphrase(self) -> bytes:
         """Return the passphrase of the CA keys; raise `ConfigurationError` if none was given or it cannot be read."""
-        return _secret("passphrase", "the CA keys need a passphrase", self.passphrase, self.passphrase_file)
+        return self._secret("passphrase", "the CA keys need a passphrase")
 
     def read_pkcs11_pin(self) -> str:
         """Return the PIN of the token; raise `ConfigurationError` if none was given or it cannot be read."""
-        pin = _secret("pkcs11_pin", "the token needs its PIN", self.pkcs11_pin, self.pkcs11_pin_file)
-        return pin.decode(errors="replace")
+        return self._secret("pkcs11_pin", "the token needs its PIN").decode(errors="replace")
 
-
-def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) -> bytes:
-    variable, word = f"{ENVIRONMENT_PREFIX}{name.upper()}", name.removeprefix("pkcs11_")
-    if file is not None:
-        source = f"{name.replace('_', ' ')} file {file}"
-        try:
-            secret = contents_of(file, SECRET_BYTES).rstrip(b"\r\n")
-        except OSError as error:
-            raise ConfigurationError(f"{source} cannot be read: {error.strerror}") from error
-    elif value is not None:
-        source, secret = variable, value.get_secret_value().encode()
-    else:
-        raise ConfigurationError(f"{need}: give --{name.replace('_', '-')}-file FILE or set {variable}_FILE")
-    if not secret:
-        raise ConfigurationError(f"{source} is empty: put the {word} there")
-    return secret
+    def _secret(self, name: str, need: str) -> bytes:
+        value: SecretStr | None = getattr(self, name)
+        file: Path | None = getattr(self, f"{name}_file")
+        variable, word = f"{ENVIRONMENT_PREFIX}{name.upper()}", name.removeprefix("pkcs11_")
+        if file is not None:
+            key = f"{self.source_of(f'{name}_file')}{name}_file"
+            try:
+                source, secret = f"{key}: {file}", contents_of(file, SECRET_BYTES).rstrip(b"\r\n")
+            except OSError as error:
+                raise ConfigurationError(f"{key}: {unread(file, error)}") from error
+        elif value is not None:
+            source, secret = variable, value.get_secret_value().encode()
+        else:
+            raise ConfigurationError(f"{need}: give --{name.replace('_', '-')}-file FILE or set {variable}_FILE")
+        if not secret:
+            raise ConfigurationError(f"{source} is empty: put the {word} there")
+        return secret
 
 
 def _refuse_unknown_variables() -> None:
@@ -292,11 +317,12 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
     try:
         where = directory or Settings(**given).directory
         file = where / SETTINGS_FILE
-        before = _FILE.set(_settings_file(file))
+        before, flags_before = _FILE.set(_settings_file(file)), _FLAGS.set(frozenset(given))
         try:
             return Settings(**given)
         finally:
             _FILE.reset(before)
+            _FLAGS.reset(flags_before)
     except ValidationError as error:
         known = {"": tuple(Settings.model_fields), "profiles": tuple(ProfileSettings.model_fields)}
         wrong = [explain(each, ENVIRONMENT_PREFIX, file, given, known) for each in error.errors()]

@@ -88,10 +88,8 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
     except (PolicyError, TlsConfigurationError) as error:  # Which do not know for which setting the file was read.
         said = str(error)
         raise _failed(named(next((each for each in problems(settings) if each.endswith(said)), said)), 1) from None
-    except PluginError as error:
+    except (PluginError, *_NOT_STARTED) as error:
         raise _failed(named(str(error)), 1) from None
-    except _NOT_STARTED as error:
-        raise _failed(str(error), 1) from None
 
 
 def _count_descriptors(connections: int) -> None:

@@ -72,15 +72,16 @@ def check_public(settings: Settings) -> None:
 
     Nor is an address of IPv4 taken in the form of IPv6: what Python's versions say of its loopback differs.
     """
+    key = f"{settings.source_of('host')}host"
     if settings.host.startswith("["):
         raise ConfigurationError(
-            f"host: {settings.host}: write an address without brackets: {settings.host.strip('[]')}"
+            f"{key}: {settings.host}: write an address without brackets: {settings.host.strip('[]')}"
         )
     if (mapped := _mapped(settings.host)) is not None:
-        raise ConfigurationError(f"host: {settings.host}: write an address of IPv4 as such: {mapped}")
+        raise ConfigurationError(f"{key}: {settings.host}: write an address of IPv4 as such: {mapped}")
     if not settings.public_listener and not is_loopback(settings.host):
         raise ConfigurationError(
-            f"host: {settings.host} is not a loopback address, so others can connect; "
+            f"{key}: {settings.host} is not a loopback address, so others can connect; "
             "say that they may: --public-listener, or public_listener = true"
         )
 
@@ -141,23 +142,26 @@ def _bind_shared(settings: Settings, port: int, setting: str, number: int) -> li
 
 @contextlib.contextmanager
 def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
-    host = settings.host
+    host, of_host, of_port = settings.host, settings.source_of("host"), settings.source_of(setting)
     try:
         yield
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             raise ConfigurationError(
-                f"host: cannot listen on {host}: {error.strerror}; give an address that this machine has, such as "
-                "127.0.0.1 or ::1, or 0.0.0.0 for all of IPv4, or :: for all"
+                f"{of_host}host: cannot listen on {host}: {error.strerror}; give an address that this machine "
+                "has, such as 127.0.0.1 or ::1, or 0.0.0.0 for all of IPv4, or :: for all"
             ) from error
         running = None
         if error.errno == errno.EADDRINUSE:
             running = served(settings.directory) or copied(settings.directory, port)
         if running is not None:
-            raise ConfigurationError(f"{setting} {port} on {host} is in use: {running}") from error
+            raise ConfigurationError(f"{of_port}{setting} {port} on {host} is in use: {running}") from error
         whose = f" (ss -ltnp 'sport = :{port}' says by whom)" if error.errno == errno.EADDRINUSE else ""
         raise ConfigurationError(
-            f"{setting} {port} on {host} cannot be used: {error.strerror}{whose}; choose another, or 0 for a free one"
+            f"{of_port}{setting} {port} on {host} cannot be used: {error.strerror}{whose}; choose another, or 0 "
+            "for a free one"
         ) from error
     except TypeError as error:  # What cannot be looked up at all: a label of more than 63 characters, a null character.
-        raise ConfigurationError(f"host: {host[:80]!r} is no name of a host ({error}): use an address") from error
+        raise ConfigurationError(
+            f"{of_host}host: {host[:80]!r} is no name of a host ({error}): use an address"
+        ) from error

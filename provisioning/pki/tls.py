@@ -36,7 +36,7 @@ from provisioning.pki.key_shown import bound_tickets
 from provisioning.pki.named_curves import refuse_own_curves
 from provisioning.pki.openssl import prefer
 from provisioning.pki.resumption import remember_sessions, resume_nothing
-from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.given_file import PEM_BYTES, contents_of, unread
 
 _BEGINS = b"-----BEGIN CERTIFICATE-----"
 
@@ -124,7 +124,7 @@ class CredentialPem:
             key = None if files.key == files.certificate else contents_of(files.key, PEM_BYTES)
             return cls(pem, key, files.unfit, str(files.certificate), str(files.key))
         except OSError as error:
-            raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise TlsConfigurationError(unread(Path(error.filename), error)) from error
 
     def load_into(self, context: ssl.SSLContext) -> None:
         """Make *context* present this credential; raise `TlsConfigurationError` if it cannot."""
@@ -163,7 +163,7 @@ def read_once(credential: Credential) -> Credential:
             return credential
         return CredentialPem(b"\n".join(contents_of(path, PEM_BYTES) for path in paths))
     except OSError as error:
-        raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise TlsConfigurationError(unread(Path(error.filename), error)) from error
 
 
 def refuse_unguarded() -> None:
@@ -310,7 +310,7 @@ def _check_readable(path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise TlsConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+        raise TlsConfigurationError(unread(path, error)) from error
 
 
 def _never_asked() -> str:

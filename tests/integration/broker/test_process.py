@@ -154,6 +154,20 @@ def test_a_port_that_is_taken_is_said(pki: Pki, tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_a_port_that_is_taken_is_said_with_the_file_that_names_it(pki: Pki, tmp_path: Path) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    given = broker.arguments.index("--port")
+    del broker.arguments[given : given + 2]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = tmp_path / "broker.toml"
+        settings.write_text(f"port = {port}\n")
+        broker.arguments += ["--config", str(settings)]
+        code, said = broker.fail()
+    assert code == 1
+    assert f"fleet-broker: {settings}: port: 127.0.0.1 port {port} cannot be listened on: Address already" in said
+
+
 def test_settings_that_cannot_be_used_are_exit_code_2(pki: Pki, tmp_path: Path) -> None:
     broker = BrokerProcess.with_files(tmp_path / "b", pki, "--host", "0.0.0.0")
     code, said = broker.fail()

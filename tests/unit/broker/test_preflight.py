@@ -106,7 +106,14 @@ def test_response_information_that_is_no_topic_is_told(good: dict[str, Any]) -> 
     [
         ({"cafile": "none.pem"}, r"cafile: .*none\.pem cannot be read: No such file or directory"),
         ({"cafile": "nonsense"}, r"cafile: .*nonsense holds no certificate, neither PEM nor DER"),
-        ({"certfile": "none.pem"}, r"certfile, keyfile: .*none\.pem"),
+        (
+            {"certfile": "none.pem"},
+            r"certfile, keyfile: .*none\.pem cannot be read: No such .*; name one that is there$",
+        ),
+        (
+            {"keyfile": "none.key"},
+            r"certfile, keyfile: .*none\.key cannot be read: No such .*; name one that is there$",
+        ),
         ({"certfile": "nonsense"}, r"certfile, keyfile: .*do not belong together, or are not a PEM pair"),
         ({"keyfile": "other.key"}, r"certfile, keyfile: .*do not belong together"),
         ({"crlfile": "none.crl"}, r"crlfile: .*none\.crl cannot be read: No such file or directory"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -172,9 +174,37 @@ def test_the_passphrase_comes_from_a_file_or_the_environment_and_is_never_shown(
     file.write_bytes(b"\n")
     with pytest.raises(ConfigurationError, match="is empty"):
         load_settings(tmp_path, passphrase_file=file).read_passphrase()
-    file.unlink()
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        load_settings(tmp_path, passphrase_file=file).read_passphrase()
+
+
+@pytest.mark.parametrize(
+    ("setting", "read"),
+    [("passphrase_file", Settings.read_passphrase), ("pkcs11_pin_file", Settings.read_pkcs11_pin)],
+)
+def test_a_file_of_a_secret_that_is_missing_is_told_with_what_names_it_and_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, read: Callable[[Settings], object]
+) -> None:
+    gone = tmp_path / "gone"
+    said = re.escape(f"{setting}: {gone} cannot be read: No such file or directory; name one that is there")
+    with pytest.raises(ConfigurationError, match=f"^{said}$"):
+        read(load_settings(tmp_path, **{setting: gone}))
+    (tmp_path / "provisioning.toml").write_text(f'{setting} = "{gone}"\n')
+    with pytest.raises(ConfigurationError, match=rf"^{tmp_path}/provisioning\.toml: {said}$"):
+        read(load_settings(tmp_path))
+    monkeypatch.setenv(f"FLEET_PROVISIONING_{setting.upper()}", str(gone))
+    with pytest.raises(ConfigurationError, match=rf"^FLEET_PROVISIONING_{setting.upper()}: {said}$"):
+        read(load_settings(tmp_path))
+
+
+def test_an_empty_host_is_refused_and_is_not_every_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "is empty; give an address of this machine, or leave it out"
+    (tmp_path / "provisioning.toml").write_text('host = ""\npublic_listener = true\n')
+    with pytest.raises(ConfigurationError, match=rf"^{tmp_path}/provisioning\.toml: host: {said}$"):
+        load_settings(tmp_path)
+    with pytest.raises(ConfigurationError, match=f"^--host: {said}$"):
+        load_settings(tmp_path, host="")
+    monkeypatch.setenv("FLEET_PROVISIONING_HOST", "")
+    with pytest.raises(ConfigurationError, match=f"^FLEET_PROVISIONING_HOST: {said}$"):
+        load_settings(tmp_path)
 
 
 def test_a_name_that_no_certificate_may_hold_is_refused_with_its_setting() -> None:

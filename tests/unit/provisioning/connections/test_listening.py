@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.config import Settings
+from provisioning.config import Settings, load_settings
 from provisioning.connections.listening import Listening, bound, bound_for, check_public
 from provisioning.directory.in_charge import in_charge
 from provisioning.directory.whereabouts import lock_of
@@ -165,7 +165,7 @@ def test_what_is_closed_listens_no_more() -> None:
     ("host", "is_loopback"),
     [
         ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
-        ("0.0.0.0", False), ("::", False), ("192.0.2.1", False), ("", False), ("localhost.example", False),
+        ("0.0.0.0", False), ("::", False), ("192.0.2.1", False), ("localhost.example", False),
     ],
 )  # fmt: skip
 def test_others_can_connect_only_where_that_is_said(host: str, *, is_loopback: bool) -> None:
@@ -175,6 +175,36 @@ def test_others_can_connect_only_where_that_is_said(host: str, *, is_loopback: b
     else:
         with pytest.raises(ConfigurationError, match="say that they may: --public-listener"):
             check_public(Settings(host=host))
+
+
+def test_the_file_or_variable_that_says_so_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "provisioning.toml"
+    with bound(Settings(port=0, http_port=0)) as theirs:
+        port = port_of(theirs.https_url)
+        file.write_text(f"port = {port}\nhttp_port = 0\n")
+        taken = f"port {port} on 127.0.0.1 cannot be used: Address already in use"
+        assert refusal(load_settings(tmp_path)).startswith(f"{file}: {taken}")
+        assert refusal(load_settings(tmp_path, port=port)).startswith(taken), "a flag is before one's eyes"
+        monkeypatch.setenv("FLEET_PROVISIONING_PORT", str(port))
+        assert refusal(load_settings(tmp_path)).startswith(f"FLEET_PROVISIONING_PORT: {taken}")
+    monkeypatch.delenv("FLEET_PROVISIONING_PORT")
+    for host in ("0.0.0.0", "[::1]", "::ffff:7f00:1"):
+        file.write_text(f'host = "{host}"\n')
+        assert refusal(load_settings(tmp_path)).startswith(f"{file}: host: {host}")
+    for host in ("192.0.2.1", "x" * 64):  # An address of another machine, and what is no name.
+        file.write_text(f'host = "{host}"\npublic_listener = true\n')
+        assert refusal(load_settings(tmp_path)).startswith(f"{file}: host: ")
+
+
+def refusal(settings: Settings) -> str:
+    """Return why nobody can listen there."""
+    try:
+        check_public(settings)
+        with bound(settings):
+            pass
+    except ConfigurationError as error:
+        return str(error)
+    raise AssertionError(f"port {settings.port} on {settings.host} is free")
 
 
 def test_one_that_is_interrupted_gets_nothing_until_it_listens_again() -> None:
