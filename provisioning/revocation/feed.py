@@ -21,7 +21,8 @@ Rules
    reads the newest known event again; if it is another, every subscription ends, and who returns is told by rule 1.
    What follows the last event that is still there is read as new: another process may have added it since. And what
    is handed to a subscriber follows the very event that it had last: its own look may meet another history first.
-   What was lost is held against its certificates until it is repeated (`provisioning.store.lost_ends`), as far as it
+   What was lost is held against its certificates, and against its devices' names where those are lost as well, until
+   it is repeated (`provisioning.store.lost_ends`), as far as it
    is among the newest events: those before the start are read for that, one page of them.
 3. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
    latest at the next heartbeat.
@@ -365,7 +366,7 @@ class RevocationFeed:
         self._tell_who_waits()
 
     async def _held_of(self, lost: Sequence[FeedEvent], since: int) -> list[LostEnd]:
-        """Return the ends among *lost* that are held against certificates which the store still has.
+        """Return the ends among *lost* that are held, also against certificates which the store has lost as well.
 
         Not what was repeated *since* the event with that number, after which the store has another history.
         """
@@ -375,17 +376,19 @@ class RevocationFeed:
         def there(connection: Connection) -> list[LostEnd]:
             found = certificates.of_devices_or_with_serials(connection, [], [serial for _, serial in newest])
             stored = {(each.issuer_key_id, each.serial): each for each in found}
-            gone = {event.device: event for each, event in last.items() if each not in stored}
+            gone = {each: event for each, event in last.items() if each not in stored}
+            devices = {event.device: event for event in gone.values()}
             replaced = [] if not gone else [each for each in newest.values() if each.what == _SUPERSEDED]
             # By one that the store has lost as well, and that was ended: its device has neither.
-            instead = {(e.issuer_key_id, e.serial): gone[e.device] for e in replaced if e.device in gone}
+            instead = {(e.issuer_key_id, e.serial): devices[e.device] for e in replaced if e.device in devices}
             ends = {
                 each: event
                 for each, event in (last | instead).items()
                 if each in stored and not _is_repeated(stored[each], since)
             }
             shards = crl_shards.of_certificates(connection, [stored[each].id for each in ends])
-            return [_lost_end(stored[each], event, shards.get(stored[each].id)) for each, event in ends.items()]
+            held = [_lost_end(each, event, None) for each, event in gone.items()]
+            return held + [_lost_end(each, event, shards.get(stored[each].id)) for each, event in ends.items()]
 
         return await self._database.read(there) if last else []
 
@@ -408,12 +411,11 @@ def _ahead(by: str, after: int, what: str) -> Refused:
     return Refused(Code.FEED_AHEAD, f"{what}; discard what was read and start again from 0")
 
 
-def _lost_end(stored: StoredCertificate, event: FeedEvent, shard_id: int | None) -> LostEnd:
+def _lost_end(certificate: tuple[str, str], event: FeedEvent, shard_id: int | None) -> LostEnd:
     facts = event.facts
     since = facts.get("invalidity_date")
     return LostEnd(
-        stored.issuer_key_id,
-        stored.serial,
+        *certificate,
         event.device,
         RevocationReason(facts["reason"]),
         datetime.fromisoformat(facts["revoked_at"]),

@@ -14,10 +14,12 @@ Nothing is written: reasons, operators and audit entries would be invented
 
 Rules
 -----
-1. Held is what the store still has a certificate of, and what was final or a suspension. Not what was superseded: its
-   successor may be lost as well, and then it is all that its device has. But it is if that successor was ended.
+1. Held is what was final or a suspension, also of a certificate that the store has lost as well: the token that bought
+   it is unspent again. Not what was superseded: its successor may be lost as well, and then it is all that its device
+   has. But it is if that successor was ended.
 2. Any later event about the certificate ends that: an operator has decided. So does, for whoever enrols under the
-   name, that the device is ended or suspended by the store; and the end of the process ends all.
+   name, that the device is ended or suspended by the store; and the end of the process ends all. A name that the store
+   does not know is ended where it is promised: by the very token that would let it in.
 3. Of a CA, nothing that it has issued is good, and it issues nothing.
 4. There is doubt from the first session that leads to another server than before, whoever opens it. There is another
    while a worker that takes another's place has not heard all its fellows: nothing that the feed finds settles that.
@@ -44,7 +46,7 @@ LOST_OPTION: Final = "lost_ends"
 """The execution option of the store's connections that has them, see `provisioning.store.database`."""
 _REPEAT: Final = (
     "an operator has to repeat it, or to suspend and resume the device; if neither changes the certificate, as it has "
-    "expired or was replaced, to revoke the device"
+    "expired, was replaced or is lost, to revoke the device, after which a new token lets it in"
 )
 
 
@@ -61,7 +63,7 @@ class LostEnd:
     authority_key: str | None = None
     """If it is an issuing CA's: the identifier of that one's own key, in hexadecimal."""
     shard_id: int | None = None
-    """The part of the issuer's CRL that the certificate is on."""
+    """The part of the issuer's CRL that the certificate is on; unknown of one that is lost as well."""
 
 
 class LostEnds:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from provisioning.ca.crl import CrlIssuer
 from provisioning.ca.ocsp import CertificateStatus, Good
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
@@ -30,6 +31,7 @@ from provisioning.store.groups import Group, NewKey
 from provisioning.store.tables import devices, revocation_events, revocations
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.notes import PATIENCE
+from tests.support.requests import csr_der
 
 REMOVED = x509.CRLReason(x509.ReasonFlags.remove_from_crl)
 
@@ -310,6 +312,51 @@ async def test_what_was_replaced_by_a_lost_certificate_that_was_ended_is_held(fl
     await feed._read_new()
     with pytest.raises(Refused, match="was revoked"):
         await fleet.reenrol(before, successor_csr(before))
+    await fleet.enrol("meter")
+
+
+@pytest.mark.parametrize("was_known", [True, False], ids=["known device", "unknown device"])
+async def test_what_was_ended_is_held_by_its_name_where_its_certificate_is_lost_as_well(
+    fleet: Fleet, *, was_known: bool
+) -> None:
+    """The token that has bought it is unspent again, and was good for whoever has the device."""
+    if was_known:
+        await revoke(fleet, "meter")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    kept = feed.newest
+    certificate = await fleet.enrol("meter")
+    await fleet.revocation.revoke_device("meter", RevocationReason.UNSPECIFIED, by="admin")
+    await feed._read_new()
+
+    def lose(connection: Connection) -> None:
+        for each in (revocations, revocation_events):
+            connection.execute(delete(each).where(each.c.sequence > kept))
+        last = select(tables.certificates.c.id).order_by(tables.certificates.c.id.desc()).limit(1).scalar_subquery()
+        connection.execute(
+            update(tables.tokens)
+            .values(certificate_id=None, used_at=None)
+            .where(tables.tokens.c.certificate_id == last)
+        )
+        connection.execute(delete(tables.certificates).where(tables.certificates.c.id == last))
+        if not was_known:
+            connection.execute(delete(tables.device_keys))
+            connection.execute(delete(devices))
+
+    await fleet.database.write(lose)
+    await lost_after(fleet, feed, kept)
+    issuer, serial = certificate_key(certificate)
+    assert {each.serial for each in fleet.database.lost_ends.listed(issuer.hex(), None)} == {serial_text(serial)}
+    with pytest.raises(Refused) as refused:
+        await fleet.reenrol(certificate, successor_csr(certificate))
+    assert refused.value.code is Code.CERTIFICATE_UNKNOWN
+    token = await fleet.token("meter")
+    with pytest.raises(Refused, match=r"has lost that certificate .* of meter was ended \(unspecified\)"):
+        await fleet.enrolment.enrol(csr_der(names=["meter"]), TokenCredential("meter", token))
+    await fleet.revocation.revoke_device("meter", RevocationReason.UNSPECIFIED, by="admin")
+    with pytest.raises(Refused) as refused:
+        await fleet.enrolment.enrol(csr_der(names=["meter"]), TokenCredential("meter", token))
+    assert refused.value.code is not Code.UNAVAILABLE, "an operator has decided"
     await fleet.enrol("meter")
 
 
