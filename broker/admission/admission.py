@@ -191,9 +191,10 @@ class Admission:
             )
         else:
             refusal = self._judge(peer, facts, now, clock)
-            if issuer is not None and parsed is not None and refusal is None:
+            # What else is against one that has expired counts first: its will would be sent (decision 0143).
+            if issuer is not None and parsed is not None and (refusal is None or refusal.code is RefusalCode.EXPIRED):
                 terms, apart = issuer.bundle.terms, self._stands_apart(identity)
-                refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart)
+                refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart) or refusal
                 if refusal is None and status:
                     refusal, inquiry = self._refuse_or_ask(parsed, issuer, clock)
                     peer = peer if inquiry is None else replace(peer, inquiry=inquiry)

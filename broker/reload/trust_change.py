@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.admission.admission import Admission
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.issuers import Issuer
-from broker.admission.path_again import PathsAgain
+from broker.admission.path_again import PathAgain, PathsAgain
 from broker.admission.path_ends import VerifiedPath
 from broker.admission.peer import DEFAULT_BUNDLE, Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavailable
@@ -274,6 +274,7 @@ def judge(
     """
     certificate, verified = connection.presented()
     peer, session = connection.peer, connection.session
+    found: PathAgain | None = None
     if certificate is None or peer is None or session is None:
         return None
     if own is not None and certificate in own.trust.topmost:
@@ -284,10 +285,12 @@ def judge(
         found = again.followed(certificate, above, wall) if above else None
         path = verified if found is None else [certificate, *found.above]
         outcome = admission.examine(certificate, wall, lambda: path, status=False)
-        if isinstance(outcome, Peer) and found is not None and found.refusal is not None:
-            return found.refusal  # By a certificate in the path that the bundle does not go by.
-    if isinstance(outcome, Peer) and outcome.identity != session.owner:
-        return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {outcome.identity} now")
+    if isinstance(outcome, Peer) or outcome.code is RefusalCode.EXPIRED:  # Whose will would be sent as another's.
+        named = outcome.identity.uri if isinstance(outcome, Peer) else outcome.identity
+        if named != session.owner.uri:
+            return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {named} now")
+    if isinstance(outcome, Peer) and found is not None and found.refusal is not None:
+        return found.refusal  # By a certificate in the path that the bundle does not go by.
     return outcome
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import pytest
 from cryptography import x509
@@ -235,6 +235,35 @@ def test_who_would_be_somebody_else_is_put_out(broker: MemoryBroker) -> None:
         RefusalCode.IDENTITY_CHANGED,
         f"the certificate names spiffe://{DOMAIN}/device/gas/meter-1 now",
     )
+
+
+@pytest.mark.parametrize(
+    ("terms", "code"),
+    [
+        ({}, RefusalCode.EXPIRED),
+        ({"groups": ("gas",)}, RefusalCode.WRONG_GROUP),
+        ({"required_eku": ("clientAuth", "1.2.3.4")}, RefusalCode.WRONG_PURPOSE),
+        ({"identity": (IdentitySource(source="common-name", group="gas"),)}, RefusalCode.IDENTITY_CHANGED),
+    ],
+)
+@pytest.mark.parametrize("goes_by_it", [True, False])
+def test_what_else_the_new_terms_have_against_who_has_expired_counts_first(
+    broker: MemoryBroker, terms: dict[str, Any], code: RefusalCode, *, goes_by_it: bool
+) -> None:
+    """The will of an expired one is sent (decision 0143); so was that of one whom the terms refuse in any case."""
+    hour, held = timedelta(hours=1), PKI.device("meter-1", issuer=BELOW)
+    settings = TrustSettings(name="new", anchors=(Path("x"),), feed=True, trust_domain=DOMAIN, **terms)
+    if goes_by_it:
+        ended = PKI.authority("Other Issuing CA", OTHER, key=BELOW.key, not_after=PKI.now - hour)
+        bundles = [TrustBundle("new", [ended.certificate], terms=BundleTerms.of(settings))]
+    else:  # The CA above the one that the table names.
+        named = PKI.authority("Other Issuing CA 2", PKI.root, key=BELOW.key)
+        ended = PKI.authority("Other Root CA", key=OTHER.key, not_after=PKI.now - hour)
+        new = TrustBundle("new", [named.certificate], terms=BundleTerms.of(settings))
+        bundles = [new, TrustBundle("ended", [ended.certificate])]
+    outcome = judged(broker, connected(broker, held, path(held, BELOW, OTHER)), *bundles)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is code
 
 
 def test_that_a_status_is_not_known_puts_nobody_out_and_that_it_is_known_does(broker: MemoryBroker) -> None:
