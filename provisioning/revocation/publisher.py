@@ -260,6 +260,7 @@ class CrlPublisher:
 
     async def publish(self) -> PublishedCrl:
         """Sign and record a new complete list, and its delta."""
+        await self._compared()  # Here as well: a try that ends with it leaves nothing in the store.
         issuer = await asyncio.to_thread(self._plan.open_issuer)
         if self._set_back():
             self._contents = None  # What had expired by the wrong clock may not have.
@@ -345,7 +346,9 @@ class CrlPublisher:
             if not lost_ends.in_doubt:
                 return
             await asyncio.sleep(_COMPARING_SECONDS)
-        raise Refused(Code.UNAVAILABLE, "the database has lost changes, and which ones cannot be found out")
+        silent = "another worker has not told yet whether the database has lost changes"
+        lost = "the database has lost changes, and which ones cannot be found out"
+        raise Refused(Code.UNAVAILABLE, silent if lost_ends.is_compared else lost)
 
     def _lost(self, issuer: CrlIssuer, entries: Mapping[int, bytes]) -> dict[int, bytes]:
         """Return the entries that are held here, though the store has lost them, and that are not among *entries*."""

@@ -323,23 +323,6 @@ def delta_of(publisher: CrlPublisher) -> tuple[int, int, dict[int, x509.ReasonFl
     return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number, base, reasons
 
 
-async def test_a_service_that_starts_in_doubt_makes_its_delta_when_it_knows_what_is_lost(fleet: Fleet) -> None:
-    """It starts nevertheless, and answers; a worker whose fellow hangs would be started again and again."""
-    made = await CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet)).publish()
-    lost_ends = fleet.database.lost_ends
-    lost_ends.hears_all = False
-    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet))
-    await publisher.start()
-    assert (publisher.current, publisher.delta) == (made, None)
-    lost_ends.hears_all = True
-    task = asyncio.create_task(publisher.run())
-    async with asyncio.timeout(60):
-        while publisher.delta is None:
-            await asyncio.sleep(0.001)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
 async def test_a_delta_continues_the_oldest_list_that_has_not_lapsed(fleet: Fleet) -> None:
     publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet))
     await publisher.start()
