@@ -83,10 +83,12 @@ class Standing(StrEnum):
 
 
 def standing(connection: Connection, certificate: x509.Certificate, now: datetime) -> Standing:
-    """Return what a presented *certificate* is good for *now*."""
+    """Return what a presented *certificate* is good for *now*; raise `Refused` while nobody can say."""
     try:
         authenticate(connection, certificate, now)
     except Refused:
+        if lost_ends.of(connection).in_doubt:
+            raise
         return _standing_of_refused(connection, certificate, now)
     return Standing.GOOD
 

@@ -186,3 +186,12 @@ async def test_what_a_certificate_is_still_good_for(fleet: Fleet) -> None:
     assert await said(device) == "ended"
     fleet.clock.now = admin.not_valid_after_utc + SECOND
     assert await said(admin) == "ended"
+
+
+async def test_while_the_store_is_in_doubt_nobody_knows_what_a_certificate_is_good_for(fleet: Fleet) -> None:
+    """A good one counted as ended, with a thief's of the same name, and its holder was answered 429."""
+    certificate = await fleet.enrol()
+    fleet.database.lost_ends.hears_all = False
+    assert await asked(fleet, certificate, standing) is Code.UNAVAILABLE
+    fleet.database.lost_ends.hears_all = True
+    assert await asked(fleet, certificate, standing) is None
