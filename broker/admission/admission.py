@@ -191,10 +191,12 @@ class Admission:
             )
         else:
             refusal = self._judge(peer, facts, now, clock)
-            # What else is against one that has expired counts first: its will would be sent (decision 0143).
+            # What the terms have against one that has expired counts first: its will would be sent (decision 0143). Not
+            # that its CAs are too many, or stand in another order: that is looked at when the will is.
             if issuer is not None and parsed is not None and (refusal is None or refusal.code is RefusalCode.EXPIRED):
                 terms, apart = issuer.bundle.terms, self._stands_apart(identity)
-                refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart) or refusal
+                fault = issuer.fault if refusal is None else None
+                refusal = fault or terms.refuse_client(parsed, identity, apart=apart) or refusal
                 if refusal is None and status:
                     refusal, inquiry = self._refuse_or_ask(parsed, issuer, clock)
                     peer = peer if inquiry is None else replace(peer, inquiry=inquiry)
