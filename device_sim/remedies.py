@@ -17,6 +17,7 @@ _NO_MQTT = "it speaks TLS there, and no MQTT: name the broker's port, usually 88
 _NO_WEBSOCKET = "does MQTT over WebSocket listen there? --path says what it is asked for"
 _OF_CODE: dict[tuple[str, str], str] = {
     (Layer.TCP, "refused"): "start the broker, or name where it listens",
+    (Layer.TCP, "reset"): "is it the broker's port for TLS, usually 8883? One without TLS ends so, too",
     (Layer.TCP, "timeout"): "does a broker run there, and no firewall stand between?",
     (Layer.TLS, "timeout"): "is it the broker that listens there, and does it still run?",
     (Layer.TLS, "unknown_ca"): "the broker does not trust the CA of these certificates",

@@ -10,6 +10,7 @@ import typer
 from device_sim.attack.given import Given
 from device_sim.late_imports import late_imports
 from provisioning.program.gathered_options import with_options
+from provisioning.program.given_file import unread
 
 
 @with_options(Given)
@@ -92,7 +93,7 @@ def attack_table(
             report.markdown([document])  # Whoever has edited it is told which one it is.
             documents.append(document)
         except OSError as error:
-            raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
+            raise typer.BadParameter(unread(path, error)) from None
         except ValueError as error:
             raise typer.BadParameter(f"{path} is no outcome of attack, revocation or delivery: {error}") from None
         except (AttributeError, LookupError, TypeError):

@@ -29,7 +29,7 @@ from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to
 from provisioning.pki.pem import pem_of
 from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialPem
-from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.given_file import PEM_BYTES, contents_of, unread
 
 CLIENT_AUTH = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 SERVER_AUTH = (ExtendedKeyUsageOID.SERVER_AUTH,)
@@ -80,7 +80,7 @@ class Issuer:
         try:
             loaded = x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES))
         except OSError as error:
-            raise KeyFileError(f"{certificate} cannot be read: {error.strerror}") from error
+            raise KeyFileError(unread(certificate, error)) from error
         except UNREADABLE as error:
             raise KeyFileError(f"{certificate} holds no PEM certificate") from error
         issuer = cls(loaded, load_key(key, passphrase))

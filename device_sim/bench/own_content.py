@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from device_sim.bench.sizes import LARGEST
-from provisioning.program.given_file import contents_of
+from provisioning.program.given_file import contents_of, unread
 
 UNCHECKED: Final = (
     "the payload is yours and has no number: who receives it knows nothing of its latency, and not whether messages "
@@ -32,4 +32,4 @@ def own_content(message: str | None, file: Path | None) -> bytes | None:
     try:
         return contents_of(file, LARGEST)
     except OSError as error:
-        raise ValueError(f"--payload-file {file} cannot be read: {error.strerror or error}") from error
+        raise ValueError(f"--payload-file {unread(file, error)}") from error

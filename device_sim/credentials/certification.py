@@ -28,7 +28,7 @@ from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialPem
-from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.given_file import PEM_BYTES, contents_of, unread
 
 LIFE = timedelta(days=30)
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -105,7 +105,7 @@ class CertificateAuthority:
         try:
             loaded = x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES))
         except OSError as error:
-            raise UnusableAuthority(f"{certificate} cannot be read: {error.strerror}") from error
+            raise UnusableAuthority(unread(certificate, error)) from error
         except UNREADABLE as error:
             raise UnusableAuthority(f"{certificate} holds no PEM certificate") from error
         private = load_key(key)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_sim.credentials.credential_file import UnusableCredential
-from provisioning.program.given_file import LIST_BYTES, contents_of
+from provisioning.program.given_file import LIST_BYTES, contents_of, unread
 
 _WRITTEN = ("client_id", "group", "certificate", "key", "telemetry_topic", "command_filter", "name")
 _READ = ("certificate", "key", "chain", "name", "client_id", "group")
@@ -50,7 +50,7 @@ class ClientList:
         try:
             text = contents_of(path, LIST_BYTES).decode("utf-8-sig")
         except OSError as error:
-            raise UnusableCredential(f"{path} cannot be read: {error.strerror}") from error
+            raise UnusableCredential(unread(path, error)) from error
         except UnicodeDecodeError as error:
             raise UnusableCredential(f"{path} is no text in UTF-8: name a directory, or a CSV file") from error
         if "\0" in text:

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key, l
 from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable
 from provisioning.pki.keys import UNREADABLE_KEY, PrivateKey, parsed_key
 from provisioning.pki.padded_key import padded_ec_key, padded_ec_key_in
-from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.given_file import PEM_BYTES, contents_of, unread
 
 _LABELS = rb"(?:X509 )?CERTIFICATE|PKCS7|PKCS #7 SIGNED DATA|CMS|[A-Z0-9 ]*PRIVATE KEY"
 _BEGIN = rb"^(?:\xef\xbb\xbf)?[ \t]*(-----BEGIN (" + _LABELS + rb")-----"
@@ -80,7 +80,7 @@ class CredentialFile:
         try:
             content = contents_of(path, PEM_BYTES)
         except OSError as error:
-            raise UnusableCredential(f"{path} cannot be read: {error.strerror}") from error
+            raise UnusableCredential(unread(path, error)) from error
         found = cls(path)
         if content.startswith(_KEY_STORES):
             found.unread = _KEY_STORE

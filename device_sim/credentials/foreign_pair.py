@@ -32,7 +32,7 @@ from device_sim.credentials.client_list import Client
 from device_sim.credentials.credential_file import CredentialFile, UnusableCredential
 from provisioning.pki.extension import extension
 from provisioning.pki.keys import PrivateKey, spki_of
-from provisioning.program.given_file import PEM_BYTES
+from provisioning.program.given_file import PEM_BYTES, unread
 
 _LONGEST_CHAIN = 8
 _CLIENTS = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
@@ -99,7 +99,7 @@ def files_in(directory: Path, apart: Path, skip: Sequence[str], left_out: list[s
         return bool(fitting)
 
     def unreadable(error: OSError) -> None:
-        raise UnusableCredential(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise UnusableCredential(unread(Path(error.filename), error)) from error
 
     apart = apart.resolve()
     for folder, folders, names in os.walk(directory, onerror=unreadable):

@@ -129,7 +129,11 @@ async def tell(words: str, run: int | None) -> tuple[bool, str]:
     """
     paths = [path for path in runs() if run is None or path.stem == str(run)]
     if not paths:
-        raise Unreachable("no run is under way here" if run is None else f"no run has process {run}")
+        raise Unreachable(
+            "no run is under way here, of this user: start one with `fleet-sim run`"
+            if run is None
+            else f"no run has process {run}"
+        )
     if len(paths) > 1:
         told = "\n".join(await asyncio.gather(*map(_introduced, paths)))
         if words.strip() == _STATUS:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from device_sim.scenario.model import InvalidScenario, Scenario, faults_in, load, parse
 from device_sim.scenario.values import ScenarioPart
+from provisioning.program.given_file import unread
 
 _SUFFIX, _PROGRAM = ".toml", ".py"
 
@@ -43,7 +44,7 @@ def _built_by(program: Path) -> Scenario:
         with program.open("rb"):
             pass  # It exists. A file that it cannot open itself is another error.
     except OSError as error:
-        raise InvalidScenario(f"{program} cannot be read: {error.strerror}") from error
+        raise InvalidScenario(unread(program, error)) from error
     try:
         found = runpy.run_path(str(program)).get("scenario")
     except ValidationError as error:

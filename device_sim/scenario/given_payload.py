@@ -13,7 +13,7 @@ from pydantic import ConfigDict, ValidationInfo, model_validator
 
 from device_sim.scenario.values import DIRECTORY, ScenarioPart
 from device_sim.telemetry.payload import LARGEST
-from provisioning.program.given_file import contents_of
+from provisioning.program.given_file import contents_of, unread
 
 
 class GivenPayload(ScenarioPart):
@@ -33,5 +33,5 @@ class GivenPayload(ScenarioPart):
         try:
             content = contents_of(directory / given, LARGEST)
         except OSError as error:
-            raise ValueError(f"{directory / given} cannot be read: {error.strerror}") from error
+            raise ValueError(unread(directory / given, error)) from error
         return {"path": str(given), "content": content}

@@ -117,6 +117,8 @@ def _why_silent(error: httpx.HTTPError) -> str:
             return f"its host is not found ({cause.strerror}); correct the name in the URL"
         if isinstance(cause, ConnectionRefusedError):
             return f"nothing listens there; start it, or {NAME_THE_ADDRESS}"
+        if isinstance(cause, ConnectionResetError) and isinstance(error, httpx.ConnectError):
+            return f"it resets the connection, as what speaks no TLS does; {NAME_THE_ADDRESS}"
     why = network_words(error)
     if isinstance(error, httpx.ConnectTimeout):
         why += "; is it the service that listens there, and does it still run?"

@@ -20,7 +20,7 @@ from provisioning.commands.service_command import Directory, fail, say, warn_of_
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import interruption
 from provisioning.program.gathered_options import with_options
-from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.given_file import PEM_BYTES, contents_of, unread
 from provisioning.program.json_output import Json, print_document
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def read_file(path: Path) -> bytes:
     try:
         return contents_of(path, PEM_BYTES)
     except OSError as error:
-        raise fail(f"{path} cannot be read: {error.strerror}") from error
+        raise fail(unread(path, error)) from error
 
 
 def show(line: str) -> None:

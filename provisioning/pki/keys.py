@@ -120,8 +120,10 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     try:
         pem = contents_of(path, PEM_BYTES)
     except OSError as error:
-        whose = "; run this as the user whose it is" if isinstance(error, PermissionError) else ""
-        raise KeyFileError(f"{path} cannot be read: {error.strerror}{whose}") from error
+        remedy = "; run this as the user whose it is" if isinstance(error, PermissionError) else ""
+        if isinstance(error, FileNotFoundError):  # Whether a person named it, or a directory should have it.
+            remedy = "; put it there, or name one that is"
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}{remedy}") from error
     try:
         key = parsed_key(serialization.load_pem_private_key, pem, passphrase)
     except TypeError:

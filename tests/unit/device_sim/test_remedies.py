@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,14 @@ async def _http(reader: Reader, writer: Writer) -> None:
     writer.close()
 
 
+async def _reset(reader: Reader, writer: Writer) -> None:
+    """Reset the connection, as mosquitto does without TLS: it closes with the rest of the hello unread."""
+    await reader.read(1)
+    made = writer.get_extra_info("socket")
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
 @asynccontextmanager
 async def listening(answer: Callable[[Reader, Writer], object], **options: object) -> AsyncIterator[int]:
     server = await asyncio.start_server(answer, "127.0.0.1", 0, **options)  # type: ignore[arg-type]
@@ -45,6 +54,8 @@ async def test_each_answer_of_a_wrong_place_has_a_remedy(tmp_path: Path) -> None
     anchors = pki.write_anchors(tmp_path)
     async with listening(_http) as port:
         assert "speaks no TLS" in remedy(await answer_of(port, anchors))
+    async with listening(_reset) as port:
+        assert "One without TLS ends so" in remedy(await answer_of(port, anchors))
     assert "start the broker" in remedy(await answer_of(port, anchors))
     broker = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
     async with listening(_http, ssl=broker) as port:

@@ -61,7 +61,10 @@ def test_what_is_no_order_is_told_with_its_remedy(text: str, words: str) -> None
 @pytest.mark.usefixtures("runtime")
 def test_a_share_below_nothing_is_read_by_the_run_and_is_no_option() -> None:
     done = CliRunner().invoke(app, ["ctl", "revoke", "-5%"])
-    assert (done.exit_code, done.stderr) == (1, "fleet-sim: no run is under way here\n")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "fleet-sim: no run is under way here, of this user: start one with `fleet-sim run`\n",
+    )
 
 
 async def obey(order: Order) -> str:

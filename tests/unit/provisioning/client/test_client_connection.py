@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
+import struct
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ import httpx
 import pytest
 from cryptography import x509
 
-from provisioning.client.connection import explain, open_pool
+from provisioning.client.connection import NAME_THE_ADDRESS, explain, open_pool
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
 from provisioning.client.feed_reader import Current, FeedLost
@@ -216,6 +217,20 @@ async def test_a_port_of_nobody_and_one_without_tls_are_told_of_with_what_to_do(
         port = server.sockets[0].getsockname()[1]
         assert "it speaks no TLS; name the first address of its ready line" in await told_of(port)
     assert "nothing listens there; start it, or name the first address of its ready line" in await told_of(port)
+
+
+async def test_a_port_that_resets_is_told_of_with_what_to_do() -> None:
+    """That of a mosquitto without TLS: it closes with the rest of the hello unread, and the kernel sends a reset."""
+
+    async def mqtt(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        made = writer.get_extra_info("socket")
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async with await asyncio.start_server(mqtt, "127.0.0.1", 0) as server:
+        told = await told_of(server.sockets[0].getsockname()[1])
+    assert told.endswith("does not answer: it resets the connection, as what speaks no TLS does; " + NAME_THE_ADDRESS)
 
 
 @pytest.mark.parametrize(

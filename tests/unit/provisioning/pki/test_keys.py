@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_said_with_its_remedy(tmp_path: Path) -> None:
     for each in (junk, short):  # The latter is an Ed25519 key of no octets.
         assert refusal(each).endswith("is not a PEM private key, or the passphrase is wrong")
     assert "X25519PrivateKey, where an EC, RSA or Ed25519 key is needed" in refusal(other)
-    assert refusal(tmp_path / "none").endswith("cannot be read: No such file or directory")
+    assert refusal(tmp_path / "none").endswith(": No such file or directory; put it there, or name one that is")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root has no file of another user's")
