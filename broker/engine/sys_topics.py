@@ -10,7 +10,8 @@ Rules
 1. Retained, at QoS 0, every few seconds, and only those that have changed. Never stored on disk.
 2. The policy decides who may read them: services and operators.
 3. A plugin may publish under the same names (amqtt's ``$SYS`` plugin does): its figure then replaces ours.
-4. The data path counts nothing for them. Mosquitto's names that would need it are in `NOT_OFFERED`.
+4. The data path counts for them only what it has read, once a read. Mosquitto's names that would need more are in
+   `NOT_OFFERED`.
 5. What has mosquitto's name means what mosquitto 2.0 shows under it, be that what its manual says or not:
    ``clients/maximum`` is the most of ``clients/total``, sessions without a connection too; ``load/connections`` counts
    CONNECT packets, those of refused clients too; ``messages/…`` counts packets of all kinds.
