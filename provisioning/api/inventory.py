@@ -38,6 +38,7 @@ from provisioning.api.operators import (
 from provisioning.api.revocations import named_serial
 from provisioning.enrolment.authentication import check_still
 from provisioning.errors import Code, Refused
+from provisioning.program.csv_cell import csv_cell
 from provisioning.program.moments import rfc3339
 from provisioning.store import authorities, certificates, claims, inventory
 from provisioning.store.certificates import CertificateState, StoredCertificate
@@ -68,7 +69,6 @@ COLUMNS: Final = (
 EXPORT_PAGE: Final = 250
 """Certificates: each client who takes an export has so many of them in memory, as text."""
 _SHA256_DIGITS: Final = 64
-_FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
 
 class ExportFormat(StrEnum):
@@ -228,13 +228,8 @@ async def _csv(pages: AsyncIterator[str]) -> AsyncIterator[str]:
 
 def _csv_text(items: list[dict[str, Any]]) -> str:
     text = io.StringIO(newline="")
-    csv.DictWriter(text, COLUMNS).writerows({name: _cell(value) for name, value in item.items()} for item in items)
+    csv.DictWriter(text, COLUMNS).writerows({name: csv_cell(value) for name, value in item.items()} for item in items)
     return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    # A spreadsheet would calculate it; a device chooses its name.
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
 async def _json(pages: AsyncIterator[str]) -> AsyncIterator[str]:

@@ -31,6 +31,7 @@ from provisioning.commands.service_command import (
     say,
 )
 from provisioning.program.command_group import command_group
+from provisioning.program.csv_cell import csv_cell
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_moment import moment
 from provisioning.program.json_output import Json, print_document
@@ -198,7 +199,7 @@ def export(
             async for each in client.certificates(**asdict(search)):
                 item = each.model_dump(mode="json")
                 if csv_wanted:
-                    writer.writerow(item)
+                    writer.writerow({name: csv_cell(value) for name, value in item.items()})
                 else:
                     sys.stdout.write(json.dumps(item) + "\n")
                 advance()

@@ -35,7 +35,13 @@ def test_the_search_of_the_api_and_its_exports_agree(service: ProvisioningServic
             assert exported.json() == [item]
             text = api.get("/v1/inventory/export", params={**search, "format": "csv"}).text
             (row,) = csv.DictReader(io.StringIO(text))
-            assert row == {name: "" if value is None else str(value) for name, value in item.items()}
+            said = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in item.items()}
+            assert row == {name: "" if item[name] is None else text for name, text in said.items()}
+            assert row["suspended_by_itself"] == "false", "as in JSON"
+            listed = ("certificate", "export", "--format", "csv", "--device", item["device"], "--dir", str(service.dir))
+            done = service.command(*listed, "--serial", item["serial"], "--url", service.https)
+            (printed,) = csv.DictReader(io.StringIO(done.stdout))
+            assert printed == row, "the command's are the service's"
             counts = api.get("/v1/inventory/counts", params=search).json()
             assert counts == {"active": 1, "suspended": 0, "revoked": 0, "expired": 0}
         assert api.get("/v1/inventory/export", params={"device": "nobody"}).json() == []
