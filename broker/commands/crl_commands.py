@@ -116,7 +116,11 @@ def _print_status(answer: dict[str, Any]) -> None:
     if newcomers := answer.get("newcomers"):
         print_table(_NEWCOMERS, map(_prospect, newcomers))
         sys.stdout.write("\n")
-    facts = {_CALLED.get(name, name): value for name, value in answer.items() if name not in _IN_TABLES}
+    hidden = _IN_TABLES
+    if "feed_policy" in answer and answer["feed_policy"] is None:  # "feed lost: no" would say that there is one.
+        hidden = hidden | {"feed_lost", "feed_age_seconds"}
+        sys.stdout.write("no revocation feed is configured\n\n")
+    facts = {_CALLED.get(name, name): value for name, value in answer.items() if name not in hidden}
     if "staple" in facts:
         facts["staple"] = told_staple(facts["staple"])
     print_facts(facts)

@@ -91,6 +91,20 @@ def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsy
     ]
 
 
+def test_a_broker_without_a_feed_is_told_as_such_and_not_that_none_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    answer: dict[str, Any] = {
+        "lists": [],
+        "feed_policy": None,
+        "feed_lost": False,
+        "feed_age_seconds": None,
+        "entries": {},
+    }
+    _print_status(answer)
+    assert capsys.readouterr().out == "no revocation feed is configured\n\nentries  none\n"
+    _print_status(answer | {"feed_policy": "grace 5m", "feed_lost": True, "feed_age_seconds": 1.0})
+    assert capsys.readouterr().out.splitlines() == ["feed lost  yes", "feed age   1s", "entries    none"]
+
+
 def prospect(source: str, admitted: bool | None, bundle: str = "cafile") -> dict[str, Any]:
     return {"bundle": bundle, "source": source, "admitted": admitted}
 
