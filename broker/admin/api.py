@@ -37,7 +37,7 @@ from http import HTTPStatus
 import structlog
 
 from broker.admin.crls import crl_document, trial_facts
-from broker.admin.explain import InvalidCertificateFile, checked, near_names, read_certificates, why
+from broker.admin.explain import InvalidCertificateFile, checked, is_known, near_names, read_certificates, why
 from broker.admin.health import store_state
 from broker.admin.http_messages import Request, Response, problem
 from broker.admin.newcomers import admits
@@ -218,14 +218,20 @@ class AdminApi:
                 whom = "the client is away, and its session is" if kept == 1 else f"{kept} sessions of clients away are"
                 detail = f"{whom} kept: forget ends that (fleet-broker kick --forget)"
                 return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", detail)
-            near = [] if meant is None else await near_names(self._served.engine, meant, among)
             named = meant or selection.serial or selection.address or ""
-            detail = f"no client {named[:_SHOWN]!r} is connected{f'; {did_you_mean(near)}' if near else ''}"
+            detail = f"no client {named[:_SHOWN]!r} is connected{await self._instead_of(named, meant, among)}"
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", detail)
         if not forget:
             return Response.json({"kicked": ended})
         store = await self._sessions.stored()
         return Response.json({"kicked": ended, "stored": store is Stored.WRITTEN, "store": store})
+
+    async def _instead_of(self, named: str, meant: str | None, among: Selection) -> str:
+        """Return what is said behind that nobody has what is *named*, the client that is *meant* if it has a name."""
+        if await is_known(self._served.engine, named):  # Another is not meant then, however like its name is.
+            return "; it was at this broker before: fleet-broker why says what happened"
+        near = [] if meant is None else await near_names(self._served.engine, meant, among)
+        return f"; {did_you_mean(near)}" if near else ""
 
     async def _reload(self, request: Request) -> Response:
         parts, candidates, dry_run = await read(request.body, reload_asked)

@@ -75,6 +75,15 @@ async def why(engine: Engine, about: str) -> dict[str, Any]:
     }
 
 
+async def is_known(engine: Engine, about: str) -> bool:
+    """Return whether an identity that was proved here is, or had, *about*: as `why` looks for it."""
+    serial = normal_serial(about) if len(about) > 1 else ""
+    async for of_one in _in_turns(engine.history.known()):
+        if any(event.is_about(about, serial) for event in of_one):
+            return True
+    return False
+
+
 async def near_names(engine: Engine, about: str, among: Selection | None = None) -> list[str]:
     """Return the names most like *about*: of the sessions in *among*; None: of all, and of proved identities before.
 

@@ -138,6 +138,23 @@ def test_why_guesses_a_name_that_it_does_not_know(broker: BrokerProcess, anchors
     assert "did you mean" not in command(broker, "kick", slip)[1], "it is gone"
 
 
+def test_kick_suggests_no_other_for_a_device_that_is_known_and_away(
+    broker: BrokerProcess, pki: Pki, anchors: Path, meter: Held, name: str
+) -> None:
+    with TlsClient(broker.port, anchors, meter.credential) as client:
+        client.connect(client_id=name)
+    wait_until(lambda: any(each["event"] == "closed" for each in known_of(broker, name)["events"]), "it is gone")
+    like = f"{name}0"  # meter-10 for meter-1: one character more.
+    with TlsClient(broker.port, anchors, pki.device(like).credential) as client:
+        client.connect(client_id=like)
+        code, said = command(broker, "kick", name)
+        assert (code, f"no client {name!r} is connected; it was at this broker before: fleet-broker why" in said) == (
+            1,
+            True,
+        ), said
+        assert "did you mean" not in said
+
+
 def test_why_finds_who_asked_for_a_name_and_proved_none(broker: BrokerProcess, pki: Pki, anchors: Path) -> None:
     """Its certificate names nobody: it is remembered by its address alone, which its operator may not know."""
     nobody = pki.certify(Identity(DOMAIN, Role.DEVICE, "x", "meters"), uris=[], common_name="Pump Room 3")
