@@ -49,10 +49,7 @@ def test_a_standby_that_lacks_the_last_commits_takes_over(tmp_path: Path) -> Non
     with PostgresqlServer() as primary:
         name = primary.new_database(template="template0").rpartition("/")[2]
         with PostgresqlServer(standby_of=primary) as standby:
-            url = (
-                f"postgresql+psycopg://fleet@/{name}?host=127.0.0.1:{primary.port}&host=127.0.0.1:{standby.port}"
-                "&target_session_attrs=read-write"
-            )
+            url = f"postgresql+psycopg://fleet@/{name}?host=127.0.0.1:{standby.port}&host=127.0.0.1:{primary.port}"
             settings = SETTINGS | {"database_url": url}
             with ProvisioningService.founded(tmp_path / "fleet", settings) as service:
                 first, second, third, held = enrol(service, "meter-1", "meter-2", "meter-3", "meter-4")
