@@ -22,7 +22,7 @@ def test_no_request_of_an_operator_breaks_the_service(tmp_path: Path) -> None:
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.https}/v1/openapi.json"),
                 *("--tls-verify", service.bundle, "--request-cert", service.operator.certificate),
                 *("--request-cert-key", service.operator.key, "--exclude-path", "/v1/revocations/feed"),
-                *("--phases", "coverage,fuzzing", "--max-examples", "5", "--checks", CHECKS),
+                *("--phases", "coverage,fuzzing,stateful", "--max-examples", "6", "--checks", CHECKS),
                 *("--seed", "1", "--request-timeout", "30", "--no-color"),
             ],
             capture_output=True, text=True, check=False, timeout=240, cwd=tmp_path,
