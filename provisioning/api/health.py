@@ -85,7 +85,7 @@ class Readiness:
                 await self.database.probe()
         except Refused:
             return "unavailable"
-        return "ok"
+        return "in doubt" if self.database.lost_ends.in_doubt else "ok"  # Nobody is let in, and nobody called good.
 
     async def _issuing_ca(self) -> str:
         active, now = self.active(), self.clock()

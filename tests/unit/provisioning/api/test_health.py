@@ -52,6 +52,22 @@ async def test_a_database_that_does_not_answer_is_slow_and_is_asked_once(
         await database.close()
 
 
+async def test_who_calls_nobody_good_gets_no_traffic(store_url: str) -> None:
+    """It was ready while it answered 503 to all, for as long as a fellow worker hung or the feed had not looked."""
+    database = Database(store_url)
+    check = Readiness(database, dict, list, {}, lambda: datetime.now(UTC)).checks()["store"]
+    lost_ends = database.lost_ends
+    assert await settled(check) == "ok"
+    lost_ends.hears_all = False
+    assert await settled(check) == "in doubt"
+    lost_ends.hears_all = True
+    doubts = lost_ends.doubt()
+    assert await settled(check) == "in doubt"
+    lost_ends.compared(doubts)
+    assert await settled(check) == "ok"
+    await database.close()
+
+
 @pytest.mark.parametrize(("is_early", "said"), [(True, "not yet valid"), (False, "expired")])
 async def test_an_ocsp_signer_of_a_clock_that_was_set_back_has_not_expired(*, is_early: bool, said: str) -> None:
     now = datetime(2027, 3, 1, tzinfo=UTC)
