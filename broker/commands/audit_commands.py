@@ -19,6 +19,7 @@ from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.counted import counted
+from provisioning.program.given_file import unread
 from provisioning.program.given_moment import Since, Until
 from provisioning.program.json_output import Json, print_document
 from provisioning.program.printable import printable
@@ -75,7 +76,7 @@ def verify(
     except AuditError as error:
         raise failed(str(error)) from None
     except OSError as error:
-        raise failed(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise failed(unread(Path(error.filename or path), error)) from None
     entries = verdict.head.number - verdict.first + 1 if verdict.first else 0
     if as_json:
         facts = {"entries": entries, "first": verdict.first, "head": str(verdict.head), "findings": verdict.findings}
@@ -123,7 +124,7 @@ def show(
         )
         found = deque(every, maxlen=limit + 1)  # One more, to know whether there are more.
     except OSError as error:
-        raise failed(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise failed(unread(Path(error.filename or path), error)) from None
     if not found:
         narrowed = since is not None or until is not None
         typer.echo("no entry" + (" of that time" if narrowed else "") + (" with that text" if text else ""), err=True)

@@ -18,7 +18,7 @@ from broker.commands.admin_command import RunningBroker, asking, clock, print_fa
 from broker.commands.error_line import failed
 from provisioning.program.command_group import command_group
 from provisioning.program.durations import in_two_units
-from provisioning.program.given_file import LIST_BYTES, contents_of
+from provisioning.program.given_file import LIST_BYTES, contents_of, unread
 from provisioning.program.json_output import print_document
 from provisioning.program.printable import printable
 
@@ -100,7 +100,7 @@ def _contents(files: Sequence[Path]) -> bytes:
     try:
         contents = [contents_of(file, LIST_BYTES) for file in files]
     except OSError as error:
-        raise failed(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise failed(unread(Path(error.filename), error)) from None
     if len(contents) == 1:
         return contents[0]
     from provisioning.pki.pem import armoured  # Late: `broker.commands.admin_command`, rule 3.

@@ -11,7 +11,7 @@ import typer
 from broker.commands.admin_command import RunningBroker, asking
 from broker.commands.error_line import USAGE, failed
 from broker.reload.report import Part
-from provisioning.program.given_file import PEM_BYTES, text_of
+from provisioning.program.given_file import PEM_BYTES, text_of, unread
 from provisioning.program.json_output import print_document
 from provisioning.program.printable import printable
 
@@ -81,7 +81,7 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
     except PolicyError as error:
         raise failed(str(error), USAGE) from None
     except OSError as error:
-        raise failed(f"--anchors: {anchors} cannot be read: {error.strerror}", USAGE) from None
+        raise failed(f"--anchors: {unread(Path(error.filename), error)}", USAGE) from None
     except UnicodeDecodeError:
         raise failed(f"--anchors: {anchors} is no text: give CA certificates in PEM", USAGE) from None
     return tried

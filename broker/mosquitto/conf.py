@@ -24,7 +24,7 @@ from typing import Final
 from broker.mosquitto.findings import Findings
 from broker.mosquitto.line import BLANKS, Line, decimal
 from broker.settings.mosquitto_options import OPTIONS, Place, option
-from provisioning.program.given_file import SETTINGS_BYTES, text_of
+from provisioning.program.given_file import SETTINGS_BYTES, text_of, unread
 from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.near_names import nearest
 
@@ -123,7 +123,7 @@ def _lines(path: Path, name: str = "") -> list[Line]:
     try:
         text = text_of(path, SETTINGS_BYTES)
     except OSError as error:
-        raise UnreadableConf(f"{path} cannot be read: {error.strerror}") from error
+        raise UnreadableConf(unread(path, error)) from error
     except UnicodeDecodeError as error:
         raise UnreadableConf(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
     if "\0" in text:

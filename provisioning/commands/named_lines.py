@@ -21,7 +21,7 @@ import typer
 from provisioning.commands.service_command import fail, say
 from provisioning.errors import ConfigurationError
 from provisioning.program import interruption
-from provisioning.program.given_file import NAMES_BYTES, contents_of, rest_of
+from provisioning.program.given_file import NAMES_BYTES, contents_of, rest_of, unread
 
 _STANDARD_INPUT: Final = Path("-")
 _LONGEST: Final = 64
@@ -45,7 +45,7 @@ def before_the_loop() -> Iterator[None]:
     except ConfigurationError as error:
         raise fail(str(error)) from error
     except OSError as error:
-        raise fail(f"{error.filename}: {error.strerror}") from error
+        raise fail(unread(Path(error.filename or "the input"), error)) from error
     except KeyboardInterrupt as error:
         say("fleet-provisioning: stopped, and nothing was done")
         raise typer.Exit(interruption.EXIT_CODE) from error

@@ -153,7 +153,10 @@ class Connection:
         except (ConfigurationError, RequestRefused) as error:
             raise fail(error) from error
         except TlsConfigurationError as error:
-            raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
+            told, cause = str(error), error.__cause__
+            if isinstance(cause, OSError):  # With this remedy alone: most often the directory is another.
+                told = f"{cause.filename} cannot be read: {cause.strerror}"
+            raise fail(f"{told}; give --dir, or --cafile, --cert and --key") from error
         except ServiceFails as error:
             said = "log says why" in str(error)
             raise fail(str(error) if said else f"{error}; its log says why") from error

@@ -19,7 +19,7 @@ def test_a_file_that_cannot_be_read_is_named_in_printable_form(words: list[str],
     done = CliRunner().invoke(app, [*words, str(tmp_path / f"a{ESCAPE}b")])
     assert done.exit_code in {1, 2}
     assert (done.stdout, ESCAPE in done.stderr, "a\\x1b[2Jb" in done.stderr) == ("", False, True), done.stderr
-    assert "cannot be read: No such file or directory" in done.stderr
+    assert "cannot be read: No such file or directory; " in done.stderr
 
 
 def test_what_a_converted_file_leaves_out_is_told_in_printable_form(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_of_a_certificates_file_only_the_first_certificate_leaves_it(
     file.write_bytes(own.pem + b"\n" * SECRET_BYTES)
     with pytest.raises(typer.Exit):
         Named(certificate=[file]).meant([])
-    assert f"{file}: it has more than 64 KiB" in capsys.readouterr().err
+    assert f"{file} cannot be read: it has more than 64 KiB" in capsys.readouterr().err
 
 
 def test_a_file_that_names_nothing_or_is_not_there_ends_the_command(
@@ -135,7 +135,8 @@ def test_a_file_that_names_nothing_or_is_not_there_ends_the_command(
         file.unlink(missing_ok=True)
         with pytest.raises(typer.Exit) as caught:
             named.meant([])
-        assert (caught.value.exit_code, f"{file}: No such file or directory" in capsys.readouterr().err) == (1, True)
+        said = f"{file} cannot be read: No such file or directory; name one that is there\n"
+        assert (caught.value.exit_code, said in capsys.readouterr().err) == (1, True)
         file.write_text("\n")
         with pytest.raises(typer.Exit) as caught:
             named.meant([])
