@@ -55,6 +55,7 @@ from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import WayName, alternative_text
 from provisioning.store.names_to_come import never_came
+from provisioning.store.shared_turn import SharedTurn
 from provisioning.store.token_inventory import KnownToken, TokenState
 from provisioning.store.tokens import TokenGrant
 
@@ -131,7 +132,7 @@ class TokenService:
         self._database = database
         self._clock = clock
         self._profiles = profiles
-        self._turn: Final = asyncio.Lock()
+        self._turn: Final = SharedTurn()
         """One portion of tokens waits for the store at a time, of all orders: who enrols comes after one, not each."""
 
     async def create(self, order: TokenOrder, *, by: str) -> list[IssuedToken]:
@@ -168,7 +169,7 @@ class TokenService:
         made: list[IssuedToken] = []
         try:
             for start in range(0, len(issued), PORTION):
-                async with self._turn:
+                async with self._turn.taken():
                     made += await self._database.write(partial(record, portion=issued[start : start + PORTION]))
         except BaseException:
             if made:

@@ -43,6 +43,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.serial_number import serial_text
 from provisioning.store.database import Database
 from provisioning.store.prepared import Prepared, Same
+from provisioning.store.shared_turn import SharedTurn
 from provisioning.store.tables import serial_reservations
 
 BLOCK: Final = 64
@@ -102,7 +103,7 @@ class SerialNumbers:
         self._database = database
         self._reserved: Final[list[int]] = []
         """Taken from the end."""
-        self._refill: Final = asyncio.Lock()
+        self._refill: Final = SharedTurn()
         self._doubtful: Final[list[int]] = []
         """Perhaps reserved: the caller was cancelled, and does not know how the transaction ended that was to do it."""
         self._following = False
@@ -115,7 +116,7 @@ class SerialNumbers:
     async def take(self, now: datetime) -> Reservation:
         """Begin that block."""
         while not self._reserved:
-            async with self._refill:
+            async with self._refill.taken():
                 if not self._reserved:
                     await self._reserve(now)
         reservation = Reservation(self._reserved.pop())
