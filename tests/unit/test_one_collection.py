@@ -167,7 +167,8 @@ def test_where_there_is_no_postgresql_only_the_tests_fail_that_need_it(monkeypat
         raise AssertionError("initdb is not installed")
 
     monkeypatch.setattr(conftest, "unused", unused)
-    config, item = SimpleNamespace(workerinput={"is_for_all": True}), SimpleNamespace(nodeid="a[postgresql]")
+    config = SimpleNamespace(workerinput={"is_for_all": True}, getoption=lambda _name: False)
+    item = SimpleNamespace(nodeid="a[postgresql]")
     conftest.pytest_collection_finish(cast("Any", SimpleNamespace(config=config, items=[item])))
 
 

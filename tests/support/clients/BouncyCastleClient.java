@@ -75,7 +75,7 @@ public class BouncyCastleClient {
         step("renew", () -> only(service(own[0], null).simpleEnroll(true, request(pair, name, names), null))
             .getSubject().toString());
         step("wait", () -> {
-            PKCS10CertificationRequest request = request(pair, name + "-waits", null);
+            PKCS10CertificationRequest request = request(generator.generateKeyPair(), name + "-waits", null);
             EnrollmentResponse answer = service(null, label).simpleEnroll(false, request, null);
             return answer.isCompleted() ? "a certificate" : "a time to come again";
         });

@@ -54,20 +54,22 @@ def test_a_database_that_is_damaged_is_named_with_the_remedy(tmp_path: Path, dam
 @pytest.mark.parametrize("unneeded", [3, _REMOVED_AT_ONCE + 2])
 def test_messages_that_no_delivery_names_are_removed_and_told(tmp_path: Path, unneeded: int) -> None:
     """They were read at every start, and stayed."""
-    broker = StoredBroker(tmp_path)
-    broker.service(**KEPT).subscribe("fleet/#", qos=1)
-    broker.service(**KEPT).vanish()
-    broker.device("meter-1").publish(TOPIC, b"needed", qos=1)
-    row = "INSERT INTO messages SELECT 100 + value, x'74', x'78', 1, 0, x'', NULL FROM numbers"
-    numbers = f"WITH numbers (value) AS (VALUES (1) UNION ALL SELECT value + 1 FROM numbers WHERE value < {unneeded})"
-    broker.store._database.execute(f"{numbers} {row}")
-    with capture_logs() as logs:
-        after = broker.killed()
-    (told,) = [each for each in logs if each.get("code") == "STORE_UNNEEDED_MESSAGES"]
-    assert (told["removed"], told["left"]) == (min(unneeded, _REMOVED_AT_ONCE), max(0, unneeded - _REMOVED_AT_ONCE))
-    after.settle()
-    assert after.store.rows("SELECT count(*) FROM messages") == [(1 + told["left"],)]
-    assert after.service(**KEPT).payloads() == [b"needed"]
-    again = after.killed()
-    again.settle()
-    assert again.store.rows("SELECT count(*) FROM messages") == [(1,)]
+    with contextlib.closing(StoredBroker(tmp_path)) as broker:
+        broker.service(**KEPT).subscribe("fleet/#", qos=1)
+        broker.service(**KEPT).vanish()
+        broker.device("meter-1").publish(TOPIC, b"needed", qos=1)
+        row = "INSERT INTO messages SELECT 100 + value, x'74', x'78', 1, 0, x'', NULL FROM numbers"
+        numbers = (
+            f"WITH numbers (value) AS (VALUES (1) UNION ALL SELECT value + 1 FROM numbers WHERE value < {unneeded})"
+        )
+        broker.store._database.execute(f"{numbers} {row}")
+        with capture_logs() as logs:
+            after = broker.killed()
+        (told,) = [each for each in logs if each.get("code") == "STORE_UNNEEDED_MESSAGES"]
+        assert (told["removed"], told["left"]) == (min(unneeded, _REMOVED_AT_ONCE), max(0, unneeded - _REMOVED_AT_ONCE))
+        after.settle()
+        assert after.store.rows("SELECT count(*) FROM messages") == [(1 + told["left"],)]
+        assert after.service(**KEPT).payloads() == [b"needed"]
+        again = after.killed()
+        again.settle()
+        assert again.store.rows("SELECT count(*) FROM messages") == [(1,)]
