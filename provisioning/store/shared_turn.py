@@ -9,7 +9,8 @@ five seconds, after all who came before: the tenth is answered after fifty. So i
 Rules
 -----
 1. Who comes during the try makes the next one, so nobody waits for more than two.
-2. A lock that another program holds is no missing store: it may be about what one caller needs alone.
+2. Nothing else that a caller is refused for is the others' refusal: neither that too much waits for the store, nor a
+   lock that another program holds, which may be about what one caller needs alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import contextlib
 import math
 from collections.abc import AsyncIterator
 from typing import Final
+
+from sqlalchemy.exc import DBAPIError
 
 from provisioning.errors import Code, Refused
 from provisioning.store.lanes import is_locked
@@ -45,6 +48,7 @@ class SharedTurn:
             try:
                 yield
             except Refused as refusal:
-                if refusal.code is Code.UNAVAILABLE and not is_locked(refusal):
+                is_by_the_store = refusal.code is Code.UNAVAILABLE and isinstance(refusal.__cause__, DBAPIError)
+                if is_by_the_store and not is_locked(refusal):
                     self._failed_since, self._detail = begun, refusal.detail
                 raise

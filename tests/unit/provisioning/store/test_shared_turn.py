@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from provisioning.errors import Code, Refused
 from provisioning.store.shared_turn import SharedTurn
+
+NO_STORE = OperationalError("COMMIT", None, ConnectionError("the server is gone"))
 
 
 class Tries:
@@ -18,11 +21,11 @@ class Tries:
         self.begun = 0
         self.goes_on = asyncio.Event()
 
-    async def make(self, code: Code = Code.UNAVAILABLE) -> None:
+    async def make(self, code: Code = Code.UNAVAILABLE, *, error: Exception | None = NO_STORE) -> None:
         async with self.turn.taken():
             self.begun += 1
             await self.goes_on.wait()
-            raise Refused(code, "no store")
+            raise Refused(code, "no store") from error
 
 
 async def started(*works: asyncio.Task[None]) -> None:
@@ -30,12 +33,18 @@ async def started(*works: asyncio.Task[None]) -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(("code", "tries"), [(Code.UNAVAILABLE, 2), (Code.INVALID_REQUEST, 5)])
-async def test_who_has_waited_since_before_the_try_that_found_no_store_makes_none(code: Code, tries: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "error", "tries"),
+    [(Code.UNAVAILABLE, NO_STORE, 2), (Code.UNAVAILABLE, None, 5), (Code.INVALID_REQUEST, NO_STORE, 5)],
+    ids=["no store", "unavailable for another reason", "a refusal of the store's"],
+)
+async def test_who_has_waited_since_before_the_try_that_found_no_store_makes_none(
+    code: Code, error: Exception | None, tries: int
+) -> None:
     made = Tries()
-    first = asyncio.create_task(made.make(code))
+    first = asyncio.create_task(made.make(code, error=error))
     await started(first)
-    others = [asyncio.create_task(made.make(code)) for _ in range(4)]
+    others = [asyncio.create_task(made.make(code, error=error)) for _ in range(4)]
     await started(*others)
     assert made.begun == 1
     made.goes_on.set()
