@@ -59,7 +59,7 @@ def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> N
         failed = service.command("init", "--dir", str(tmp_path / "other"), *arguments)
         assert failed.returncode == code, arguments
         assert failed.stderr.count("\n") == 1, failed.stderr
-        assert arguments[0].removeprefix("--").replace("-", " ") in failed.stderr.replace("-", " "), "what to correct"
+        assert arguments[0].removeprefix("--") in failed.stderr.replace(" ", "-").replace("_", "-"), "what to correct"
         assert [path.name for path in tmp_path.iterdir()] == ["fleet"]
 
 

@@ -202,7 +202,7 @@ def test_names_come_from_standard_input_each_once_and_what_is_no_name_is_said(
     assert (long.returncode, long.stdout) == (1, "")
     assert "standard input:2 begins with 'xxxx" in long.stderr
     missing = service.command("suspend", "--devices-file", str(tmp_path / "none"), *where(service))
-    assert (missing.returncode, "none: No such file" in missing.stderr) == (1, True)
+    assert (missing.returncode, "none cannot be read: No such file" in missing.stderr) == (1, True)
 
 
 def test_a_thousand_and_one_are_more_than_a_request_and_no_more_than_a_command(

@@ -51,7 +51,7 @@ def test_a_line_has_an_end() -> None:
 
 COMMANDS = [
     ("provisioning", ["revoke", "--devices-file", ENDLESS], "more than 64 MiB"),
-    ("provisioning", ["suspend", "--devices-file", "-"], "standard input: it has more than 64 MiB"),
+    ("provisioning", ["suspend", "--devices-file", "-"], "standard input cannot be read: it has more than 64 MiB"),
     ("provisioning", ["init", "--dir", "fleet", "--passphrase-file", ENDLESS], "more than 64 KiB"),
     ("provisioning", ["init", "--dir", "large"], "large/provisioning.toml cannot be read: it has more than 16 MiB"),
     ("broker", ["run", "--config", ENDLESS], "more than 16 MiB"),

@@ -287,9 +287,10 @@ def test_who_has_run_for_long_is_replaced_at_once_however_often() -> None:
 def test_one_that_fails_while_it_stops_is_why_the_service_has(ends: tuple[int, int], code: int) -> None:
     found, _, _ = outcome(f"""
 def work(place):
-    signal.signal(signal.SIGTERM, lambda *_: os._exit({ends}[place.number - 1]))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # A handler waits while a read begins just before it.
     place.say_ready()
-    live(place)
+    signal.sigwait([signal.SIGTERM])
+    return {ends}[place.number - 1]
 
 parent = os.getpid()
 with bound_for(Settings(port=0, http_port=0), 2) as places:
