@@ -130,6 +130,10 @@ EXPIRY: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at
 expires later. It is never NULL."""
 REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
 """Why it was revoked. Not by a join: for one, PostgreSQL without statistics reads every revocation."""
+NOT_REVOKED: Final = (
+    func.coalesce(REASON, RevocationReason.CERTIFICATE_HOLD.value) == RevocationReason.CERTIFICATE_HOLD.value
+)
+"""Condition: it is good by itself, or on hold."""
 ENDED_ABOVE: Final = or_(unfinished_key_ends.c.ended_at < certificates.c.not_after, authorities.c.id.is_not(None))
 """Condition: a certificate is worthless because its key or CA was ended, over `with_ends_above`; NULL also means no."""
 NOT_ENDED_ABOVE: Final = and_(

@@ -23,6 +23,7 @@ from provisioning.store.certificates import (
     EXPIRY,
     FACTS,
     NOT_ENDED_ABOVE,
+    NOT_REVOKED,
     REASON,
     REVOCATION_FACTS,
     StoredCertificate,
@@ -105,7 +106,7 @@ _NOT_GONE: Final = Prepared(
     .where(
         certificates.c.device_id == bindparam("wanted"),
         bindparam("now", type_=UtcDateTime) < EXPIRY,
-        func.coalesce(REASON, RevocationReason.CERTIFICATE_HOLD.value) == RevocationReason.CERTIFICATE_HOLD.value,
+        NOT_REVOKED,
         NOT_ENDED_ABOVE,
     ),
     at_once=True,

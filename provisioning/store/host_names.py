@@ -20,13 +20,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from cryptography import x509
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
-from provisioning.store.certificates import EXPIRY, NOT_ENDED_ABOVE, REASON, with_ends_above
+from provisioning.store.certificates import EXPIRY, NOT_ENDED_ABOVE, NOT_REVOKED, with_ends_above
 from provisioning.store.claims import never_activated
 from provisioning.store.devices import Device, device_from, of_roles
 from provisioning.store.dialect_insert import insert_into
@@ -74,7 +73,7 @@ _GOOD_OF_SERVER: Final = Prepared(
     .where(
         certificates.c.device_id == bindparam("wanted"),
         bindparam("now", type_=UtcDateTime) < EXPIRY,
-        func.coalesce(REASON, RevocationReason.CERTIFICATE_HOLD.value) == RevocationReason.CERTIFICATE_HOLD.value,
+        NOT_REVOKED,
         NOT_ENDED_ABOVE,
     ),
     at_once=True,
