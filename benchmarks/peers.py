@@ -116,7 +116,8 @@ def describe(peer: str) -> str:
     """Return the version of *peer*, for the report."""
     if peer in _FLEETGATE:
         version = product_version()
-        return f"{version}, Python {platform.python_version()}, {ssl.OPENSSL_VERSION}"
+        # Debian's Python has profile-guided optimisation, pyenv's has not, and no variable of its build says so.
+        return f"{version}, Python {platform.python_version()} of {sys.base_prefix}, {ssl.OPENSSL_VERSION}"
     if peer == "nats-server":
         arguments = [program("nats-server", "nats-server"), "--version"]
         return subprocess.run(arguments, capture_output=True, text=True, check=False).stdout.strip()
