@@ -180,7 +180,14 @@ def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubco
 
 
 def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
-    """Grant or refuse each filter, then send the retained messages of those granted."""
+    """Grant or refuse each filter, then send the retained messages of those granted.
+
+    MQTT 3.1 has no code for a refusal: such a client "must" be answered as if there were none (its §3.8, at the end).
+    """
+    v31 = connection.version is ProtocolVersion.V31
+    if v31 and session.journal is not None and session.journal.failed:
+        session.unanswered(now)  # It would take for stored what is not.
+        return
     _check_answer_fits(session, Suback(packet.packet_id, (ReasonCode.SUCCESS,) * len(packet.requests)))
     ask_about_filters(engine, connection, session, packet)
     identifiers = b"".join(encode_identifier(each) for each in packet.properties.subscription_identifiers)
@@ -209,7 +216,8 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
             if not shared and (request.retain_handling == 0 or (request.retain_handling == 1 and not existed)):
                 wanted.append(subscription)
             reasons.append(ReasonCode(request.qos))
-    suback = explained_packet(connection, session, Suback(packet.packet_id, tuple(reasons)), first_refusal)
+    told = [ReasonCode(request.qos) for request in packet.requests] if v31 else reasons
+    suback = explained_packet(connection, session, Suback(packet.packet_id, tuple(told)), first_refusal)
     if session.journal is None or session.journal.failed:  # Nothing is stored, so there is nothing to wait for.
         connection.reply(suback)
     else:

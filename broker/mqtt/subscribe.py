@@ -3,7 +3,8 @@
 Rules
 -----
 1. Filters and reason codes keep their order and number: reason code *n* answers filter *n* [MQTT-3.9.3-1].
-2. A SUBACK before MQTT 5 has a single code for every failure, 0x80; here also in MQTT 3.1, although that defines none.
+2. A SUBACK before MQTT 5 has a single code for every failure, 0x80. MQTT 3.1 defines none, so that a broker sends
+   such a client none (`broker.connection.handlers`); it can be read and written all the same: other brokers do.
 3. An UNSUBACK before MQTT 5 has no reason codes at all.
 
 Does not handle: whether the client may subscribe; how many filters are too many.

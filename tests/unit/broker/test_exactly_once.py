@@ -10,7 +10,7 @@ import pytest
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscribe, Unsuback, Unsubscribe
 from tests.support.stored import StoredBroker
-from tests.support.wire import KEPT, V5, V311, MemoryBroker, WireClient, id_of, publication, request
+from tests.support.wire import KEPT, V5, V31, V311, MemoryBroker, WireClient, id_of, publication, request
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 VERSIONS = pytest.mark.parametrize("version", [V311, V5])
@@ -459,3 +459,14 @@ def test_subscriptions_that_must_be_stored_are_refused_and_others_are_not(
     brief = stored.service("brief")
     assert brief.subscribe("fleet/#").reason_codes == (0,)
     assert brief.unsubscribe("fleet/#").reason_codes == (0,)
+
+
+def test_a_client_of_mqtt_31_whose_subscription_cannot_be_stored_is_closed(
+    stored: StoredBroker, failing: WireClient
+) -> None:
+    """It can be told of no refusal, and would take for kept what is not."""
+    del failing
+    older = stored.device("meter-2", version=V31, clean_start=False)
+    older.send(Subscribe(7, (request("fleet/meters/meter-2/cmd/#"),)))
+    assert older.closed
+    assert older.received() == []

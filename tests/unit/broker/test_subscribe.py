@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.packets import Publish, Subscribe
+from broker.mqtt.packets import Publish, Suback, Subscribe
 from broker.mqtt.properties import NO_PROPERTIES, Properties
 from tests.support.wire import KEPT, V5, V31, V311, MemoryBroker, WireClient, request
 
@@ -61,6 +61,15 @@ def test_what_only_looks_like_a_shared_subscription_is_an_ordinary_refusal_befor
     answer = client.subscribe("fleet/#", "$share//x", "$share/a")
     assert answer.reason_codes == (0, ReasonCode.UNSPECIFIED_ERROR, ReasonCode.UNSPECIFIED_ERROR)
     assert not client.closed
+
+
+def test_a_client_of_mqtt_31_is_not_told_of_a_refusal_as_it_knows_no_code_for_one(broker: MemoryBroker) -> None:
+    """MQTT 3.1, SUBSCRIBE: the server "must therefore make a positive acknowledgement with a SUBACK"."""
+    client = broker.device("meter-1", version=V31)
+    client.send(Subscribe(7, (request("#", 2), request(MINE, 1), request("$share//x", 1))))
+    assert client.next_packet(Suback) == Suback(7, (ReasonCode(2), ReasonCode(1), ReasonCode(1)))
+    assert broker.engine.routes.subscription_count == 1
+    assert broker.engine.metrics.subscriptions_denied == 2
 
 
 def test_each_filter_has_its_own_answer(meter: WireClient) -> None:
