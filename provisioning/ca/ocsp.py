@@ -7,7 +7,8 @@ certificates it answers for (RFC 6960 §4.2.2.2), so the CA's own key signs once
 
 Rules
 -----
-1. One certificate per request; the response repeats the request's CertID with its hash algorithm (RFC 9919 §3).
+1. One certificate per request; the response repeats the request's CertID with its hash algorithm (RFC 9919 §3), octet
+   for octet.
 2. The responder is identified by key; thisUpdate and nextUpdate are always present, without fractions (RFC 9919 §3.2).
 3. A nonce has 1 to 128 octets and is echoed unchanged (RFC 9654 §2.1); it is the only response extension.
 4. Signature and name of the requestor are ignored (RFC 9919 §3.1.2).
@@ -60,6 +61,8 @@ class OcspRequest:
     """The one certificate in the request, and the nonce to echo."""
 
     algorithm: hashes.HashAlgorithm
+    bare: bool
+    """The algorithm is named without parameters (`provisioning.ca.ocsp_fields.is_bare`)."""
     issuer_name_hash: bytes
     issuer_key_hash: bytes
     serial: int
@@ -96,8 +99,14 @@ def read_request(der: bytes) -> OcspRequest:
         nonce = _nonce(request.extensions)
         if _CRITICAL in der and _asks_critically(der):
             raise OcspRefused(Failure.MALFORMED_REQUEST, "unknown critical extension of the question")
+        algorithm = request.hash_algorithm
         return OcspRequest(
-            request.hash_algorithm, request.issuer_name_hash, request.issuer_key_hash, request.serial_number, nonce
+            algorithm,
+            ocsp_fields.is_bare(der, algorithm.name),
+            request.issuer_name_hash,
+            request.issuer_key_hash,
+            request.serial_number,
+            nonce,
         )
     except NotImplementedError as error:
         raise OcspRefused(Failure.UNAUTHORIZED, "more than one certificate in a request") from error
@@ -182,7 +191,7 @@ class OcspSigner:
             responder=self._responder,
             produced_at=this_update,
             certificate_id=ocsp_fields.certificate_id_head(
-                request.algorithm.name, request.issuer_name_hash, request.issuer_key_hash
+                request.algorithm.name, request.issuer_name_hash, request.issuer_key_hash, bare=request.bare
             ),
             serial=request.serial,
             status=_encoded(status),

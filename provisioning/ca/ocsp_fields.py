@@ -29,7 +29,8 @@ _BASIC: Final = der.object_identifier("1.3.6.1.5.5.7.48.1.1")
 _NONCE: Final = der.object_identifier(OCSPExtensionOID.NONCE.dotted_string)
 _SUCCESSFUL: Final = der.element(_ENUMERATED, b"\x00")
 _HASHES: Final = {
-    name: der.element(der.SEQUENCE, der.object_identifier(identifier) + der.NULL)
+    (name, bare): der.element(der.SEQUENCE, der.object_identifier(identifier) + (b"" if bare else der.NULL))
+    for bare in (False, True)
     for name, identifier in (
         (hashes.SHA1.name, "1.3.14.3.2.26"),
         (hashes.SHA256.name, "2.16.840.1.101.3.4.2.1"),
@@ -64,9 +65,18 @@ def revoked(since: datetime, reason: int | None) -> bytes:
 
 
 @functools.lru_cache(64)
-def certificate_id_head(algorithm: str, name_hash: bytes, key_hash: bytes) -> bytes:
-    """Return the part of a CertID before the serial number."""
-    return _HASHES[algorithm] + der.element(der.OCTET_STRING, name_hash) + der.element(der.OCTET_STRING, key_hash)
+def certificate_id_head(algorithm: str, name_hash: bytes, key_hash: bytes, *, bare: bool) -> bytes:
+    """Return the part of a CertID before the serial number; *bare* as `is_bare` has it."""
+    return _HASHES[algorithm, bare] + der.element(der.OCTET_STRING, name_hash) + der.element(der.OCTET_STRING, key_hash)
+
+
+def is_bare(request: bytes, algorithm: str) -> bool:
+    """Whether the CertID in *request* names its hash algorithm without parameters, not with NULL.
+
+    Both are valid (RFC 5754 §2), and a client that compares whole CertIDs, as Bouncy Castle does, takes for its answer
+    only the form that it sent. Elsewhere in the request, as in a nonce, NULL misleads only whoever wrote it there.
+    """
+    return _HASHES[algorithm, False] not in request
 
 
 def responder(key_hash: bytes) -> bytes:

@@ -62,6 +62,8 @@ from provisioning.store.database import Database
 LONGEST_REMEMBERED: Final = timedelta(minutes=5)
 _ENTRIES: Final = 16_384
 """About 30 MB when every entry has two answers."""
+_FORMS: Final = 4
+"""Answers that an entry has at most."""
 
 _QUESTIONS: Final = 4096
 """Parsed requests that are cached, about 1 KB each."""
@@ -89,7 +91,8 @@ class _Entry:
     status: CertificateStatus
     read_at: datetime
     fresh_until: datetime
-    answers: dict[str, OcspAnswer] = field(default_factory=dict)
+    answers: dict[tuple[str, bool], OcspAnswer] = field(default_factory=dict)
+    """By the hash algorithm of the request, and whether that is named without parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +166,14 @@ class OcspResponder:
         request = asked.request
         if request.nonce is not None:
             return self._sign(asked.signer, request, entry.status, now, remembered=False)
-        answer = entry.answers.get(request.algorithm.name)
+        form = request.algorithm.name, request.bare
+        answer = entry.answers.get(form)
         # Its signer was not renewed in time; or the clock was set back, but not before the status was read.
         if answer is None or not answer.this_update <= now < answer.next_update:
             answer = self._sign(asked.signer, request, entry.status, now, remembered=True)
-            entry.answers[request.algorithm.name] = answer
+            if len(entry.answers) >= _FORMS:  # Of one certificate, in all forms: that is no client.
+                entry.answers.clear()
+            entry.answers[form] = answer
         return answer
 
     def forget(self, names: Iterable[CertificateName]) -> None:

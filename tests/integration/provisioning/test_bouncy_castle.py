@@ -1,4 +1,4 @@
-"""Bouncy Castle's EST client, Java's: it enrols, renews and waits here; and what it needs of an answer, by curl.
+"""Bouncy Castle, Java's: it enrols, renews and waits here, asks by OCSP; and what it needs of an answer, by curl.
 
 A JDK is a large thing to install for one test: where there is none, curl alone asks as Bouncy Castle does.
 """
@@ -16,6 +16,7 @@ from tests.support.openssl import OpensslDevice
 from tests.support.provisioning import REPOSITORY, ProvisioningService
 
 SOURCE = REPOSITORY / "tests" / "support" / "clients" / "BouncyCastleClient.java"
+OCSP_SOURCE = SOURCE.with_name("BouncyCastleOcsp.java")
 JARS = [Path("/usr/share/java") / f"{each}.jar" for each in ("bcprov", "bcutil", "bcpkix")]
 NAMELESS = ("--header", "User-Agent:")
 
@@ -48,6 +49,19 @@ def test_bouncy_castle_enrols_by_token_renews_and_waits(
     with service.api() as api:
         issued = api.get("/v1/certificates", params={"device": "bouncy-1"}).json()["items"]
     assert len(issued) == 2
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="there is no JDK")
+def test_bouncy_castle_finds_its_certificate_in_the_ocsp_answer(
+    service: ProvisioningService, enrolled: OpensslDevice, tmp_path: Path
+) -> None:
+    """It compares the whole CertID, and names SHA-1 with NULL and SHA-256 without parameters."""
+    done = subprocess.run(
+        ["java", "-cp", ":".join(map(str, JARS)), OCSP_SOURCE, f"{service.http}/ocsp",
+         service.dir / "issuing-ca.crt", enrolled.certificate],
+        capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["SHA-1 NULL: good", "SHA-256 null: good"], done.stderr
 
 
 def test_each_answer_in_base64_says_so(stranger: Curl, service: ProvisioningService, device: OpensslDevice) -> None:

@@ -70,7 +70,7 @@ def test_the_response_is_the_library_s(
             responder=ocsp_fields.responder(key_hash.issuer_key_hash),
             produced_at=theirs.produced_at_utc,
             certificate_id=ocsp_fields.certificate_id_head(
-                algorithm.name, asked.issuer_name_hash, asked.issuer_key_hash
+                algorithm.name, asked.issuer_name_hash, asked.issuer_key_hash, bare=False
             ),
             serial=asked.serial_number,
             status=status,

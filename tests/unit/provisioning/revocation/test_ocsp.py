@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -37,6 +38,11 @@ ASKER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "asker")])
 REQUESTOR = element(b"\xa1", element(b"\xa4", ASKER.public_bytes()))
 
 
+def certid_in(question: bytes) -> bytes:
+    """Return the CertID of a request: the first of the first, four deep."""
+    return functools.reduce(lambda outer, _: next(children(outer)), range(4), question)
+
+
 @pytest.fixture
 async def responding(fleet: Fleet) -> Responding:
     return await Responding.on(fleet)
@@ -58,6 +64,22 @@ async def test_a_good_answer_repeats_the_certid_and_has_both_times(
     assert response.responder_key_hash == x509.SubjectKeyIdentifier.from_public_key(signer.public_key()).digest
     assert response.responder_name is None
     assert not list(response.extensions)
+
+
+@pytest.mark.parametrize("algorithm", [SHA1, SHA256, hashes.SHA384(), hashes.SHA512()], ids=lambda each: each.name)
+async def test_the_certid_is_repeated_octet_for_octet_with_parameters_of_its_hash_or_without(
+    responding: Responding, algorithm: hashes.HashAlgorithm
+) -> None:
+    """RFC 5754 §2 allows both; Bouncy Castle writes none for SHA-256, and compares the whole CertID."""
+    question = request_der(await responding.fleet.enrol(), responding.issuer, algorithm)
+    (name, *rest) = children(certid_in(question))
+    (identifier, _null) = children(name)
+    bare = element(SEQUENCE, element(SEQUENCE, identifier) + b"".join(rest))
+    for certid in (bare, certid_in(question), bare):
+        asked = functools.reduce(lambda inner, _: element(SEQUENCE, inner), range(4), certid)
+        answer = await responding.responder.answer(asked)
+        assert ocsp.load_der_ocsp_response(answer.der).certificate_status is ocsp.OCSPCertStatus.GOOD
+        assert certid in answer.der
 
 
 async def test_the_signer_is_certified_for_nothing_else_and_not_for_long(responding: Responding) -> None:
