@@ -107,7 +107,11 @@ class _Outcome:
 
 
 class _Rehearsed(Exception):
-    """The rehearsal is over; its transaction is rolled back."""
+    """The rehearsal is over, and *rules* admit the device; its transaction is rolled back."""
+
+    def __init__(self, rules: Group) -> None:
+        super().__init__(rules)
+        self.rules = rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +189,8 @@ class EnrolmentService:
     ) -> MadeKey:
         """Make a key and return it with its first certificate; raise `Refused`, or `Pending`.
 
-        The key exists in the answer only: while the request waits, there is none. Its type is that of the label's
-        group, or, without a label, that of any device.
+        The key exists in the answer only: while the request waits, there is none. Its type is one of those that the
+        profile of its group takes, whether or not the label names that group: the client cannot choose another.
         """
         with refusals_logged(connection):
             asked = read_key_request(csr_der, certificate, self._key_policy)
@@ -203,8 +207,8 @@ class EnrolmentService:
             proof=asked.proof,
         )
         async with self._turns.setdefault(attempt.shown, asyncio.Lock()):
-            await self._rehearse(attempt)
-            profile = await self._profile_of(label)
+            rules = await self._rehearse(attempt)
+            profile = self._profile_named(rules.profile, Role.DEVICE, rules.name)
             async with self._making:
                 key = await asyncio.to_thread(make_key, profile, asked.wished)
             issued = await self._certify(replace(attempt, request=asked.with_key(key)))
@@ -241,26 +245,28 @@ class EnrolmentService:
         except (WeakKey, *UNUSABLE) as error:
             raise Refused(code, f"the certificate that you present: {error}") from error
 
-    async def _rehearse(self, attempt: Attempt) -> None:
+    async def _rehearse(self, attempt: Attempt) -> Group:
         """Raise `Refused` or `Pending` where `authorise` does, before anything is spent on *attempt*.
 
-        It records nothing, except that a request waits.
+        Return the rules that admit it. It records nothing, except that a request waits.
         """
 
         def transaction(connection: Connection) -> Pending:
             try:
-                _keep_pace(connection, authorise(connection, attempt), attempt.now)
-            except Unasked:  # The webhook is asked later, about the key that is made then.
-                pass
+                authorised = authorise(connection, attempt)
+                _keep_pace(connection, authorised, attempt.now)
+                rules = authorised.rules
+            except Unasked as unasked:  # The webhook is asked later, about the key that is made then.
+                rules = groups.rules_of(connection, unasked.question.group)
             except Undecided as undecided:
                 return _waiting(connection, undecided, attempt.now)
-            raise _Rehearsed
+            raise _Rehearsed(rules)
 
         try:
             with refusals_logged(attempt.connection, attempt.request.common_name):
                 waiting = await self._database.write(transaction)
-        except _Rehearsed:
-            return
+        except _Rehearsed as rehearsed:
+            return rehearsed.rules
         _log_waiting(attempt, waiting)
         raise waiting
 
@@ -277,9 +283,6 @@ class EnrolmentService:
         if label is None:
             return Group("")
         return await self._database.read(lambda connection: groups.rules_of(connection, label))
-
-    async def _profile_of(self, label: str | None) -> Profile:
-        return self._profile_named((await self._rules_of(label)).profile, Role.DEVICE, label)
 
     async def _certify(self, attempt: Attempt) -> bytes:
         with refusals_logged(attempt.connection, attempt.request.common_name):

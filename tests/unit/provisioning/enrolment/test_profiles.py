@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.ca.profile import ProfileConfig, profile_of
 from provisioning.config import load_settings
-from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.attempt import Question, TokenCredential, Verdict
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, ConfigurationError, Refused
@@ -77,12 +77,23 @@ async def test_a_group_s_profile_is_a_device_s_when_it_signs_too(store_url: str,
             await fleet.enrol()
 
 
-async def test_a_key_that_is_made_is_of_the_kind_of_its_group_s_profile(store_url: str) -> None:
+@pytest.mark.parametrize("way", ["token", "token+webhook"])
+@pytest.mark.parametrize("label", ["north", None])
+async def test_a_key_that_is_made_is_of_the_kind_of_its_group_s_profile(
+    store_url: str, label: str | None, way: str
+) -> None:
+    """Also where the token alone says which group that is, and whatever key has signed the request."""
     configured = ProfileConfig("plant", LIFE, role="device", key_types=("Ed25519",))
+    rules = Group("north", parse_ways([way]), profile="plant", server_keys=True, webhook_url="http://127.0.0.1:1/")
+
+    async def allow(question: Question) -> Verdict:
+        return Verdict(question, allowed=True)
+
     async with open_fleet(store_url, configured=[configured]) as fleet:
-        await fleet.groups.create(Group("north", profile="plant", server_keys=True), by="admin")
+        fleet.enrolment.service._ask = allow
+        await fleet.groups.create(rules, by="admin")
         token = TokenCredential("meter-17", await fleet.token())
-        made = await fleet.enrolment.enrol_with_server_key(csr_der(), token, "north")
+        made = await fleet.enrolment.enrol_with_server_key(csr_der(), token, label)
         assert isinstance(made.key, ed25519.Ed25519PrivateKey)
 
 
