@@ -270,10 +270,15 @@ def _check_header(path: Path, header: Sequence[str], written: str) -> None:
     columns = set(header)
     if "name" not in columns or columns - _COLUMNS or len(header) > len(columns):
         other = next((each for each in (";", "\t", "|") if each in written), None)
-        apart = "" if other is None else f"; separate them by commas, not by {other!r}"  # As spreadsheets may write it.
+        more = [each for each in header if each not in _COLUMNS]
+        remedy = ""
+        if other is not None:  # As spreadsheets may write it.
+            remedy = f"; separate them by commas, not by {other!r}"
+        elif "name" in columns and more:
+            remedy = f"; take out {', '.join(map(repr, more))[:200]}"
         raise ConfigurationError(
-            f"{path} must have the columns name and, if keys are known, key_sha256; its first line is "
-            f"{written[:200]!r}{apart}"
+            f"{path} must have the columns name and, if keys are known, key_sha256, and no others; its first line is "
+            f"{written[:200]!r}{remedy}"
         )
 
 

@@ -73,9 +73,12 @@ class ManufacturerWay(Way):
         serial_number = _serial_number(certificate)
         name = manufacturer.name_prefix + serial_number
         try:
-            check_name("the manufacturer's serialNumber", name)
+            check_name("name", name)
         except InvalidIdentity as error:
-            raise _wrong(str(error)) from error
+            raise _wrong(
+                f"no device is called as its prefix and serialNumber say ({error}): it cannot enrol by this "
+                "certificate, ask the operator for another way, such as a token"
+            ) from error
         if attempt.request.common_name != name:
             raise _wrong(
                 f"the certificate is that of device {name}: the request's Common Name "

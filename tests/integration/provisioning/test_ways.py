@@ -317,6 +317,9 @@ def test_a_list_is_imported_and_its_faults_are_named_by_line(
     assert f"{file}, after line 1001: unexpected end of data: close each quotation mark" in said
     (tmp_path / "wrong.csv").write_text("device\nx\n")
     assert "must have the columns name" in command("listed", "import", name, "--file", f"{tmp_path}/wrong.csv", code=1)
+    (tmp_path / "more.csv").write_text("key_sha256,name,note,site\n,x,y,z\n")
+    said = command("listed", "import", name, "--file", f"{tmp_path}/more.csv", code=1)
+    assert "and no others; its first line is 'key_sha256,name,note,site'; take out 'note', 'site'" in said
     taken = command("listed", "remove", name, f"{name}-x", f"{name}-c", "--json", code=1)
     assert f"'{name}-x' is not on the list" in taken
     assert f'"removed": [\n    "{name}-c"\n  ]' in taken, "the same form for any number of them"

@@ -93,6 +93,21 @@ async def test_nor_does_an_approval_that_has_bought_a_trial_replace_who_has_got_
     assert await is_good(fleet, mine)
 
 
+async def test_what_an_approved_trial_replaces_ends_as_it_begins_and_the_device_may_lose_it(fleet: Fleet) -> None:
+    """Or the key that is to be replaced renews meanwhile, and no trial of another key is ever activated."""
+    await group(fleet, "claim", "token", new_key=NewKey.APPROVE)
+    shared, old, new = await claim(fleet, devices=9), generate_key(), generate_key()
+    mine = await comes_in(fleet, "token", old, shared)
+    approvals = ApprovalService(fleet.database, fleet.clock)
+    await approvals.decide(await pending(fleet, NAME, key=new, certificate=shared), approve=True, by="boss")
+    await enrol(fleet, NAME, key=new, certificate=shared)
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
+        await fleet.reenrol(mine, successor_csr(mine, old))
+    fleet.clock.advance(2 * HOUR)
+    again = await enrol(fleet, NAME, key=new, certificate=shared)
+    assert await is_good(fleet, await fleet.reenrol(again, successor_csr(again, new))), "the approval is not lost"
+
+
 async def test_it_is_tried_again_by_whoever_lost_it_while_nobody_else_has_the_name(fleet: Fleet) -> None:
     await group(fleet, "claim")
     shared, key = await claim(fleet, devices=1), generate_key()

@@ -45,6 +45,19 @@ async def test_a_manufacturer_s_certificate_names_one_device(fleet: Fleet, numbe
     assert await refusal(fleet, "a", certificate=idevid) is Code.MANUFACTURER_CERTIFICATE
 
 
+@pytest.mark.parametrize("number", ["PID:C9300-24T SN:FCW2137L0B4", "00:1B:44:11:3A:B7"])
+async def test_a_serial_number_that_no_device_can_be_called_by_is_told_with_another_way(
+    fleet: Fleet, number: str
+) -> None:
+    """As some manufacturers write it; the certificate is for ever, and its device cannot help it."""
+    await group(fleet, "manufacturer")
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid(number)
+    with pytest.raises(Refused, match=f"name '{number}': use 1 to 64 .*another way, such as a token"):
+        await enrol(fleet, "a", certificate=idevid)
+
+
 async def test_only_the_registered_ca_itself_counts_while_it_lasts(fleet: Fleet) -> None:
     await group(fleet, "manufacturer")
     acme, imitator = Manufacturer(begin=NOON), Manufacturer(begin=NOON)
