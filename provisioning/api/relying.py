@@ -27,7 +27,10 @@ from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store.crls import PublishedCrl
 
 _CACHE_SECONDS: Final = 60
-"""A cache may keep a list so long: short beside its life, so that a revocation is seen soon."""
+"""A cache may keep a list so long at most, so that a revocation is seen soon.
+
+It may not keep one past its end: not longer than for the second half of its life, as another is there before that.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,13 @@ class _Document:
     expires: datetime | None = None
     etag: str = field(init=False)
 
+    @property
+    def kept_seconds(self) -> int:
+        """How long a cache may keep it."""
+        if self.last_modified is None or self.expires is None:
+            return _CACHE_SECONDS
+        return min(_CACHE_SECONDS, int((self.expires - self.last_modified).total_seconds() / 2))
+
     def __post_init__(self) -> None:
         """Make the tag once, of what may be megabytes."""
         object.__setattr__(self, "etag", f'"{hashlib.sha256(self.content).hexdigest()}"')
@@ -47,7 +57,7 @@ class _Document:
         """Return the document, or 304 if the client has it (RFC 9110 §13)."""
         headers = {
             "ETag": self.etag,
-            "Cache-Control": f"public, max-age={_CACHE_SECONDS}, no-transform, must-revalidate",
+            "Cache-Control": f"public, max-age={self.kept_seconds}, no-transform, must-revalidate",
         }
         if self.last_modified is not None:
             headers["Last-Modified"] = format_datetime(self.last_modified, usegmt=True)

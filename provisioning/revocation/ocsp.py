@@ -76,7 +76,10 @@ CertificateName = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OcspAnswer:
-    """A signed response; *remembered* is how long others may cache it, None if it is for one request only."""
+    """A signed response; *remembered* is how long others may cache it, None if it is for one request only.
+
+    Whenever it is given, *remembered* later is not after *next_update* (RFC 9919 §7.2).
+    """
 
     der: bytes
     this_update: datetime
@@ -169,7 +172,7 @@ class OcspResponder:
         form = request.algorithm.name, request.bare
         answer = entry.answers.get(form)
         # Its signer was not renewed in time; or the clock was set back, but not before the status was read.
-        if answer is None or not answer.this_update <= now < answer.next_update:
+        if answer is None or not answer.this_update <= now <= answer.next_update - (answer.remembered or timedelta()):
             answer = self._sign(asked.signer, request, entry.status, now, remembered=True)
             if len(entry.answers) >= _FORMS:  # Of one certificate, in all forms: that is no client.
                 entry.answers.clear()
@@ -207,7 +210,9 @@ class OcspResponder:
         der = current.sign(request, status, this_update, next_update)
         if not remembered:
             return OcspAnswer(der, this_update, next_update, None, b"")
-        return OcspAnswer(der, this_update, next_update, self.remembered, hashlib.sha256(der).hexdigest().encode())
+        # A signer near its end gives answers that others may keep for less, and that are given again for less.
+        kept = min(self.remembered, (next_update - now) / 2)
+        return OcspAnswer(der, this_update, next_update, kept, hashlib.sha256(der).hexdigest().encode())
 
     async def _look_up(self, name: CertificateName) -> _Entry:
         task = self._pending.get(name)
