@@ -40,11 +40,14 @@ PORTS: dict[int, str | None] = {
     8080: "FLEET_PROVISIONING_HTTP_PORT",
     8883: "FLEET_BROKER_PORT",
     1883: None,
+    8893: None,
+    8099: None,
 }
 """Each standard port with the variable that changes it, or none where the page's own words do."""
 
 _PROGRAMS = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
+_PORT = re.compile(rf"\b({'|'.join(map(str, PORTS))})\b")
 _END = "\x1e"
 
 
@@ -87,6 +90,21 @@ def free_ports() -> dict[int, int]:
     while len(chosen) < len(PORTS):
         chosen.add(free_port())
     return dict(zip(PORTS, chosen, strict=True))
+
+
+def single_commands(block: str) -> list[str]:
+    """Return the commands of *block* one by one, as its shell reads them: bash says where one is complete."""
+    found, lines = [], ""
+    for line in block.splitlines(keepends=True):
+        lines += line
+        if line.endswith("\\\n"):
+            continue
+        checked = subprocess.run(["bash", "-n"], input=lines, capture_output=True, text=True, check=False)
+        if checked.returncode == 0 and not checked.stderr:  # Of a here-document without its end it only warns.
+            found.append(lines)
+            lines = ""
+    assert not lines, f"no end of {lines!r}"
+    return [command for command in found if command.strip()]
 
 
 def unlike(shown: tuple[str, ...], output: list[str]) -> str | None:
@@ -175,13 +193,19 @@ class Terminal:
         difference = unlike(shown, output)
         assert difference is None, f"line {step.line}: {difference}\n{step.commands}\n{printed}\n{self.logs()}"
 
+    def succeed(self, command: str, where: str) -> None:
+        """Run one command, which must succeed; *where* says which it is, for a failure report."""
+        status, output = self._run(self._localised(command))
+        printed = "\n".join(output)
+        assert status == 0, f"{where}: exit status {status}\n{command}\n{printed}\n{self.logs()}"
+
     def logs(self) -> str:
         """Return the programs' logs, for a failure report."""
         files = sorted((self._directory / "home").rglob("*.log"))
         return "\n".join(f"--- {file.name}\n{file.read_text(encoding='utf-8')[-3000:]}" for file in files)
 
     def _localised(self, text: str) -> str:
-        return re.sub(r"\b(8443|8080|8883|1883)\b", lambda found: str(self._ports[int(found[0])]), text)
+        return _PORT.sub(lambda found: str(self._ports[int(found[0])]), text)
 
     def _run(self, commands: str) -> tuple[int, list[str]]:
         assert self._shell is not None
