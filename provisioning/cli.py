@@ -35,6 +35,7 @@ from provisioning.program.version import product_version, version_and_build
 from provisioning.program.version_option import version_option
 
 if TYPE_CHECKING:
+    from provisioning.authorities.ceremony_transcript import Transcript
     from provisioning.config import Settings
     from provisioning.directory.files import AuthorityFiles
     from provisioning.program.service_manager import ServiceManager
@@ -102,6 +103,10 @@ def init(
         ),
     ] = None,
     pin_file: PinFile = None,
+    witness: Annotated[
+        list[str] | None,
+        typer.Option(help="A witness of the key ceremony, for its transcript; repeatable.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Found a certificate authority: root and issuing CA, the server's and the first operator's credentials.
@@ -114,12 +119,14 @@ def init(
     with importing():
         import asyncio
 
-        from provisioning.authorities.authority import found
+        from provisioning.authorities.authority import found, founding
         from provisioning.authorities.own_credentials import DEFAULT_SERVER_NAMES
         from provisioning.authorities.workshop import told_of_left
         from provisioning.directory.doubts import about_founding
         from provisioning.program import termination
         from provisioning.program.logs import configure_logging
+
+    transcript = founding(now, witness or ())
 
     async def founded(settings: Settings) -> AuthorityFiles:
         if (when := now()).year < _CREDIBLE_YEAR:
@@ -128,7 +135,7 @@ def init(
                 "set the clock (timedatectl set-ntp true), then found the authority"
             )
         with termination.cancelled_by_sigterm():
-            return await found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now)
+            return await found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now, transcript)
 
     configure_logging(least="error")  # What it does it says at its end, and what is in its way there.
     with explained():
@@ -152,11 +159,16 @@ def init(
         for doubt in about_founding(settings, server_name or settings.server_names or ()):
             say(f"fleet-provisioning: warning: {doubt}")
     opened_with = {"--passphrase-file": passphrase_file, "--pkcs11-pin-file": pin_file}
-    _say_founded(settings.trust_domain, files, opened_with, as_json=as_json)
+    _say_founded(settings.trust_domain, files, transcript, opened_with, as_json=as_json)
 
 
 def _say_founded(
-    trust_domain: str, files: AuthorityFiles, opened_with: Mapping[str, Path | None], *, as_json: bool
+    trust_domain: str,
+    files: AuthorityFiles,
+    transcript: Transcript,
+    opened_with: Mapping[str, Path | None],
+    *,
+    as_json: bool,
 ) -> None:
     """Print where what was founded is, and the command that serves it: with the options it is *opened_with*."""
     from provisioning.directory.files import ISSUING_CA, OPERATOR
@@ -164,8 +176,9 @@ def _say_founded(
     if as_json:
         made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}
         certificates = {"operator": files.certificate(OPERATOR), "issuing_ca": files.certificate(ISSUING_CA)}
+        made["transcript"] = transcript.path_in(files.directory)
         paths = {name: str(path) for name, path in (made | certificates).items()}
-        print_document({"trust_domain": trust_domain} | paths)
+        print_document({"trust_domain": trust_domain} | paths | {"transcript_sha256": transcript.digest})
         return
     flags = "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in opened_with.items() if path is not None)
     sys.stdout.write(
@@ -173,6 +186,7 @@ def _say_founded(
         f"  trust anchors for devices and brokers  {files.bundle}\n"
         f"  first operator                         {files.certificate(OPERATOR)}, {files.key(OPERATOR)}\n"
         f"  issuing CA                             {files.certificate(ISSUING_CA)}\n"
+        f"  transcript of the key ceremony         {transcript.path_in(files.directory)}\n"
         f"Next: fleet-provisioning serve --dir {shlex.quote(str(files.directory))}{flags}\n"
     )
 

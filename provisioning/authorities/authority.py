@@ -5,11 +5,16 @@ Theory
 Everything is made in a hidden directory beside the final one, which is then renamed in one step: after a crash,
 Ctrl-C, SIGTERM or a full disk there is either a complete authority or none (`provisioning.authorities.workshop`).
 
+Founding is a key ceremony as all others: each CA certificate has an audit entry before and after it is signed, and the
+log vouches for the transcript (`provisioning.authorities.ceremony_transcript`).
+
 Rules
 -----
 1. Nothing is ever overwritten; the directory must not exist, or be empty.
 2. The directory has mode 0700, every key 0600; the CA keys are encrypted with the passphrase, or in a token.
 3. The root's key is opened only to sign the root's CRL, once per half of its life; in between it may be kept elsewhere.
+4. The CA certificates are signed in the transaction that logs and records them, once nothing is known to be in the way:
+   a database of its own that an init could not use is as it was, and the next one may use it.
 """
 
 from __future__ import annotations
@@ -25,7 +30,9 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from sqlalchemy.engine import Connection
 
+from provisioning.authorities.ceremony_transcript import Transcript, facts_of, operator_name, vouch_for
 from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.authorities.own_credentials import OPERATOR_NAME, OwnCredentials
 from provisioning.authorities.workshop import Workshop
@@ -33,7 +40,7 @@ from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer
 from provisioning.ca.issuer import Issuer, IssuerUrls
 from provisioning.ca.issuing_ca_findings import identifier_of
-from provisioning.ca.server_names import InvalidServerName
+from provisioning.ca.server_names import InvalidServerName, split_names
 from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.directory.audit_key import make_audit_key, read_audit_key
 from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
@@ -42,12 +49,14 @@ from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
 from provisioning.pki.pem import pem_of
 from provisioning.pki.role import Role
+from provisioning.pki.serial_number import serial_text
 from provisioning.program import full_disk
 from provisioning.program.durable_names import make_folder, sync_content
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.signers.places import IN_FILES, SignerPlaces
 from provisioning.signers.signer import Signer
-from provisioning.store import authorities, counters, devices, schema, serials
+from provisioning.store import audit, authorities, counters, devices, schema, serials
+from provisioning.store.audit import Action
 from provisioning.store.authorities import StoredAuthority
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
@@ -108,8 +117,13 @@ def strangers(files: AuthorityFiles, known: Iterable[StoredAuthority]) -> list[P
     return [path for path, certificate in places if path.exists() and read_certificate(path) != certificate]
 
 
-async def found(settings: Settings, server_names: Sequence[str], clock: Callable[[], datetime]) -> AuthorityFiles:
-    """Make the authority, the server's and the first operator's credentials, and the store.
+async def found(
+    settings: Settings,
+    server_names: Sequence[str],
+    clock: Callable[[], datetime],
+    transcript: Transcript | None = None,
+) -> AuthorityFiles:
+    """Make the authority, the server's and the first operator's credentials, and the store; write the *transcript*.
 
     Raises `ConfigurationError` and leaves nothing behind if anything is in the way.
     """
@@ -127,7 +141,7 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
         raise ConfigurationError(f"{directory} cannot be made: {error.strerror}") from error
     try:
         async with _keys(settings.model_copy(update={"directory": workshop.path})) as keys:
-            await _furnish(keys, server_names, clock)
+            await _furnish(keys, server_names, clock, transcript or founding(clock))
             workshop.become_the_directory()
     except (OSError, KeyFileError, InvalidIdentity, InvalidServerName, Refused, ConfigurationError) as error:
         if (full := full_disk.told(error, directory.parent)) is not None:
@@ -141,6 +155,11 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
     finally:
         workshop.close()
     return AuthorityFiles(directory)
+
+
+def founding(clock: Callable[[], datetime], witnesses: Sequence[str] = ()) -> Transcript:
+    """Return the transcript of a founding, to be written: nothing of it is shown before all is done."""
+    return Transcript("init", clock, lambda _: None, witnesses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,24 +187,16 @@ async def _keys(settings: Settings) -> AsyncIterator[_NewKeys]:
         raise
 
 
-async def _furnish(keys: _NewKeys, server_names: Sequence[str], clock: Callable[[], datetime]) -> None:
+async def _furnish(
+    keys: _NewKeys, server_names: Sequence[str], clock: Callable[[], datetime], transcript: Transcript
+) -> None:
     settings = keys.settings
     files = AuthorityFiles(settings.directory)
     now = clock()
     public_url = None if settings.public_http_url is None else str(settings.public_http_url)
     Identity(settings.trust_domain, Role.OPERATOR, OPERATOR_NAME)  # Refuse a wrong trust domain first.
-    authority = found_authority(
-        settings.trust_domain,
-        now,
-        (serials.new_serial(), serials.new_serial()),
-        urls_of_root(settings, ROOT_CA),
-        (keys.root, keys.issuing),
-    )
-    _write_certificates(files, authority)
     _write_settings(files, settings, public_url)
-    issuing = authority.issuing_ca
-    urls = None if public_url is None else urls_of(public_url, ISSUING_CA)
-    issuer = Issuer(issuing.certificate, issuing.key, urls)
+    split_names(server_names)  # So are wrong names.
     if settings.database_url is None:
         write_private(settings.directory / "fleet.db", b"")  # So that SQLite does not choose the mode.
     make_audit_key(files)
@@ -193,29 +204,57 @@ async def _furnish(keys: _NewKeys, server_names: Sequence[str], clock: Callable[
     try:
         with usable(database):
             await schema.upgrade(database)
-        if any((await database.read(devices.count)).values()):
-            raise ConfigurationError(
-                f"database_url: {database.shown_url} holds another authority's records, or those of an init that was "
-                "stopped: give each authority a database of its own"
-            )
+        authority = await database.write(partial(_sign, keys=keys, now=now, shown_url=database.shown_url))
+        _write_certificates(files, authority)
+        root, issuing = authority.root_ca, authority.issuing_ca
+        urls = None if public_url is None else urls_of(public_url, ISSUING_CA)
+        issuer = Issuer(issuing.certificate, issuing.key, urls)
         numbers = SerialNumbers(database)
         credentials = OwnCredentials(
             files, issuer, database, numbers, profiles_of(settings), settings.trust_domain, clock
         )
         await credentials.issue_first(server_names)
         await numbers.release()
-        root = authority.root_ca
-        await database.write(
-            lambda connection: authorities.adopt(connection, root.certificate, issuing.certificate, now)
-        )
         for name, life, ca in (
             (ISSUING_CA, settings.crl_life, issuing),
             (ROOT_CA, _ROOT_CRL_LIFE, root),
         ):
             plan = _crl_plan(settings, name, life, partial(_same, CrlIssuer(ca.certificate, ca.key)))
             await CrlPublisher(database, plan, clock).start()
+        places = SignerPlaces(files, settings)
+        for name, what, ca in ((ROOT_CA, "Root", root), (ISSUING_CA, "Issuing CA", issuing)):
+            where = f"encrypted, in {files.key(name).name}" if places.in_file(name) else places.place(name)
+            transcript.say(f"Key of {name}: {where}")
+            transcript.certificate(f"{what} {name}", ca.certificate)
+        path = transcript.path_in(settings.directory)
+        transcript.write(path)
+        await database.write(partial(vouch_for, transcript=transcript, path=path, now=clock()))
     finally:
         await database.close()
+
+
+def _sign(connection: Connection, *, keys: _NewKeys, now: datetime, shown_url: str) -> Authority:
+    """Sign the two CAs' certificates and record them, with an audit entry before and after each."""
+    if any(devices.count(connection).values()) or authorities.every(connection) or audit.entries(connection, 0, 1):
+        raise ConfigurationError(
+            f"database_url: {shown_url} holds another authority's records, or those of an init that was "
+            "stopped: give each authority a database of its own"
+        )
+    numbers = (serials.new_serial(), serials.new_serial())
+    for name, serial in zip((ROOT_CA, ISSUING_CA), numbers, strict=True):
+        facts = {"root": ROOT_CA, "serial": serial_text(serial)}
+        audit.append(connection, now, operator_name(), Action.SIGNING_CA, name, facts)
+    authority = found_authority(
+        keys.settings.trust_domain,
+        now,
+        numbers,
+        urls_of_root(keys.settings, ROOT_CA),
+        (keys.root, keys.issuing),
+    )
+    for name, ca in ((ROOT_CA, authority.root_ca), (ISSUING_CA, authority.issuing_ca)):
+        audit.append(connection, now, operator_name(), Action.CA_SIGNED, name, facts_of(ca.certificate))
+    authorities.adopt(connection, authority.root_ca.certificate, authority.issuing_ca.certificate, now)
+    return authority
 
 
 def issuing_crl_plans(

@@ -50,7 +50,6 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.pem import pem_of
-from provisioning.pki.serial_number import serial_text
 from provisioning.program.moments import shown_minute
 from provisioning.signers.places import SignerPlaces
 from provisioning.signers.signer import Signer
@@ -425,12 +424,3 @@ def only_one(found: list[StoredAuthority], name: str | None, state: AuthoritySta
             )
         case _:
             raise ConfigurationError(f"{described(fit)}: name one of them")
-
-
-def facts_of(certificate: x509.Certificate) -> dict[str, object]:
-    """Return the audit log's facts about a CA's certificate."""
-    return {
-        "subject": certificate.subject.rfc4514_string(),
-        "serial": serial_text(certificate.serial_number),
-        "not_after": certificate.not_valid_after_utc,
-    }

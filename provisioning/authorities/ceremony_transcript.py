@@ -8,8 +8,9 @@ entry. On a machine without a store (an offline root) it is a text with fingerpr
 
 Rules
 -----
-1. The file has exactly what is shown on the screen. Whoever stops looking, as head does, does not stop the ceremony: a
-   CA would be revoked, and the operator who is cut off by that not certified again.
+1. The file has exactly what is shown on the screen; init, which shows nothing before all is done, names the file.
+   Whoever stops looking, as head does, does not stop the ceremony: a CA would be revoked, and the operator who is cut
+   off by that not certified again.
 2. Its head is shown with the first of its lines, so that a refusal is one line; where a key is made or used, before
    that (`Transcript.begin`).
 3. It holds no passphrase, PIN or private key.
@@ -28,6 +29,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
 from provisioning.pki.crl import urls_of
@@ -37,6 +39,8 @@ from provisioning.program.durable_names import create, make_folder
 from provisioning.program.moments import shown_time
 from provisioning.program.printable import printable
 from provisioning.program.version import version_and_build
+from provisioning.store import audit
+from provisioning.store.audit import Action
 
 FOLDER: Final = "ceremonies"
 _BEGUN: Final = "%Y-%m-%dT%H%M%S.%fZ"
@@ -140,6 +144,22 @@ class Transcript:
         """Return its path in a service's directory."""
         words = "-".join(self.title.split())
         return directory / FOLDER / f"{self.begun.strftime(_BEGUN)}-{words}.txt"
+
+
+def vouch_for(connection: Connection, transcript: Transcript, path: Path, now: datetime) -> dict[str, object]:
+    """Record the *transcript* that was written to *path* in the audit log; return the facts that it has of it."""
+    facts: dict[str, object] = {"transcript": path.name, "transcript_sha256": transcript.digest}
+    audit.append(connection, now, operator_name(), Action.CEREMONY, transcript.title, facts)
+    return facts
+
+
+def facts_of(certificate: x509.Certificate) -> dict[str, object]:
+    """Return the audit log's facts about a CA's certificate."""
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "serial": serial_text(certificate.serial_number),
+        "not_after": certificate.not_valid_after_utc,
+    }
 
 
 def begun_of(path: Path) -> datetime | None:

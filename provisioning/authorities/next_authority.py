@@ -33,7 +33,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.authorities.authority import urls_of_root
-from provisioning.authorities.authority_life import AuthorityLife, facts_of
+from provisioning.authorities.authority_life import AuthorityLife
+from provisioning.authorities.ceremony_transcript import facts_of
 from provisioning.authorities.issuing_lines import check_line, line_of, next_name, root_for, shown_line
 from provisioning.authorities.named_lists import named_lists
 from provisioning.authorities.permitted_service import check_servers_permitted, names_of_others, own_names

@@ -37,8 +37,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.authorities.authority import root_crl_plan, urls_of_root
-from provisioning.authorities.authority_life import AuthorityLife, facts_of
-from provisioning.authorities.ceremony_transcript import operator_name
+from provisioning.authorities.authority_life import AuthorityLife
+from provisioning.authorities.ceremony_transcript import facts_of, operator_name
 from provisioning.authorities.owed_lists import BY, OwedLists, unlisted, vouching_for
 from provisioning.ca.ceremony import CertificateAuthority, RootSuccession, succeed_root
 from provisioning.errors import ConfigurationError, Refused

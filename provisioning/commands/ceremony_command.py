@@ -24,8 +24,6 @@ from provisioning.program.given_file import PEM_BYTES, contents_of, unread
 from provisioning.program.json_output import Json, print_document
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from provisioning.authorities.authority_life import AuthorityLife
     from provisioning.config import Settings
     from provisioning.store.database import Database
@@ -71,10 +69,8 @@ class Ceremony:
         The text for people goes to stdout; with *as_json* it goes to stderr, and the facts to stdout.
         """
         from provisioning.authorities.authority_life import AuthorityLife
-        from provisioning.authorities.ceremony_transcript import Transcript, operator_name
+        from provisioning.authorities.ceremony_transcript import Transcript, vouch_for
         from provisioning.directory.one_ceremony import ceremony_on
-        from provisioning.store import audit
-        from provisioning.store.audit import Action
 
         has_begun = False
 
@@ -91,12 +87,7 @@ class Ceremony:
                 transcript.write(path)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{error}; the changes shown above are in effect all the same") from error
-            facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
-
-            def vouch(connection: Connection) -> None:
-                audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)
-
-            await database.write(vouch)
+            facts = await database.write(lambda connection: vouch_for(connection, transcript, path, now()))
             if self.as_json:
                 print_document({"ceremony": title, **told, **facts, "transcript": str(path)})
             tell(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")

@@ -192,8 +192,7 @@ def test_a_log_that_is_gone_since_a_service_was_killed_is_said_unless_a_command_
         gone = "fleet.db-wal is gone since the service was killed"
         assert f"fleet-provisioning: {gone}" in service.command("ca", "list", "--dir", str(service.dir)).stderr
         assert f"warning  database      {gone}" in service.command("doctor", "--dir", str(service.dir)).stdout
-        ceremony = service.dir / "ceremonies" / "2026-01-05T101500.000000Z-ca-revoke.txt"
-        ceremony.parent.mkdir(exist_ok=True)
+        ceremony = service.dir / "ceremonies" / "9026-01-05T101500.000000Z-ca-revoke.txt"  # After init's.
         ceremony.write_text("Ceremony: ca revoke\n", encoding="utf-8")
         service.start()
         assert '"code": "STORE_LOG_MISSING"' in service.log

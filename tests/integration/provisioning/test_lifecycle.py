@@ -49,11 +49,11 @@ def test_init_founds_an_authority_that_only_its_owner_can_read(tmp_path: Path) -
 
 def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> None:
     service = ProvisioningService.copied(tmp_path / "fleet")
-    before = {path: path.read_bytes() for path in service.dir.iterdir()}
+    before = {path: path.read_bytes() for path in service.dir.rglob("*") if path.is_file()}
     again = service.command("init", "--dir", str(service.dir))
     assert again.returncode == 1
     assert "init does not overwrite anything" in again.stderr
-    assert {path: path.read_bytes() for path in service.dir.iterdir()} == before
+    assert {path: path.read_bytes() for path in service.dir.rglob("*") if path.is_file()} == before
     for code, *arguments in ((1, "--trust-domain", "NOT VALID"), (1, "--passphrase-file", str(tmp_path / "none")),
                              (1, "--server-name", "bad name"), (2, "--public-http-url", "nonsense")):  # fmt: skip
         failed = service.command("init", "--dir", str(tmp_path / "other"), *arguments)

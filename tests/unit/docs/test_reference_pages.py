@@ -120,7 +120,7 @@ def test_settings_of_provisioning_are_those_of_the_code() -> None:
     rows = table(SETTINGS, page("settings-of-provisioning"))
     assert {name: default for name, default, *_ in rows} == defaults(Settings)
     documented = {flag for _, _, flag, _ in rows if flag}
-    assert documented == flags(provisioning_app, "serve", "init") - {"--server-name", "--json", "--help"}
+    assert documented == flags(provisioning_app, "serve", "init") - {"--server-name", "--witness", "--json", "--help"}
 
 
 def test_settings_of_the_broker_are_those_of_the_code() -> None:
