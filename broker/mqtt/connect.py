@@ -191,7 +191,7 @@ class Connect:
 
 
 def _check_flags(flags: int, version: ProtocolVersion) -> int:
-    if flags & _RESERVED:  # [MQTT-3.1.2-3]
+    if flags & _RESERVED and version is not ProtocolVersion.V31:  # [MQTT-3.1.2-3]; "x", don't care, in MQTT 3.1.
         raise MalformedPacket("connect flags: the reserved bit is set")
     if flags & _WILL:
         if flags >> _WILL_QOS_SHIFT & 3 > QoS.EXACTLY_ONCE:  # [MQTT-3.1.2-12]

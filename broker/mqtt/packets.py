@@ -100,7 +100,7 @@ _FIXED_FLAGS: Final[dict[int, int]] = {
     for packet_type in PacketType
     if packet_type is not PacketType.PUBLISH
 }
-_DUP: Final = 0b1000
+_DUP_AND_RETAIN: Final = 0b1001
 _LONGEST_VERSION: Final = 9
 """Bytes of the longest protocol name and version, ``MQIsdp`` and 3."""
 
@@ -143,8 +143,10 @@ def _decode(first_byte: int, body: bytes, version: ProtocolVersion, most_items: 
         raise MalformedPacket(f"packet type {packet_type} is reserved")
     fixed = _FIXED_FLAGS.get(packet_type, flags)
     if flags != fixed:  # [MQTT-2.1.3-1]
-        redelivered = version is ProtocolVersion.V31 and fixed and flags == fixed | _DUP  # MQTT 3.1 §2.1: DUP.
-        if not redelivered:
+        spoken = _version_of(body) if packet_type == PacketType.CONNECT else version
+        # MQTT 3.1 uses the QoS where that is 1, and DUP there; its tables have an "x", don't care, for all other flags.
+        ignored = 0 if spoken is not ProtocolVersion.V31 else _DUP_AND_RETAIN if fixed else 0b1111
+        if (flags ^ fixed) & ~ignored:
             raise MalformedPacket(f"{PacketType(packet_type).name}: the flags {flags:#06b} should be {fixed:#06b}")
     reader = Reader(body, most_items)
     packet = read(reader, flags, version)

@@ -68,6 +68,8 @@ class SubscriptionRequest:
         """Take a filter and its options off *reader*."""
         topic_filter = _read_filter(reader, version)
         options = reader.byte("subscription options")
+        if version is ProtocolVersion.V31:
+            options &= 3  # The others are "x", don't care (MQTT 3.1 §3.8).
         v5 = version is ProtocolVersion.V5
         if options & (_RESERVED_OPTIONS if v5 else _RESERVED_OPTIONS_V311):  # [MQTT-3.8.3-5], 3.1.1 [MQTT-3-8.3-4]
             raise MalformedPacket("subscription options: a reserved bit is set")

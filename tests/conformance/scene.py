@@ -36,8 +36,8 @@ ILL_FORMED = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80")
 """Not UTF-8: no lead byte, an overlong form, a surrogate, behind the last code point."""
 
 unlike_31 = pytest.mark.parametrize("version", [V311, V5], ids=["mqtt311", "mqtt5"], indirect=True)
-"""MQTT 3.1 says otherwise: no Session Present, no rule for CONNECT's flags, DUP in any packet, always an identifier, no
-failure in SUBACK."""
+"""MQTT 3.1 says otherwise: no Session Present, no flags that are reserved, DUP in what is sent again, always an
+identifier, no failure in SUBACK."""
 
 
 class PatientClient(WireClient):

@@ -72,6 +72,7 @@ def test_mqtt5_3_1_2_2_mqtt311_3_1_2_2_another_version_is_refused(broker: Memory
     assert client.closed
 
 
+@unlike_31
 def test_mqtt5_3_1_2_3_mqtt311_3_1_2_3_the_reserved_flag_closes(broker: MemoryBroker, version: ProtocolVersion) -> None:
     """The server checks that the reserved connect flag is 0."""
     client = stranger(broker, version)

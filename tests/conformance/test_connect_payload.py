@@ -171,7 +171,7 @@ def test_mqtt5_3_1_3_12_mqtt311_3_1_3_11_the_user_name_is_text(
     [
         lambda v: raw_connect(v, b"behind the end"),
         lambda v: encode_frame(0x10, text(protocol_name(v)) + bytes((v, 2))),
-        lambda v: encode_frame(0x11, raw_connect(v)[2:]),
+        lambda v: encode_frame(0x10, raw_connect(v)[2:-1]),
         lambda v: raw_connect(v, raw_will(v, "will/#"), flags=0x02 | WILL_FLAG),
     ],
 )

@@ -25,6 +25,7 @@ from tests.conformance.scene import (
     raw_will,
     stranger,
     text,
+    unlike_31,
 )
 from tests.support.wire import V5, MemoryBroker, WireClient, connect_packet, publication
 
@@ -162,6 +163,7 @@ WRONG_FLAGS: dict[str, Any] = {
 }
 
 
+@unlike_31
 @pytest.mark.parametrize("kind", WRONG_FLAGS)
 def test_mqtt5_2_1_3_1_mqtt311_2_2_2_2_wrong_flags_close(publisher: WireClient, kind: str) -> None:
     """Reserved flag bits have the values listed."""
@@ -169,6 +171,7 @@ def test_mqtt5_2_1_3_1_mqtt311_2_2_2_2_wrong_flags_close(publisher: WireClient, 
     assert_ended(publisher)
 
 
+@unlike_31
 @pytest.mark.parametrize("first", [0x11, 0x12, 0x14, 0x18, 0x1F])
 def test_mqtt5_2_1_3_1_mqtt311_2_2_2_2_wrong_flags_of_connect_close(
     broker: MemoryBroker, version: ProtocolVersion, first: int

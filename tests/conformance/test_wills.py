@@ -21,7 +21,7 @@ from tests.support.wire import V5, MemoryBroker, WireClient, connect_packet, wil
 
 
 def breaks_the_protocol(client: WireClient) -> None:
-    client.send_bytes(b"\xc1\0")
+    client.send_bytes(b"\xc0\1x")
 
 
 def sends_another_connect(client: WireClient) -> None:

@@ -35,12 +35,12 @@ BAD_PACKETS = (
         "SUBSCRIBE: the flags 0b1010 should be 0b0010",
     ),
     BadPacket(
-        "not even MQTT 3.1 sends a PINGREQ with DUP",
+        "MQTT 3.1 uses the QoS of a SUBSCRIBE, which is 1",
         V31,
-        0xC8,
-        b"",
+        0x84,
+        b"\x00\x01\x00\x01a\x00",
         MALFORMED,
-        "PINGREQ: the flags 0b1000 should be 0b0000",
+        "SUBSCRIBE: the flags 0b0100 should be 0b0010",
     ),
     BadPacket("a PINGREQ is empty", V311, 0xC0, b"\x00", MALFORMED, "PINGREQ: 1 bytes behind the last field"),
     BadPacket(

@@ -20,6 +20,17 @@ CONNECT_CASES = (
         Connect(protocol_version=V31, client_id="a", keep_alive=10),
     ),
     PacketCase(
+        "MQTT 3.1 CONNECT with unused flags",
+        V31,
+        b"\x17\x0f"  # CONNECT, 15 bytes follow
+        b"\x00\x06MQIsdp\x03"  # protocol name and version
+        b"\x03"  # flags: clean session, and the reserved one
+        b"\x00\x0a"  # keep alive
+        b"\x00\x01a",  # client identifier
+        Connect(protocol_version=V31, client_id="a", keep_alive=10),
+        canonical=False,
+    ),
+    PacketCase(
         "MQTT 3.1 CONNECT with a user name flag and no user name, which its text allows",
         V31,
         b"\x10\x0f"  # CONNECT, 15 bytes follow

@@ -126,6 +126,9 @@ ACKNOWLEDGEMENT_CASES = (
     PacketCase("3.1.1 PUBREL", V311, b"\x62\x02\x00\x03", Pubrel(3)),
     PacketCase("3.1.1 PUBCOMP", V311, b"\x70\x02\xff\xff", Pubcomp(65535)),
     PacketCase("MQTT 3.1 PUBREL sent again", V31, b"\x6a\x02\x00\x03", Pubrel(3), canonical=False),
+    PacketCase("MQTT 3.1 PUBREL with unused flags", V31, b"\x6b\x02\x00\x03", Pubrel(3), canonical=False),
+    PacketCase("MQTT 3.1 PUBACK with unused flags", V31, b"\x42\x02\x00\x03", Puback(3), canonical=False),
+    PacketCase("MQTT 3.1 PUBREC with unused flags", V31, b"\x5f\x02\x00\x03", Pubrec(3), canonical=False),
     PacketCase("MQTT 5 PUBACK in two bytes", V5, b"\x40\x02\x00\x01", Puback(1)),
     PacketCase("MQTT 5 PUBACK that spells out success", V5, b"\x40\x03\x00\x01\x00", Puback(1), canonical=False),
     PacketCase("MQTT 5 PUBACK that spells out everything", V5, b"\x40\x04\x00\x01\x00\x00", Puback(1), canonical=False),
@@ -183,6 +186,13 @@ SUBSCRIPTION_CASES = (
         V31,
         b"\x8a\x06\x00\x01\x00\x01#\x00",
         Subscribe(1, (SubscriptionRequest("#"),)),
+        canonical=False,
+    ),
+    PacketCase(
+        "MQTT 3.1 SUBSCRIBE with unused flags and options",
+        V31,
+        b"\x83\x06\x00\x01\x00\x01#\xfd",
+        Subscribe(1, (SubscriptionRequest("#", QoS.AT_LEAST_ONCE),)),
         canonical=False,
     ),
     PacketCase(
@@ -273,6 +283,7 @@ SUBSCRIPTION_CASES = (
 
 CONNECTION_CASES = (
     PacketCase("3.1.1 PINGREQ", V311, b"\xc0\x00", Pingreq()),
+    PacketCase("MQTT 3.1 PINGREQ with unused flags", V31, b"\xc8\x00", Pingreq(), canonical=False),
     PacketCase("MQTT 5 PINGREQ", V5, b"\xc0\x00", Pingreq()),
     PacketCase("3.1.1 PINGRESP", V311, b"\xd0\x00", Pingresp()),
     PacketCase("MQTT 5 PINGRESP", V5, b"\xd0\x00", Pingresp()),
