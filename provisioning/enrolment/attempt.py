@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.ca.csr import VerifiedRequest
+from provisioning.errors import Refused
 from provisioning.quick_values import quickly_made
 
 
@@ -54,6 +55,8 @@ class Verdict:
     question: Question
     allowed: bool
     reason: str = ""
+    failure: Refused | None = None
+    """Why there is no answer: nobody is let in by it, and another of the group's ways may still count."""
 
 
 @quickly_made
@@ -78,7 +81,8 @@ class Attempt:
     token: TokenCredential | None = None
     certificate: x509.Certificate | None = None
     renewal: bool = False
-    verdict: Verdict | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    """The answers so far: each alternative of the group with a webhook has a question of its own."""
     connection: TlsConnection | None = None
     server_key: bool = False
     """The key is generated here, for this attempt only."""
@@ -108,7 +112,7 @@ class Attempt:
             self.token,
             self.certificate,
             self.renewal,
-            self.verdict,
+            self.verdicts,
             self.connection,
             self.server_key,
             self.waits_as,

@@ -311,8 +311,15 @@ class EnrolmentService:
                         short=self._signs_at_once(),
                     )
                 except Unasked as unasked:
-                    attempt = replace(attempt, verdict=await self._ask(unasked.question))
+                    verdict = await self._answer_to(unasked.question)
+                    attempt = replace(attempt, verdicts=(*attempt.verdicts, verdict))
         raise Refused(Code.UNAVAILABLE, "the question to the webhook changed while it was asked; try again")
+
+    async def _answer_to(self, question: Question) -> Verdict:
+        try:
+            return await self._ask(question)
+        except Refused as failure:
+            return Verdict(question, allowed=False, failure=failure)
 
     def _transaction(self, connection: Connection, attempt: Attempt, reservation: Reservation) -> _Outcome | Pending:
         if reservation.burnt:  # Signed in a batch, and rolled back with it: never sign twice under one number.

@@ -41,25 +41,30 @@ def vouched_by(
 ) -> list[Vouched]:
     """Return what the ways of the first alternative that is fulfilled say; raise `Refused` if none is.
 
-    An alternative that waits for an answer comes after all that may be fulfilled now; it raises `Undecided` or
-    `Unasked`.
+    An alternative that waits for an answer comes after all that may be fulfilled now; it raises `Unasked`, or
+    `Undecided` if no webhook that can be asked is left: a person's answer takes longer.
     """
     usable = {way.name: way for way in (*evidence, *conditions)}
     if not evidence and not any(WayName.LISTED in each and usable.keys() >= set(each) for each in rules.ways):
         # The time that this takes must not tell a stranger about a list either.
         listed_devices.find(connection, rules.name, attempt.request.common_name)
     refusal: Refused | None = None
-    waiting: Undecided | Unasked | None = None
+    unasked: Unasked | None = None
+    undecided: Undecided | None = None
     for alternative in _in_order(connection, attempt, rules, evidence):
         if not usable.keys() >= set(alternative):
             continue
         try:
             return _all_vouch(connection, attempt, rules, [usable[name] for name in alternative])
         except Refused as error:
-            refusal = refusal or error
-        except (Undecided, Unasked) as error:
-            waiting = waiting or error
-    raise waiting or refusal or _no_way(rules, [way.name for way in evidence], in_vain(connection, attempt, evidence))
+            if refusal is None or error.code is Code.WEBHOOK_FAILED:  # That it may answer later is worth most.
+                refusal = error
+        except Unasked as error:
+            unasked = unasked or error
+        except Undecided as error:
+            undecided = undecided or error
+    presented = [way.name for way in evidence]
+    raise unasked or undecided or refusal or _no_way(rules, presented, in_vain(connection, attempt, evidence))
 
 
 def _in_order(connection: Connection, attempt: Attempt, rules: Group, evidence: Sequence[Way]) -> Sequence[Alternative]:

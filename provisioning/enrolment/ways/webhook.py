@@ -4,7 +4,8 @@ Theory
 ------
 A transaction must not wait for the network. So `vouch` without an answer raises `Unasked` with the question, the
 transaction is rolled back, the question is asked (`provisioning.enrolment.webhook`), and the transaction runs again
-with the answer: everything else is decided again, and an answer to another question is ignored.
+with the answer: everything else is decided again, and an answer to another question is ignored. No answer is a refusal
+by this alternative like a veto is: the group's other ones count as they do beside a veto.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import ClassVar, Self
 
 from sqlalchemy.engine import Connection
 
-from provisioning.enrolment.attempt import Attempt, Question
+from provisioning.enrolment.attempt import Attempt, Question, Verdict
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
 from provisioning.store import devices
@@ -55,9 +56,17 @@ class WebhookWay(Way):
             attempt.shown,
             attempt.presented,
         )
-        if attempt.verdict is None or attempt.verdict.question != question:
+        verdict = next((each for each in attempt.verdicts if _is_about(each, question)), None)
+        if verdict is None:
             raise Unasked(question)
-        if not attempt.verdict.allowed:
-            reason = attempt.verdict.reason or "it gave no reason"
+        if verdict.failure is not None:
+            raise verdict.failure
+        if not verdict.allowed:
+            reason = verdict.reason or "it gave no reason"
             raise Refused(Code.WEBHOOK_VETO, f"the webhook of group {group.name} has refused {name}: {reason}")
         return Vouched(group.name, "webhook")
+
+
+def _is_about(verdict: Verdict, question: Question) -> bool:
+    """Whether *verdict* answers *question*, or says that its webhook does not answer: it is not waited for twice."""
+    return verdict.question == question or (verdict.failure is not None and verdict.question.url == question.url)

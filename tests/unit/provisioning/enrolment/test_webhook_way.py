@@ -6,13 +6,14 @@ from datetime import timedelta
 
 import pytest
 
+from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import Question, TokenCredential, Verdict
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import parse_ways
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key, spki_fingerprint
 from tests.support.fleet import Fleet
-from tests.support.ways import HOUR, enrol, group, refusal
+from tests.support.ways import HOUR, enrol, group, pending, refusal
 
 
 async def test_the_webhook_is_asked_about_exactly_what_is_decided_and_may_veto(fleet: Fleet) -> None:
@@ -57,6 +58,53 @@ async def test_an_answer_to_another_question_counts_for_nothing(fleet: Fleet) ->
     fleet.enrolment.service._ask = answers_another
     assert await refusal(fleet, "meter-1", token=token) is Code.UNAVAILABLE
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("ways", [("token+webhook", "token+approval"), ("token+approval", "token+webhook")])
+async def test_a_webhook_is_asked_before_an_operator_who_decides_where_it_lets_nobody_in(
+    fleet: Fleet, ways: tuple[str, str]
+) -> None:
+    """Each alternative is sufficient by itself, whatever the order, and whether or not the webhook is there."""
+    await group(fleet, *ways, webhook_url="http://127.0.0.1:1/")
+    answers = True
+
+    async def ask(question: Question) -> Verdict:
+        return Verdict(question, allowed=answers)
+
+    unasked, fleet.enrolment.service._ask = fleet.enrolment.service._ask, ask
+    await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
+    approvals = ApprovalService(fleet.database, fleet.clock)
+    assert (await approvals.page(limit=9, after=0, group="line", state=None))[0] == [], "nobody had to wait"
+    answers = False
+    for name in ("meter-2", "meter-3"):
+        key, token = generate_key(), TokenCredential(name, await fleet.token(name, "line"))
+        number = await pending(fleet, name, key=key, token=token)
+        await approvals.decide(number, approve=True, by="boss")
+        await enrol(fleet, name, key=key, token=token)
+        fleet.enrolment.service._ask = unasked  # It does not answer any more.
+
+
+async def test_every_alternative_s_question_is_asked_once(fleet: Fleet) -> None:
+    await group(fleet, "token+webhook", "token+listed+webhook", webhook_url="http://127.0.0.1:1/")
+    await DeviceListService(fleet.database, fleet.clock).add("line", [("meter-1", None)], by="admin")
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    asked: list[tuple[str, ...]] = []
+
+    async def ask(question: Question) -> Verdict:
+        asked.append(question.evidence)
+        return Verdict(question, allowed=False)
+
+    async def fails(question: Question) -> Verdict:
+        asked.append(question.evidence)
+        raise Refused(Code.WEBHOOK_FAILED, "try again later")
+
+    fleet.enrolment.service._ask = ask
+    assert await refusal(fleet, "meter-1", token=token) is Code.WEBHOOK_VETO
+    assert asked == [("token",), ("token", "listed")]
+    asked.clear()
+    fleet.enrolment.service._ask = fails
+    assert await refusal(fleet, "meter-1", token=token) is Code.WEBHOOK_FAILED
+    assert asked == [("token",)], "nor is a webhook that does not answer waited for again"
 
 
 async def test_who_is_let_in_without_the_webhook_is_not_asked_about(fleet: Fleet) -> None:
