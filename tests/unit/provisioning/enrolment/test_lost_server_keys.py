@@ -32,6 +32,7 @@ from tests.support.fleet import Fleet, successor_csr
 from tests.support.hostile_requests import ECDSA_SHA256
 from tests.support.requests import csr_der
 from tests.support.slow_keys import rsa_key
+from tests.support.ways import claim
 
 HOUR = timedelta(hours=1)
 _ORDER_OF_P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -101,6 +102,28 @@ async def test_the_time_is_counted_from_the_first_answer(fleet: Fleet) -> None:
     with pytest.raises(Pending):
         await ask(fleet, own)
     assert await state(fleet, last.certificate) == GOOD
+
+
+async def test_a_lost_key_on_trial_is_not_made_up_for_but_its_trial_gives_the_name_back(fleet: Fleet) -> None:
+    await group(fleet, ways=parse_ways(["claim+approval"]), same_key_window=5 * HOUR)
+    own, shared = generate_key(), await claim(fleet, devices=1)
+
+    async def asks() -> MadeKey:
+        csr = csr_der(own, names=["meter-1"])
+        return await fleet.enrolment.enrol_with_server_key(csr, None, "line", shared)
+
+    with pytest.raises(Pending):
+        await asks()
+    await approve(fleet)
+    await asks()
+    with pytest.raises(Pending):  # That answer was lost.
+        await asks()
+    await approve(fleet)
+    with pytest.raises(Refused, match="NAME_TAKEN"):
+        await asks()
+    fleet.clock.advance(2 * HOUR)
+    found = await asks()
+    await fleet.reenrol(found.certificate, successor_csr(found.certificate, found.key))
 
 
 async def test_a_group_without_such_a_time_asks_an_operator_again(fleet: Fleet) -> None:
