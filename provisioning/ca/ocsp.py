@@ -43,6 +43,7 @@ _HASHES: Final[Sequence[_CertIdHash]] = (
     hashes.SHA384(),
     hashes.SHA512(),
 )
+_NAMES: Final = frozenset(each.name for each in _HASHES)
 
 Failure = ocsp.OCSPResponseStatus
 """The error status of a response without certificate status, as RFC 6960 §4.2.1 spells it."""
@@ -100,6 +101,8 @@ def read_request(der: bytes) -> OcspRequest:
         if _CRITICAL in der and _asks_critically(der):
             raise OcspRefused(Failure.MALFORMED_REQUEST, "unknown critical extension of the question")
         algorithm = request.hash_algorithm
+        if algorithm.name not in _NAMES:
+            raise UnsupportedAlgorithm(algorithm.name)
         return OcspRequest(
             algorithm,
             ocsp_fields.is_bare(der, algorithm.name),

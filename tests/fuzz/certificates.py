@@ -19,7 +19,7 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import Refused as NotAdmitted
 from provisioning.api.ocsp import decode_path
 from provisioning.ca.csr import read_key_request, verify_csr
-from provisioning.ca.der import SEQUENCE
+from provisioning.ca.der import SEQUENCE, children
 from provisioning.ca.not_a_request import named
 from provisioning.ca.ocsp import Good, OcspSigner, Revoked, read_request
 from provisioning.ca.ocsp import OcspRefused as RequestRefused
@@ -185,11 +185,19 @@ def _asked(data: bytes) -> None:
     except RequestRefused as error:
         str(error).encode()
         return
-    answer = library.load_der_ocsp_response(_SIGNER.sign(asked, _REVOKED, NOW, NOW + timedelta(hours=1)))
+    signed = _SIGNER.sign(asked, _REVOKED, NOW, NOW + timedelta(hours=1))
+    if _certid_in(data) not in signed:
+        raise Disagreement("the CertID is not repeated")
+    answer = library.load_der_ocsp_response(signed)
     agree("the serial number", answer.serial_number, asked.serial)
     agree("the issuer", answer.issuer_key_hash, asked.issuer_key_hash)
     nonces = [each.value for each in answer.extensions if isinstance(each.value, x509.OCSPNonce)]
     agree("the nonce", nonces, [] if asked.nonce is None else [asked.nonce])
+
+
+def _certid_in(data: bytes) -> bytes:
+    requests = next(each for each in children(next(children(data))) if each.startswith(SEQUENCE))
+    return next(children(next(children(requests))))
 
 
 def _in_path(data: bytes) -> None:

@@ -18,6 +18,8 @@ from provisioning.ca.ocsp import Failure, OcspRefused, OcspSigner, read_request
 _HASH = b"h" * 32
 _CRITICAL = bytes.fromhex("0101ff")
 _SHA256, _UNKNOWN_HASH = bytes.fromhex("608648016503040201"), bytes.fromhex("60864801650304020f")
+_SHA224 = bytes.fromhex("608648016503040204")
+"""The library knows it, and no CA's name is known by it here."""
 _QUESTIONS, _REQUEST = b"\xa0", b"\xa2"
 """Tags: singleRequestExtensions, requestExtensions."""
 
@@ -89,6 +91,7 @@ def test_what_is_understood_is_read_and_what_may_be_ignored_is(der: bytes, seria
         ),
         (request(certificate_id(), certificate_id(18)), Failure.UNAUTHORIZED),
         (request(certificate_id().replace(_SHA256, _UNKNOWN_HASH)), Failure.UNAUTHORIZED),
+        (request(certificate_id().replace(_SHA256, _SHA224)), Failure.UNAUTHORIZED),
     ],
 )
 def test_what_is_not_understood_is_refused(der: bytes, failure: Failure) -> None:
