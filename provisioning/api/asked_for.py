@@ -1,18 +1,21 @@
 """Refuses requests to the operators' API with parameters that their route would ignore.
 
 A filter whose name is mistyped, ``?grop=north``, would find every device, and a cursor under another name the first
-page for ever; of a parameter given twice only the last would count. So they are refused, as in the broker's admin API;
-and so is a body not declared as JSON, as ``curl -d`` sends it, before the framework reports fields as missing.
+page for ever; of a parameter given twice only the last would count, and so of a field: of ``{"devices": ["a"],
+"devices": ["b"]}`` the framework would have only b revoked. So they are refused, as in the broker's admin API; and so
+is a body not declared as JSON, as ``curl -d`` sends it, before the framework reports fields as missing.
 
 And so is JSON with more in it than any request has: the framework makes a report of each member that a route does not
 take, 25 µs each, and a megabyte has room for a hundred thousand.
 
-Handles: names of query parameters, Content-Type, how much is in a body, the words for a mistyped field. Does not
-handle: values (the framework, by each route's types).
+Handles: names of query parameters, Content-Type, how much is in a body, fields given twice, the words for a mistyped
+field. Does not handle: values, and what is no JSON (the framework, by each route's types).
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -73,11 +76,26 @@ def no_such_field(route: object, where: Sequence[int | str]) -> str:
 
 
 def check_json(body: bytes) -> None:
-    """Raise `Refused` if *body* has more members and elements than any request has; commas in texts count, too."""
+    """Raise `Refused` if *body* has more members and elements than any request has, or a member twice.
+
+    Commas in texts count, too. What is no JSON passes: the framework says where it is wrong.
+    """
     if body.count(b",") > _MOST_COMMAS:
         raise Refused(
             Code.INVALID_REQUEST, f"the body has more in it than any request: {_MOST_COMMAS} commas at most; divide it"
         )
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(body, object_pairs_hook=each_once)
+
+
+def each_once(members: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the *members* of an object in JSON; raise `Refused` if one is there twice."""
+    once = dict(members)
+    if len(once) < len(members):
+        names = [name for name, _ in members]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Refused(Code.INVALID_REQUEST, f"{twice[:_SHOWN]}: given more than once; give it once")
+    return once
 
 
 def _parameters(dependant: Dependant) -> Iterator[str]:

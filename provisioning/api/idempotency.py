@@ -189,14 +189,14 @@ class IdempotentRoute(APIRoute):
         again: bool = getattr(self.endpoint, _REPEATABLE, False)
 
         async def once(request: Request) -> Response:
-            key = request.headers.get(HEADER)
+            keys = request.headers.getlist(HEADER)
             with conditions.of_one_request():
                 await request.app.state.operator_services.authorise(request)
                 asked_for.check(request)
                 asked_for.check_body(await read_whole(request))
-                if key is None or request.method != "POST":
+                if not keys or request.method != "POST":
                     return await handle(request)
-                return await _once(request, _checked(key), handle, again=again)
+                return await _once(request, _checked(_only(keys)), handle, again=again)
 
         return once
 
@@ -230,6 +230,13 @@ def _is_refusal(error: Exception) -> bool:
     if isinstance(error, Refused):
         return error.code is not Code.UNAVAILABLE
     return isinstance(error, (HTTPException, ValidationException))
+
+
+def _only(keys: list[str]) -> str:
+    """Return the one key; raise `Refused` if there are several: by one of them, this may be another request."""
+    if len(keys) > 1:
+        raise Refused(Code.INVALID_REQUEST, f"{HEADER}: given more than once; give it once")
+    return keys[0]
 
 
 def _checked(key: str) -> str:

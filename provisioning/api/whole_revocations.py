@@ -27,10 +27,12 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 from starlette.types import Scope
 
+from provisioning.api.asked_for import each_once
 from provisioning.api.idempotency import HEADER
 from provisioning.api.operators import PREFIX, OperatorServices
 from provisioning.api.peer import peer_certificate_der
 from provisioning.api.revocations import RevocationRequest, revoke
+from provisioning.errors import Refused
 from provisioning.store import conditions
 
 PATH: Final = f"{PREFIX}/revocations"
@@ -71,8 +73,8 @@ class RevocationResponder:
         if types != [_JSON.encode()] or any(name == _KEY for name, _ in named):
             return None
         try:
-            return RevocationRequest.model_validate(json.loads(body))
-        except (ValidationError, ValueError, RecursionError):
+            return RevocationRequest.model_validate(json.loads(body, object_pairs_hook=each_once))
+        except (ValidationError, ValueError, RecursionError, Refused):
             return None
 
     async def respond(self, scope: Scope, asked: RevocationRequest) -> Response:

@@ -178,6 +178,19 @@ def test_a_stranger_s_bad_request_is_refused_with_its_reason(
         ),
         ("/v1/tokens", JSON, b'{"device": "a", "grup": "north"}', "grup: no such field; is group meant?"),
         ("/v1/tokens", JSON, b'{"device": "a", "x": 1}', "x: no such field; this path takes count, device, devices, "),
+        ("/v1/revocations", JSON, b'{"devices": ["a"], "devices": ["b"]}', "devices: given more than once; give it"),
+        (
+            "/v1/groups/a/listed",
+            JSON,
+            b'{"devices": [{"name": "a", "name": "b"}]}',
+            "name: given more than once; give it once",
+        ),
+        (
+            "/v1/tokens",
+            (*JSON, "--header", "Idempotency-Key: one", "--header", "Idempotency-Key: two"),
+            b'{"device": "a"}',
+            "Idempotency-Key: given more than once; give it once",
+        ),
         ("/v1/tokens", JSON, b'{"device": nobody}', "the body is not valid JSON: Expecting value at character 11"),
         (
             "/v1/tokens",
@@ -191,7 +204,9 @@ def test_what_a_request_says_and_nobody_would_read_is_told(
     operator: Curl, path: str, options: tuple[str, ...], data: bytes | None, words: str
 ) -> None:
     """A filter that is overlooked finds everybody, and whoever acts on what was found acts on all."""
-    assert words in operator.run(path, *options, data=data).text
+    answer = operator.run(path, *options, data=data)
+    assert 400 <= answer.status < 500, answer.text
+    assert words in answer.text
 
 
 @pytest.mark.parametrize("bad", OPERATORS, ids=lambda bad: bad.what)
