@@ -102,7 +102,7 @@ def read_request(der: bytes) -> OcspRequest:
             raise OcspRefused(Failure.MALFORMED_REQUEST, "unknown critical extension of the question")
         algorithm = request.hash_algorithm
         if algorithm.name not in _NAMES:
-            raise UnsupportedAlgorithm(algorithm.name)
+            raise OcspRefused(Failure.UNAUTHORIZED, "no CA of ours is named by this hash algorithm")
         return OcspRequest(
             algorithm,
             ocsp_fields.is_bare(der, algorithm.name),
