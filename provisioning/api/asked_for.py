@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -92,8 +93,7 @@ def each_once(members: list[tuple[str, object]]) -> dict[str, object]:
     """Return the *members* of an object in JSON; raise `Refused` if one is there twice."""
     once = dict(members)
     if len(once) < len(members):
-        names = [name for name, _ in members]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, often in Counter(name for name, _ in members).items() if often > 1)
         raise Refused(Code.INVALID_REQUEST, f"{twice[:_SHOWN]}: given more than once; give it once")
     return once
 
