@@ -100,7 +100,7 @@ def refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest
     except MalformedPacket as error:  # Before MQTT 5, "$share" had no meaning, so the packet itself is not malformed.
         return ReasonCode.TOPIC_FILTER_INVALID, str(error)
     topic_filter = request.filter if shared is None else shared.topic_filter
-    if request.filter.count("/") >= limits.max_topic_levels:
+    if topic_filter.count("/") >= limits.max_topic_levels:  # A share's name is no level of a topic.
         return ReasonCode.TOPIC_FILTER_INVALID, f"more than {limits.max_topic_levels} levels"
     if not engine.admission.permissions(session.owner, session.client_id).may_subscribe(topic_filter):
         return ReasonCode.NOT_AUTHORIZED, f"{session.owner.name} may not subscribe to {request.filter[:SHOWN]!r}"

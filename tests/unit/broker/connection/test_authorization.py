@@ -85,3 +85,11 @@ def test_a_will_needs_permission() -> None:
     refused = broker.open(shared_device("meter-1"))
     refused.connect(client_id="meter-1", will=will(OTHER), expect=ReasonCode.NOT_AUTHORIZED)
     assert broker.metrics.refused["WILL_NOT_PERMITTED"] == 1
+
+
+def test_a_share_of_a_filter_may_have_as_many_levels_as_the_filter_alone() -> None:
+    backend = MemoryBroker(max_topic_levels=4).service()
+    granted = backend.subscribe("fleet/meters/+/telemetry", "$share/workers/fleet/meters/+/telemetry")
+    refused = backend.subscribe("fleet/meters/+/telemetry/a", "$share/workers/fleet/meters/+/telemetry/a")
+    assert granted.reason_codes == (ReasonCode.GRANTED_QOS_0, ReasonCode.GRANTED_QOS_0)
+    assert refused.reason_codes == (ReasonCode.TOPIC_FILTER_INVALID, ReasonCode.TOPIC_FILTER_INVALID)
