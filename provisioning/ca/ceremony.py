@@ -30,7 +30,7 @@ from provisioning.ca.issuer import IssuerUrls, url_extensions
 from provisioning.ca.issuing_ca_findings import authority_key, issuing_ca_findings
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.signing import hash_for, throw_away_twin
-from provisioning.pki.extension import UNUSABLE
+from provisioning.pki.extension import UNUSABLE, extension
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 
@@ -122,10 +122,14 @@ def issuing_ca_csr(subject: x509.Name, key: PrivateKey) -> x509.CertificateSigni
 
 
 def read_issuing_ca_csr(pem: bytes) -> IssuingCaRequest:
-    """Return the name and key in a request; raise `CeremonyRefused` unless it is signed with its own, strong key."""
+    """Return the name and key in a request; raise `CeremonyRefused` unless it is signed with its own, strong key.
+
+    Nor is one signed that asks for no CA: if a device's was taken for a CA's, the device would be one.
+    """
     try:
         csr = x509.load_pem_x509_csr(pem)
         public_key, signed = csr.public_key(), csr.is_signature_valid
+        asked = extension(csr, x509.BasicConstraints)
     except UNUSABLE as error:
         why = f" ({error})" if b"CERTIFICATE REQUEST-----" in pem else ""  # Else it is about PEM's own form only.
         raise CeremonyRefused(
@@ -133,6 +137,11 @@ def read_issuing_ca_csr(pem: bytes) -> IssuingCaRequest:
         ) from error
     if not signed:
         raise CeremonyRefused("the request is not signed with the key that it contains")
+    if asked is None or not asked.ca:
+        raise CeremonyRefused(
+            f"the request of {csr.subject.rfc4514_string() or 'nobody'} asks for no CA's certificate (basic "
+            "constraints CA:TRUE), and whoever has its key would be a CA: give the file that ca export-csr has written"
+        )
     _check_key(public_key)
     return IssuingCaRequest(csr.subject, public_key)
 
@@ -154,8 +163,8 @@ def sign_issuing_ca(
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(authority_key(root.certificate), critical=False)
     )
-    for extension in url_extensions(root_urls):
-        builder = builder.add_extension(extension, critical=False)
+    for each in url_extensions(root_urls):
+        builder = builder.add_extension(each, critical=False)
     return _checked_and_signed(builder, root, now)
 
 
@@ -198,8 +207,8 @@ def succeed_root(
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(authority_key(signer.certificate), critical=False)
         )
-        for extension in url_extensions(urls):
-            builder = builder.add_extension(extension, critical=False)
+        for each in url_extensions(urls):
+            builder = builder.add_extension(each, critical=False)
         return builder.sign(signer.key, hash_for(signer.key))
 
     of_old, of_new = urls

@@ -205,7 +205,10 @@ def _trust_domain(settings: Settings, files: AuthorityFiles) -> Iterator[Finding
 
 def _keys(settings: Settings) -> Iterator[Finding]:
     files = AuthorityFiles(settings.directory)
-    remedy = "give the passphrase or PIN as for serve, or restore the file from the backup"
+    remedy = (
+        "give the passphrase or PIN as for serve, or restore the file from the backup; if the CA is retired or revoked "
+        "and its key destroyed or lost, move the file away that holds or names it: NAME.key, NAME.pkcs11"
+    )
     try:
         signers = open_authority(settings).signers
         # A root kept elsewhere has no key here.

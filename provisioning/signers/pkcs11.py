@@ -133,8 +133,9 @@ class Pkcs11Signer:
         except _NoKey as error:
             if not module.begin_again():
                 raise
+            connected = self.connect()
             log.info("PKCS #11 module initialised again", module=str(self.uri.module), detail=str(error))
-            return self.connect()
+            return connected
 
     def discard(self) -> None:
         """Destroy the key in the token; raise `SignerError`."""

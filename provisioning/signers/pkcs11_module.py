@@ -117,10 +117,12 @@ class TokenModule:
         except PKCS11Error as error:
             if not self.begin_again():
                 raise
+            opened = self._try_to_open(token, pin)
+            # Not of each try while a token is away: a service looks for it every few seconds, for years if it is lost.
             log.info(
                 "PKCS #11 module initialised again", module=str(self._path), detail=str(error) or type(error).__name__
             )
-            return self._try_to_open(token, pin)
+            return opened
 
     @contextlib.contextmanager
     def at_work(self, generation: int | None = None) -> Iterator[int]:

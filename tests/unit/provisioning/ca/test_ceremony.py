@@ -89,6 +89,17 @@ def test_a_request_for_a_weak_key_or_without_its_key_is_refused() -> None:
         read_issuing_ca_csr(b"nonsense")
 
 
+@pytest.mark.parametrize("asked", [None, x509.BasicConstraints(ca=False, path_length=None)], ids=["nothing", "no CA"])
+def test_a_request_that_asks_for_no_ca_makes_none(asked: x509.BasicConstraints | None) -> None:
+    """A device's, taken for the issuing CA's: the device could certify others."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(NAME)
+    if asked is not None:
+        builder = builder.add_extension(asked, critical=True)
+    request = builder.sign(generate_key(), hashes.SHA256())
+    with pytest.raises(CeremonyRefused, match=r"asks for no CA's certificate .*: give the file that ca export-csr has"):
+        read_issuing_ca_csr(request.public_bytes(Encoding.PEM))
+
+
 def test_everything_that_is_wrong_is_said_at_once(authority: Authority) -> None:
     root = authority.root_ca
     key = generate_key()

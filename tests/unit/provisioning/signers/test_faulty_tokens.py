@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from pkcs11 import Attribute, KeyType, ObjectClass
 from pkcs11.util.ec import encode_named_curve_parameters
+from structlog.testing import capture_logs
 
 from provisioning.errors import Refused
 from provisioning.signers import pkcs11_module, token_key
@@ -110,6 +111,16 @@ def test_what_a_new_beginning_cannot_help_ends_nobody_s_session(
     assert beside._connected is not None
     assert used is not None
     assert beside._connected.generation == used.generation
+
+
+def test_a_token_that_is_away_is_looked_for_in_silence(token: SoftToken, module: TokenModule) -> None:
+    """A service looks every few seconds, also for the one of a CA that was revoked when its token was lost."""
+    module._begun_at = -math.inf  # It may be begun again.
+    generation = module._generation
+    with capture_logs() as logs, pytest.raises(SignerError, match="there is no token 'lost'"):
+        Pkcs11Signer(Pkcs11Uri(token.module, "lost", "issuing-2"), lambda: PIN).open()
+    assert module._generation > generation, "the module was begun again"
+    assert logs == []
 
 
 def test_a_pin_that_was_locked_is_tried_again_by_and_by(
