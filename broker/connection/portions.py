@@ -34,6 +34,7 @@ from broker.mqtt.wire import MAXIMUM_VARIABLE_INTEGER
 from broker.sockets.turn import Turn
 
 _DISCONNECT: Final = PacketType.DISCONNECT << 4
+_FLAGS: Final = 0x0F
 
 
 def work_of(packet: Packet, length: int) -> int:
@@ -74,11 +75,11 @@ def goodbye_in(data: bytes, version: ProtocolVersion) -> Disconnect | None:
 
     Raises `PacketError`.
     """
-    if _DISCONNECT not in data:  # Nearly always.
+    if _DISCONNECT not in data and version is not ProtocolVersion.V31:  # Nearly always.
         return None
     frames, _ = split_frames(data, MAXIMUM_VARIABLE_INTEGER)
     for first, body, end in frames:
-        if first == _DISCONNECT:
+        if first & ~_FLAGS == _DISCONNECT:  # Which flags it may have is the codec's matter: in MQTT 3.1 any.
             packet = decode_packet(first, data[body:end], version)
             return packet if isinstance(packet, Disconnect) else None
     return None

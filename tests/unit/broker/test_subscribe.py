@@ -7,7 +7,8 @@ import pytest
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Publish, Suback, Subscribe
 from broker.mqtt.properties import NO_PROPERTIES, Properties
-from tests.support.wire import KEPT, V5, V31, V311, MemoryBroker, WireClient, request
+from tests.support.stored import StoredBroker
+from tests.support.wire import KEPT, V5, V31, V311, MemoryBroker, WireClient, publication, request
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 MINE = "fleet/meters/meter-1/cmd/#"
@@ -70,6 +71,25 @@ def test_a_client_of_mqtt_31_is_not_told_of_a_refusal_as_it_knows_no_code_for_on
     assert client.next_packet(Suback) == Suback(7, (ReasonCode(2), ReasonCode(1), ReasonCode(1)))
     assert broker.engine.routes.subscription_count == 1
     assert broker.engine.metrics.subscriptions_denied == 2
+
+
+def test_what_a_client_of_mqtt_31_was_refused_never_comes_whatever_it_was_told(stored: StoredBroker) -> None:
+    """Neither what is retained nor what is queued, nor behind ``$share``, nor asked again, nor after a restart."""
+    theirs, refused = "fleet/meters/meter-2/cmd/x", ("fleet/#", "$share/g/fleet/#", "fleet/meters/meter-2/#")
+    stored.service("backend", **KEPT).send(publication(theirs, b"retained", 1, packet_id=1, retain=True))
+    ask = Subscribe(7, tuple(request(each, 1) for each in (*refused, MINE)))
+    client = stored.device("meter-1", version=V31, clean_start=False)
+    for _ in range(2):
+        client.send(ask)
+        assert client.received() == [Suback(7, (ReasonCode(1),) * 4)]
+    client.vanish()
+    stored.service("second").send(
+        publication(theirs, b"queued", 1, packet_id=1), publication(f"{MINE[:-1]}x", b"mine", 1, packet_id=2)
+    )
+    after = stored.killed()
+    (session,) = [each for each in after.engine.registry.all() if each.client_id == "meter-1"]
+    assert list(session.subscriptions) == [MINE]
+    assert after.device("meter-1", version=V31, clean_start=False).payloads() == [b"mine"]
 
 
 def test_each_filter_has_its_own_answer(meter: WireClient) -> None:

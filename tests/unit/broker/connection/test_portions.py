@@ -19,7 +19,7 @@ from provisioning.pki.role import Role
 from tests.support.faulty_extension import FaultyExtension
 from tests.support.pki import shared_device
 from tests.support.policies import of_roles
-from tests.support.wire import V5, V311, KeptSession, MemoryBroker, WireClient, publication, request, will
+from tests.support.wire import V5, V31, V311, KeptSession, MemoryBroker, WireClient, publication, request, will
 
 OWN = "fleet/meters/meter-1/state"
 PAIRS = (("name", "value"),)
@@ -198,6 +198,21 @@ def test_who_has_said_goodbye_behind_much_else_leaves_no_will(
     else:
         client.vanish()
         assert len(broker.engine.registry) == (1 if ends else 2)
+    assert watcher.payloads() == wills
+
+
+@pytest.mark.parametrize(
+    ("version", "first", "wills"), [(V31, 0xE1, []), (V31, 0xEF, []), (V311, 0xE0, []), (V311, 0xE1, [b"gone"])]
+)
+def test_a_goodbye_that_waits_is_read_as_any_other(version: ProtocolVersion, first: int, wills: list[bytes]) -> None:
+    """MQTT 3.1 marks the flags of DISCONNECT as "x", don't care; in 3.1.1 they are reserved."""
+    broker = MemoryBroker()
+    watcher = broker.service()
+    watcher.subscribe("fleet/meters/meter-1/event", qos=1)
+    client = broker.device("meter-1", version=version, will=will("fleet/meters/meter-1/event", qos=1))
+    client.connection.receive(Pingreq().encode(version) * 600 + bytes((first, 0)), broker.now)
+    assert not client.closed, "it waits"
+    client.vanish()
     assert watcher.payloads() == wills
 
 

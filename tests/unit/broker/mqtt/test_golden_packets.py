@@ -65,7 +65,7 @@ def test_reserved_flags_are_refused_and_unused_ones_are_ignored(case: PacketCase
         sent_again = (PacketType.PUBREL, PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE)
         used = 0b0110 if case.packet.packet_type in sent_again else 0
 
-    for bit in (0b0001, 0b0010, 0b0100):
+    for bit in (0b0001, 0b0010, 0b0100, 0b1000):
         if bit & used:
             with pytest.raises(MalformedPacket):
                 decode_packet(first_byte ^ bit, body, case.version)
