@@ -26,6 +26,7 @@ from fastapi.routing import APIRoute
 
 from provisioning.errors import Code, Refused
 from provisioning.program.near_names import nearest
+from provisioning.program.printable import printable
 
 _SHOWN: Final = 40
 _JSON: Final = "application/json"
@@ -94,7 +95,7 @@ def each_once(members: list[tuple[str, object]]) -> dict[str, object]:
     once = dict(members)
     if len(once) < len(members):
         twice = next(name for name, often in Counter(name for name, _ in members).items() if often > 1)
-        raise Refused(Code.INVALID_REQUEST, f"{twice[:_SHOWN]}: given more than once; give it once")
+        raise Refused(Code.INVALID_REQUEST, f"{printable(twice[:_SHOWN])}: given more than once; give it once")
     return once
 
 

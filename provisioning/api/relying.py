@@ -7,7 +7,7 @@ fetch the CRL over it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import format_datetime
@@ -29,7 +29,7 @@ from provisioning.store.crls import PublishedCrl
 _CACHE_SECONDS: Final = 60
 """A cache may keep a list so long at most, so that a revocation is seen soon.
 
-It may not keep one past its end: not longer than for the second half of its life, as another is there before that.
+It may not keep one past its end, nor longer than half of its life, after which the next one is there.
 """
 
 
@@ -42,22 +42,22 @@ class _Document:
     expires: datetime | None = None
     etag: str = field(init=False)
 
-    @property
-    def kept_seconds(self) -> int:
-        """How long a cache may keep it."""
-        if self.last_modified is None or self.expires is None:
-            return _CACHE_SECONDS
-        return min(_CACHE_SECONDS, int((self.expires - self.last_modified).total_seconds() / 2))
-
     def __post_init__(self) -> None:
         """Make the tag once, of what may be megabytes."""
         object.__setattr__(self, "etag", f'"{hashlib.sha256(self.content).hexdigest()}"')
 
-    def answer(self, request: Request) -> Response:
+    def kept_seconds(self, now: datetime) -> int:
+        """Return how long a cache may keep it; 0 for a list that has lapsed, as when its CA's key is away."""
+        if self.last_modified is None or self.expires is None:
+            return _CACHE_SECONDS
+        life, left = self.expires - self.last_modified, self.expires - now
+        return max(0, min(_CACHE_SECONDS, int(life.total_seconds() / 2), int(left.total_seconds())))
+
+    def answer(self, request: Request, now: datetime) -> Response:
         """Return the document, or 304 if the client has it (RFC 9110 §13)."""
         headers = {
             "ETag": self.etag,
-            "Cache-Control": f"public, max-age={self.kept_seconds}, no-transform, must-revalidate",
+            "Cache-Control": f"public, max-age={self.kept_seconds(now)}, no-transform, must-revalidate",
         }
         if self.last_modified is not None:
             headers["Last-Modified"] = format_datetime(self.last_modified, usegmt=True)
@@ -103,21 +103,21 @@ class _Lists:
 
 
 def relying_party_routes(
-    publishers: Mapping[str, CrlPublisher], authorities: Mapping[str, x509.Certificate]
+    publishers: Mapping[str, CrlPublisher], authorities: Mapping[str, x509.Certificate], clock: Callable[[], datetime]
 ) -> list[Route]:
     """Return the routes of the plain HTTP port, for CAs by name."""
     lists = _Lists(publishers)
 
     async def crl_der(request: Request) -> Response:
-        return lists.document(request.path_params["name"], pem=False).answer(request)
+        return lists.document(request.path_params["name"], pem=False).answer(request, clock())
 
     async def crl_pem(request: Request) -> Response:
-        return lists.document(request.path_params["name"], pem=True).answer(request)
+        return lists.document(request.path_params["name"], pem=True).answer(request, clock())
 
     async def bundle(request: Request) -> Response:
         pem = pem_of(*authorities.values())
         # No date: it changes when a CA goes, too, and a client that asked by date would go on trusting it.
-        return _Document(pem, "application/x-pem-file", None).answer(request)
+        return _Document(pem, "application/x-pem-file", None).answer(request, clock())
 
     async def ca_certificate(request: Request) -> Response:
         name = request.path_params["name"]
@@ -125,7 +125,7 @@ def relying_party_routes(
         if certificate is None:
             raise Refused(Code.NOT_FOUND, f"there is no CA {name[:64]!r}; there are {', '.join(authorities)}")
         der = certificate.public_bytes(Encoding.DER)
-        return _Document(der, "application/pkix-cert", certificate.not_valid_before_utc).answer(request)
+        return _Document(der, "application/pkix-cert", certificate.not_valid_before_utc).answer(request, clock())
 
     return [
         Route("/crl/{name}.crl", crl_der),

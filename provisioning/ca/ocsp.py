@@ -105,7 +105,7 @@ def read_request(der: bytes) -> OcspRequest:
             raise OcspRefused(Failure.UNAUTHORIZED, "no CA of ours is named by this hash algorithm")
         return OcspRequest(
             algorithm,
-            ocsp_fields.is_bare(der, algorithm.name),
+            ocsp_fields.is_bare(der, algorithm.name, request.issuer_name_hash),
             request.issuer_name_hash,
             request.issuer_key_hash,
             request.serial_number,

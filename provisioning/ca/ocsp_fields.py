@@ -70,13 +70,14 @@ def certificate_id_head(algorithm: str, name_hash: bytes, key_hash: bytes, *, ba
     return _HASHES[algorithm, bare] + der.element(der.OCTET_STRING, name_hash) + der.element(der.OCTET_STRING, key_hash)
 
 
-def is_bare(request: bytes, algorithm: str) -> bool:
-    """Whether the CertID in *request* names its hash algorithm without parameters, not with NULL.
+def is_bare(request: bytes, algorithm: str, name_hash: bytes) -> bool:
+    """Whether the CertID in *request*, with *name_hash*, names its hash algorithm without parameters, not with NULL.
 
     Both are valid (RFC 5754 §2), and a client that compares whole CertIDs, as Bouncy Castle does, takes for its answer
-    only the form that it sent. Elsewhere in the request, as in a nonce, NULL misleads only whoever wrote it there.
+    only the form that it sent. The algorithm alone is also in the parameters of a request's RSA-PSS signature; with the
+    hash after it elsewhere, as in a nonce, it misleads only whoever wrote it there.
     """
-    return _HASHES[algorithm, False] not in request
+    return _HASHES[algorithm, False] + der.element(der.OCTET_STRING, name_hash) not in request
 
 
 def responder(key_hash: bytes) -> bytes:

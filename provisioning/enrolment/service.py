@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -92,7 +93,7 @@ from provisioning.store.serials import Reservation, SerialNumbers
 log = structlog.get_logger(__name__)
 
 _MAXIMUM_QUESTIONS: Final = 3
-"""Transactions per request: the webhook's question may change once between them, say because the group was changed."""
+"""Of one alternative, to the webhook, per request: one may change while it is asked, say with its group."""
 
 
 @quickly_made
@@ -303,7 +304,8 @@ class EnrolmentService:
 
     async def _decide(self, attempt: Attempt) -> _Outcome | Pending:
         async with self._serial_numbers.reservation(self._clock()) as reservation:
-            for _ in range(_MAXIMUM_QUESTIONS):
+            asked = Counter[tuple[str, ...]]()
+            while True:
                 try:
                     return await self._database.write(
                         functools.partial(self._transaction, attempt=attempt, reservation=reservation),
@@ -311,9 +313,11 @@ class EnrolmentService:
                         short=self._signs_at_once(),
                     )
                 except Unasked as unasked:
-                    verdict = await self._answer_to(unasked.question)
-                    attempt = replace(attempt, verdicts=(*attempt.verdicts, verdict))
-        raise Refused(Code.UNAVAILABLE, "the question to the webhook changed while it was asked; try again")
+                    question = unasked.question
+                asked[question.evidence] += 1
+                if asked[question.evidence] > _MAXIMUM_QUESTIONS:
+                    raise Refused(Code.UNAVAILABLE, "the question to the webhook changed while it was asked; try again")
+                attempt = replace(attempt, verdicts=(*attempt.verdicts, await self._answer_to(question)))
 
     async def _answer_to(self, question: Question) -> Verdict:
         try:

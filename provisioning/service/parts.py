@@ -374,7 +374,7 @@ def _http(settings: Settings, live: LiveAuthorities, questions: OcspQuestions, c
         port="http",
         routes=[
             *metrics_routes(condition.page, settings.metrics),
-            *relying_party_routes(live.publishers, live.told.certificates),
+            *relying_party_routes(live.publishers, live.told.certificates, utc_now),
             *health_routes(condition.readiness.checks()),
         ],
     )

@@ -290,7 +290,7 @@ def _relying_party() -> Iterator[None]:
             responding = await Responding.on(fleet)
             questions = OcspQuestions(responding.responder)
             await fleet.enrol()
-            routes = relying_party_routes({}, {"issuing-ca": responding.issuer})
+            routes = relying_party_routes({}, {"issuing-ca": responding.issuer}, fleet.clock)
             application = new_application(Settings(), Metrics(), port="http", routes=routes)
             application.add_middleware(OcspEndpoint, questions=questions, body_seconds=10)
             around.application, around.whole = application, WholeOcsp(questions)

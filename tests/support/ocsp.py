@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
+
+from provisioning.ca.der import SEQUENCE, children, element
 
 SHA1 = hashes.SHA1()  # noqa: S303 - the CertID of old clients
 SHA256 = hashes.SHA256()
@@ -28,3 +32,13 @@ def request_der(
     if nonce is not None:
         builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
     return builder.build().public_bytes(Encoding.DER)
+
+
+def certid_in(question: bytes) -> bytes:
+    """Return the CertID of a request: the first of the first, four deep."""
+    return functools.reduce(lambda outer, _: next(children(outer)), range(4), question)
+
+
+def nested(deep: int, content: bytes) -> bytes:
+    """Return *content* in so many SEQUENCEs."""
+    return functools.reduce(lambda inner, _: element(SEQUENCE, inner), range(deep), content)

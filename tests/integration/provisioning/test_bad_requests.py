@@ -179,6 +179,8 @@ def test_a_stranger_s_bad_request_is_refused_with_its_reason(
         ("/v1/tokens", JSON, b'{"device": "a", "grup": "north"}', "grup: no such field; is group meant?"),
         ("/v1/tokens", JSON, b'{"device": "a", "x": 1}', "x: no such field; this path takes count, device, devices, "),
         ("/v1/revocations", JSON, b'{"devices": ["a"], "devices": ["b"]}', "devices: given more than once; give it"),
+        ("/v1/tokens", JSON, rb'{"\ud800": 1, "\ud800": 2}', r"\\ud800: given more than once; give it once"),
+        ("/v1/tokens", JSON, rb'{"device": "a", "\ud800": 2}', "unable to parse raw data as a unicode string"),
         (
             "/v1/groups/a/listed",
             JSON,

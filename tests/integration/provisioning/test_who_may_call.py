@@ -31,6 +31,7 @@ from provisioning.api.relying import relying_party_routes
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.pki.keys import generate_key, key_to_pem
 from provisioning.pki.tls import CredentialFiles, client_context
+from provisioning.service.opened import utc_now
 from tests.support.manufacturer import Manufacturer
 from tests.support.provisioning import ProvisioningService
 from tests.support.requests import csr_der
@@ -310,7 +311,8 @@ def test_each_port_has_its_own_routes_and_no_others(callers: dict[str, Caller], 
     assert of_operators == {(method.upper(), path) for path, item in told.items() for method in item} | {
         ("GET", DOCUMENT)
     }, "who may ask for what is tried of each"
-    plain = [*metrics_routes(absent, MetricsExposure.LOOPBACK), *relying_party_routes({}, {}), *health_routes({})]
+    lists = relying_party_routes({}, {}, utc_now)
+    plain = [*metrics_routes(absent, MetricsExposure.LOOPBACK), *lists, *health_routes({})]
     assert {each.path for each in plain} == set(PLAIN)
     address = urlsplit(service.http)
     with closing(HTTPConnection(str(address.hostname), address.port, timeout=60)) as connection:

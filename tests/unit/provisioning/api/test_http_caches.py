@@ -58,14 +58,20 @@ async def test_an_ocsp_answer_is_kept_no_longer_than_its_signer_lives(fleet: Fle
 
 
 @pytest.mark.parametrize(("life", "most"), [(DAY, 60), (timedelta(minutes=1), 30), (timedelta(seconds=1), 0)])
-async def test_a_list_is_kept_no_longer_than_its_second_half_lasts(fleet: Fleet, life: timedelta, most: int) -> None:
-    """The next one is there when half of its life is over: until then it is handed out."""
+async def test_a_list_is_kept_for_half_of_its_life_at_most_and_not_past_its_end(
+    fleet: Fleet, life: timedelta, most: int
+) -> None:
+    """The next one is there when half of its life is over, unless nobody can sign it."""
     issuing, name = fleet.authority.issuing_ca, "issuing-ca"
     issuer = CrlIssuer(issuing.certificate, issuing.key)
     plan = CrlPlan(name, crl_counter(name), life, 0.01, lambda: issuer, "http://ca.example.org/delta")
     publisher = CrlPublisher(fleet.database, plan, fleet.clock, no_wait)
     await publisher.start()
-    app = Starlette(routes=list(relying_party_routes({name: publisher}, {})))
+    app = Starlette(routes=list(relying_party_routes({name: publisher}, {}, fleet.clock)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ca.example.org") as client:
         for path in ("/crl/issuing-ca.crl", "/crl/issuing-ca.pem", "/crl/issuing-ca.delta.crl"):
             assert kept((await client.get(path)).headers) == timedelta(seconds=most)
+        fleet.clock.advance(life - timedelta(seconds=0.5))
+        assert kept((await client.get("/crl/issuing-ca.crl")).headers) == timedelta(), "half a second is left of it"
+        fleet.clock.advance(life)
+        assert kept((await client.get("/crl/issuing-ca.crl")).headers) == timedelta(), "it has lapsed"

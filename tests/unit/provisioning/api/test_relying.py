@@ -25,7 +25,7 @@ async def test_a_client_that_asks_by_date_hears_that_a_ca_is_trusted_no_longer()
     pki = shared_pki()
     revoked, kept = pki.authority("Issuing CA 1"), pki.authority("Issuing CA 2")
     told: dict[str, x509.Certificate] = {"issuing-ca": revoked.certificate, "issuing-2": kept.certificate}
-    app = Starlette(routes=list(relying_party_routes({}, told)))
+    app = Starlette(routes=list(relying_party_routes({}, told, lambda: NOON)))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ca.example.org")
     before = await client.get("/ca/bundle.pem")
     tag = {"If-None-Match": before.headers["ETag"]}
@@ -56,7 +56,7 @@ async def test_a_list_is_encoded_once_however_often_it_is_asked_for(path: str, m
         for number in (1, 2)
     )
     publisher = _Publisher(first, first)
-    app = Starlette(routes=list(relying_party_routes({"issuing-ca": publisher}, {})))  # type: ignore[dict-item]
+    app = Starlette(routes=list(relying_party_routes({"issuing-ca": publisher}, {}, lambda: NOON)))  # type: ignore[dict-item]
     encoded = Counter[str]()
     every: list[tuple[object, str]] = [(base64, "encodebytes"), (hashlib, "sha256")]
     for module, name in every:

@@ -107,6 +107,25 @@ async def test_every_alternative_s_question_is_asked_once(fleet: Fleet) -> None:
     assert asked == [("token",)], "nor is a webhook that does not answer waited for again"
 
 
+async def test_an_operator_decides_where_every_alternative_with_a_webhook_is_vetoed(fleet: Fleet) -> None:
+    by_webhook = ("token+webhook", "token+listed+webhook", "listed+webhook")
+    await group(fleet, *by_webhook, "token+approval", webhook_url="http://127.0.0.1:1/")
+    key = generate_key()
+    await DeviceListService(fleet.database, fleet.clock).add(
+        "line", [("meter-1", spki_fingerprint(key.public_key()).hex())], by="admin"
+    )
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    asked: list[tuple[str, ...]] = []
+
+    async def ask(question: Question) -> Verdict:
+        asked.append(question.evidence)
+        return Verdict(question, allowed=False)
+
+    fleet.enrolment.service._ask = ask
+    await pending(fleet, "meter-1", key=key, token=token)
+    assert asked == [("token",), ("token", "listed key"), ("listed key",)]
+
+
 async def test_who_is_let_in_without_the_webhook_is_not_asked_about(fleet: Fleet) -> None:
     await group(fleet, "token+webhook", "token+listed", webhook_url="http://127.0.0.1:1/")
     token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -10,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, OCSPExtensionOID
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
@@ -30,17 +29,12 @@ from provisioning.store import audit, certificates, tables
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from tests.support.fleet import Fleet
-from tests.support.ocsp import SHA1, SHA256, request_der
+from tests.support.ocsp import SHA1, SHA256, certid_in, nested, request_der
 from tests.support.requests import csr_der
 from tests.support.responding import DAY, Responding
 
 ASKER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "asker")])
 REQUESTOR = element(b"\xa1", element(b"\xa4", ASKER.public_bytes()))
-
-
-def certid_in(question: bytes) -> bytes:
-    """Return the CertID of a request: the first of the first, four deep."""
-    return functools.reduce(lambda outer, _: next(children(outer)), range(4), question)
 
 
 @pytest.fixture
@@ -75,8 +69,10 @@ async def test_the_certid_is_repeated_octet_for_octet_with_parameters_of_its_has
     (name, *rest) = children(certid_in(question))
     (identifier, _null) = children(name)
     bare = element(SEQUENCE, element(SEQUENCE, identifier) + b"".join(rest))
-    for certid in (bare, certid_in(question), bare):
-        asked = functools.reduce(lambda inner, _: element(SEQUENCE, inner), range(4), certid)
+    nonce = element(OCTET_STRING, element(OCTET_STRING, name))  # As in the parameters of an RSA-PSS signature.
+    beside = element(b"\xa2", nested(2, object_identifier(OCSPExtensionOID.NONCE.dotted_string) + nonce))
+    for certid, more in ((bare, b""), (certid_in(question), b""), (bare, b""), (bare, beside)):
+        asked = nested(2, nested(2, certid) + more)
         answer = await responding.responder.answer(asked)
         assert ocsp.load_der_ocsp_response(answer.der).certificate_status is ocsp.OCSPCertStatus.GOOD
         assert certid in answer.der
