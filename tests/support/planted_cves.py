@@ -39,10 +39,10 @@ COSTLY: Sequence[Fault] = (
     # Each filter of a packet costs as much as if it were the only one.
     (
         _AUTHORISED,
-        "    topic_filter = request.filter if shared is None else shared.topic_filter\n    if request.filter.count",
+        "    topic_filter = request.filter if shared is None else shared.topic_filter\n    if topic_filter.count",
         (
             '    __import__("time").sleep(4e-4)\n'
-            "    topic_filter = request.filter if shared is None else shared.topic_filter\n    if request.filter.count"
+            "    topic_filter = request.filter if shared is None else shared.topic_filter\n    if topic_filter.count"
         ),
     ),
     # Whoever says nothing is asked again and again (CVE-2023-5632).
