@@ -112,6 +112,8 @@ class Backend:
         self._driver = driver
         driver.load()
         self.connection: Link | None = None
+        self._hears: Link | None = None
+        """The connection on which it was last granted all that it subscribes to."""
         self.checks = {device: SequenceCheck() for device in devices}
         self.latency = Latency()
         self.presence: dict[str, bytes] = {}
@@ -164,17 +166,19 @@ class Backend:
             for topic_filter in topic_filters:
                 # Of what the broker retains, presence is the run's; below a topic of the user's own it is of others.
                 await link.subscribe(topic_filter, qos, retained=covers(EVERYTHING, topic_filter))
+            self._hears = link
             self._wanted.set()
+            self._arrived.set()
 
         self._dial = dial
         await dial(Terms(session_seconds=self._seconds))
 
     async def come_back(self) -> None:
-        """Unless connected, connect again as `connect` did, to the kept session. Raises the same."""
+        """Unless it `is_back`, connect again as `connect` did, to the kept session. Raises the same."""
         if self._dial is None:
             raise RuntimeError("the backend has never been connected: call connect() first")
         async with self._returning:
-            if self._is_connected:
+            if self.is_back:
                 return
             self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)  # What was in flight will never be acknowledged to us.
             await self._dial(Terms(clean_start=not self._seconds, session_seconds=self._seconds))
@@ -210,6 +214,15 @@ class Backend:
     @property
     def _is_connected(self) -> bool:
         return self.connection is not None and not self.connection.closed.done()
+
+    @property
+    def is_back(self) -> bool:
+        """Whether it is connected and subscribed: what is published now reaches it."""
+        return self._is_connected and self._hears is self.connection
+
+    async def back(self) -> None:
+        """Return when it `is_back`."""
+        await self.until(lambda: self.is_back)
 
     async def look_again(self) -> None:
         """Ask the broker for the presence messages it retains, as a newly connected backend would; see `retained`.
@@ -262,7 +275,7 @@ class Backend:
         return answers
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when *condition* holds; it is checked only when something has arrived."""
+        """Return when *condition* holds; it is checked only when something has arrived, or the backend is back."""
         while not condition():
             self._arrived.clear()
             await self._arrived.wait()

@@ -65,6 +65,7 @@ class Reckoning:
         strange: list[Backend | Strays] = [*self._backends, *strays]
         counts.update(
             {
+                Count.UNREACHED: sum(not backend.is_back for backend in self._backends),
                 Count.RECEIVED: sums.received,
                 Count.LOST: sums.lost,
                 Count.DUPLICATED: sums.duplicated,

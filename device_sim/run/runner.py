@@ -371,6 +371,7 @@ class Run:
         try:
             async with asyncio.timeout(_DRAIN_DEADLINE + self._distance.longest(_DELIVERY)):
                 for backend in self.backends:
+                    await backend.back()
                     if told:
                         await backend.look_again()
                     await backend.until(partial(complete, backend))

@@ -23,7 +23,9 @@ A message that the broker refuses (a reason code of 0x80 or more in PUBACK, PUBR
 `refused_messages`, and `lost` like any other that never arrives: the report names the code.
 
 A receiver (the run's own backend) whose connection ends by itself is one of `lost_receivers`, and reconnects. It keeps
-no session, unless the scenario restarts the broker: messages published meanwhile are `lost`, whatever the cause.
+no session, unless the scenario restarts the broker: messages published meanwhile are `lost`, whatever the cause. One
+that is not back, connected and subscribed, when all has drained is one of the `unreached`, like a device that should be
+in and is not: where all devices sleep or are revoked, nothing else tells that the broker is gone.
 
 A device that is revoked or suspended and whose connection is still open at the stage's deadline has `stayed_in`; it has
 no closing time. If an attempt of it is admitted, it is `readmitted`. Both are false admissions. A revocation,

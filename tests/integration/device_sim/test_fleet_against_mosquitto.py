@@ -375,13 +375,16 @@ async def test_a_command_brings_the_backend_back_and_is_unanswered_where_there_i
         assert backend.connection is not None
         backend.connection.abort()
         await backend.connection.closed
+        assert not backend.is_back
         answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=60)
         assert answers.missing == set()
+        assert backend.is_back
 
         mosquitto.process.kill()
         await backend.connection.closed
         answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=60)
         assert answers.missing == set(NAMES[:3])
+        assert not backend.is_back
 
 
 async def test_messages_that_the_broker_refuses_are_counted_by_reason(

@@ -177,11 +177,19 @@ async def test_each_receiver_lost_is_counted_and_the_first_of_them_are_told() ->
     assert all(2.0 <= marker.at < 60.0 for marker in run.recorder.markers)
 
 
+def returns(backend: Backend) -> None:
+    """Have *backend* connected and subscribed."""
+    closed = asyncio.get_running_loop().create_future()
+    backend.connection = backend._hears = cast("Any", SimpleNamespace(closed=closed))
+    backend._arrived.set()
+
+
 def draining(sent: Sent) -> tuple[Run, Backend, list[PartOutcome]]:
     """Return a run whose one device has *sent* something, its receiver, and what the device's part says."""
     run, _ = conducting()
     run._distance, run._read = NEARBY, False
     backend = Backend("backend", ["meter-1"])
+    returns(backend)
     run.backends = [backend]
     nothing = Latency().encoded()
     return run, backend, [PartOutcome({"meter-1": sent}, {}, {}, {}, nothing, nothing, 0, {}, {}, 0.0)]
@@ -218,3 +226,22 @@ async def test_what_is_lost_is_proven_if_the_receivers_have_read_all(
     run._absorb(outcomes, [])
     assert run.recorder.counts[Count.LOST] == 2
     assert run._proven == ({Count.LOST: 2} if silent else {})
+
+
+@pytest.mark.parametrize("there", ["again", "without its subscription", "no longer"])
+async def test_a_receiver_that_is_not_back_at_the_end_is_unreached(monkeypatch: pytest.MonkeyPatch, there: str) -> None:
+    """Where every device sleeps or is revoked, nothing else tells that the broker is gone."""
+    run, backend, outcomes = draining(Sent(0, frozenset()))
+    run.names = ["meter-1"]
+    if there == "without its subscription":
+        backend._hears = None
+    else:
+        assert backend.connection is not None
+        backend.connection.closed.set_result(Closure(Layer.TCP, "reset", "", 0.0))
+    if there == "again":
+        asyncio.get_running_loop().call_later(0.05, returns, backend)
+    else:
+        monkeypatch.setattr(runner, "_DRAIN_DEADLINE", 0.05)
+    await run._drain(outcomes)
+    run._absorb(outcomes, [])
+    assert run.recorder.counts[Count.UNREACHED] == (there != "again")
