@@ -11,6 +11,16 @@ from tests.support.provisioning import REPOSITORY
 
 _REVOKE_NEXT = "fleet-provisioning ca revoke issuing-4 --reason cACompromise --yes\n"
 _FIRST_BEGIN = "$(ls fleet/ceremonies/*begin.txt | head -n 1)"
+_SERVERKEYGEN = (
+    "TOKEN=",
+    "openssl req -new",
+    "part() { tr",
+    "part application",
+    "part 'application",
+    "{ printf",
+    "openssl asn1parse",
+    "openssl pkey -inform DER -in key.der",
+)
 _SERIAL = "$(fleet-provisioning certificate list --device cellar-pump-7 --json | jq -r .[0].serial)"
 PAGES = [
     Followed(
@@ -60,6 +70,63 @@ mv root-ca.new root-ca.key
         },
         here={"cut -c 1-12": 'cut -c 1-12 | grep -x "$(fleet-broker version --json | jq -r .build)"'},
         illustrations=("policy: would be reloaded; would disconnect 1 of 2 clients",),
+    ),
+    Followed(
+        "docs/enrolment.md",
+        before=r"""
+authority() { # NAME SUBJECT OPTIONS: a manufacturer's CA, NAME.pem and NAME.key
+  local name="$1" subject="$2"; shift 2
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$name.key" -subj "$subject" \
+    -addext keyUsage=critical,keyCertSign,cRLSign -days 300 -out "$name.pem" "$@" 2> /dev/null; }
+list() { # NAME FILE: its list, of nobody
+  : > index.txt; echo 01 > number
+  printf '[ca]
+default_ca=it
+[it]
+database=index.txt
+crlnumber=number
+default_md=sha256
+crl_extensions=e
+' > it.cnf
+  printf '[e]
+authorityKeyIdentifier=keyid
+' >> it.cnf
+  openssl ca -config it.cnf -gencrl -crldays 30 -keyfile "$1.key" -cert "$1.pem" -out "$2" 2> /dev/null; }
+mkdir web
+authority acme-root '/CN=Acme Root/O=Acme'
+authority acme-ca '/CN=Acme Device CA/O=Acme' -CA acme-root.pem -CAkey acme-root.key
+list acme-ca web/devices.crl
+list acme-root root.crl
+python3 -m http.server --bind 127.0.0.1 --directory web 8099 > web.log 2>&1 &
+until curl -s http://localhost:8099/ > /dev/null; do sleep 0.05; done
+printf 'meter-%s
+' 21 22 23 > meters.txt
+echo meter-99 > ours.txt
+printf 'name,key_sha256
+meter-31,
+meter-32,%064d
+' 7 > meters.csv
+fleet-provisioning token create --device meter-9 --group north
+enrol_by() { # GROUP CURL-OPTIONS: the answer's status, for a new key of meter-17, or the same one again
+  local group="$1" name="$2"; shift 2
+  [ -f "$name.csr" ] || openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$name.key" \
+    -subj "/CN=$name" -outform DER -out "$name.csr" 2> /dev/null
+  openssl base64 -in "$name.csr" | curl -sS --cacert etc/ca-bundle.crt -H 'Content-Type: application/pkcs10' "$@" \
+    --data-binary @- -o answer -w '%{http_code}' "https://localhost:8443/.well-known/est/$group/simpleenroll"; }
+""",
+        between={
+            "fleet-provisioning claim end": '[ "$(enrol_by line-7 cell-1 --cert claim.pem)" = 200 ]\n',
+            "fleet-provisioning approval list": '[ "$(enrol_by lab bench-1)" = 202 ]\n',
+            "base64url()": '[ "$(enrol_by lab bench-1)" = 200 ]\nenrol meter-17 --group north\n',
+        },
+        here={
+            "http://pki.acme.example/": "http://localhost:8099/",
+            "token void 17": "token void 2",
+            "approve 17": "approve 1",
+            "void --group north": "void --yes --group north",
+            "revoke --claim": "revoke --yes --claim",
+        },
+        left=dict.fromkeys(_SERVERKEYGEN, "run in tests/integration/provisioning/test_est_complete.py"),
     ),
     Followed("docs/topic-policy.md"),
     Followed("docs/programs.md", between={"enrol() {": "cd fleet-ca\n"}),

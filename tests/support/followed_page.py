@@ -142,6 +142,7 @@ def _follow(terminal: Terminal, step: Step, followed: Followed, used: set[str]) 
         examples = [beginning for beginning in followed.illustrations if step.shown[0].startswith(beginning)]
         used.update(examples)
         if not examples:
+            _between(terminal, step.commands, f"{followed.page}, the block of line {step.line}", followed, used)
             terminal.follow(replace(step, commands=_here(step.commands, followed, used)))
             return
     for command in single_commands(step.commands):
@@ -150,12 +151,16 @@ def _follow(terminal: Terminal, step: Step, followed: Followed, used: set[str]) 
         used.update(left)
         if left:
             continue
-        for beginning, commands in followed.between.items():
-            if command.startswith(beginning) and beginning not in used:
-                used.add(beginning)
-                for each in single_commands(commands):
-                    terminal.succeed(each, f"{where}, before {beginning!r}")
+        _between(terminal, command, where, followed, used)
         terminal.succeed(_here(command, followed, used), where)
+
+
+def _between(terminal: Terminal, command: str, where: str, followed: Followed, used: set[str]) -> None:
+    for beginning, commands in followed.between.items():
+        if command.startswith(beginning) and beginning not in used:
+            used.add(beginning)
+            for each in single_commands(commands):
+                terminal.succeed(each, f"{where}, before {beginning!r}")
 
 
 def _here(command: str, followed: Followed, used: set[str]) -> str:
